@@ -1,0 +1,27 @@
+# make demo: install, then the six-run ablation.   make test, make lint: what CI runs.
+PYTHON ?= python3
+
+.PHONY: install demo test lint format
+
+# Done again only when a dependency changes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: .venv/installed
+
+demo: install
+	.venv/bin/python src/train.py -m prior.lambda=0,1 class=none,wrong,correct
+
+test: install
+	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+lint: install
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: install
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format

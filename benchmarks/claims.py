@@ -1,0 +1,75 @@
+"""Do the paper's directions appear? Paired over the subjects of one or more sweeps.
+
+    python src/train.py -m prior.lambda=0,1 class=none,wrong,correct \\
+        subject=miniature subject.class_noun=dog,cat,car,clock,fish subject.seed=501
+    python benchmarks/claims.py runs/sweep_...
+
+Each line: the mean difference between two cells over the subjects, and its 95 % interval (t).
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from dreambooth.run import Run, find_runs
+
+Cell = tuple[float, str]  # lambda, class
+METRICS = ("identity", "class", "context", "drift", "diversity")
+
+
+def cells(folders: list[Path]) -> dict[str, dict[Cell, dict[str, float]]]:
+    """Subject -> cell -> metric -> value, of the finished runs."""
+    found: dict[str, dict[Cell, dict[str, float]]] = {}
+    for run in (run for folder in folders for run in find_runs(folder)):
+        if run.status().state != "finished":
+            print(f"left out: {run.folder} is {run.status().state}")
+            continue
+        cell = (float(run.config["prior"]["lambda"]), run.config["class"]["choice"])
+        values = {name: m.value for name, m in run.read_metrics().items()}
+        found.setdefault(subject_of(run), {})[cell] = values
+    return found
+
+
+def subject_of(run: Run) -> str:
+    subject = run.config["subject"]
+    return f"{subject['class_noun']}{subject['seed']}"
+
+
+def difference(values: list[float]) -> str:
+    x = np.array(values)
+    half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    return (
+        f"{x.mean():+.3f} ({x.mean() - half:+.3f}, {x.mean() + half:+.3f}), n = {len(x)} subjects"
+    )
+
+
+def main() -> None:
+    found = cells([Path(folder) for folder in sys.argv[1:]])
+    complete = {s: c for s, c in found.items() if len(c) == 6}
+    print(f"{len(complete)} subjects with all six cells: {', '.join(complete)}\n")
+    print("lambda class    " + "".join(f"{name:>11s}" for name in METRICS))
+    for cell in sorted({cell for c in complete.values() for cell in c}):
+        means = [np.mean([c[cell][name] for c in complete.values()]) for name in METRICS]
+        print(f"{cell[0]:6g} {cell[1]:9s}" + "".join(f"{mean:11.3f}" for mean in means))
+    print()
+
+    def paired(name: str, a: Cell, b: Cell) -> str:
+        pick: Callable[[Cell], list[float]] = lambda cell: [  # noqa: E731
+            c[cell][name] for c in complete.values()
+        ]
+        return difference([x - y for x, y in zip(pick(a), pick(b), strict=True)])
+
+    print(
+        "(a) drift, lambda 0 - 1, correct noun:   ", paired("drift", (0, "correct"), (1, "correct"))
+    )
+    for weight in (0.0, 1.0):
+        for other in ("wrong", "none"):
+            text = paired("identity", (weight, "correct"), (weight, other))
+            print(f"(b) identity, correct - {other}, lambda {weight:g}: ", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""How well the pretrained cascade does what a prompt says, as the oracle sees it.
+
+    python benchmarks/miniature_quality.py [images per attribute] [grid.png]
+
+Prompts state one attribute or a few, as captions do; "a dog" and the other bare nouns are drawn
+too, for the spread (entropy relative to the world's own, which is uniform) of what is not stated.
+"""
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from dreambooth.loggers import grid
+from dreambooth.miniature import WEIGHTS, load_backbone, world
+from dreambooth.miniature.oracle import Oracle, prompted_values
+from dreambooth.run import Picture
+from dreambooth.sampling import Sampler
+
+CONF = Path(__file__).parents[1] / "conf" / "model" / "miniature.yaml"
+
+
+def prompts(count: int, rng: np.random.Generator) -> list[str]:
+    """Random prompts: a class, and each other attribute stated in part of them."""
+    found = []
+    for _ in range(count):
+        noun = str(rng.choice(world.CLASSES))
+        live = world.kind_of(noun) == "live"
+        extra = str(rng.choice(["context", "accessory", "expression", "view", "style"]))
+        words = ["a"]
+        if extra == "expression" and live:
+            words.append(str(rng.choice(world.EXPRESSIONS)))
+        if rng.random() < 0.5:
+            words.append(str(rng.choice(list(world.COLOURS))))
+        words.append(noun)
+        if extra == "accessory" and live:
+            words.append(str(rng.choice(list(world.ACCESSORIES.values()))))
+        if extra == "context" or rng.random() < 0.5:
+            words.append(str(rng.choice(list(world.CONTEXTS.values()))))
+        if extra == "view":
+            words.append(str(rng.choice(list(world.VIEWS.values()))))
+        if extra == "style":
+            words.insert(0, str(rng.choice(list(world.STYLES.values()))))
+        found.append(" ".join(words))
+    return found
+
+
+def entropy_share(values: list[str | None], size: int) -> float:
+    """Entropy of the values over that of `size` equally likely ones."""
+    p = np.array(list(Counter(values).values())) / len(values)
+    return float(-(p * np.log(p)).sum() / np.log(size))
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    backbone, oracle = load_backbone(), Oracle.load(WEIGHTS)
+    settings = yaml.safe_load(CONF.read_text())["sampling"]["images"]
+    sampling = {name: Sampler(**values) for name, values in settings.items()}
+    texts = prompts(count, np.random.default_rng(17))
+    bare = [f"a {noun}" for noun in world.CLASSES for _ in range(count // 10)]
+    started = time.monotonic()
+    keys: list[tuple] = [("quality", i) for i in range(len(texts) + len(bare))]
+    images = backbone.generate([*texts, *bare], keys, sampling)
+    seconds = time.monotonic() - started
+    seen = oracle.read(images).values
+    right: dict[str, list[bool]] = {}
+    for text, values in zip(texts, seen, strict=False):
+        for name, value in prompted_values(text).items():
+            right.setdefault(name, []).append(values[name] == value)
+    for name, hits in right.items():
+        print(f"{name:11s}{np.mean(hits):8.1%}  of {len(hits)}")
+    rest = seen[len(texts) :]
+    for name, size in (("colour", len(world.COLOURS)), ("context", len(world.CONTEXTS))):
+        shares = []
+        for i in range(len(world.CLASSES)):
+            of_class = rest[i * (count // 10) : (i + 1) * (count // 10)]
+            shares.append(entropy_share([values[name] for values in of_class], size))
+        print(f"{name} entropy of bare nouns: mean {np.mean(shares):.1%}, least {min(shares):.1%}")
+    print(f"{1e3 * seconds / len(images):.0f} ms an image")
+    if len(sys.argv) > 2:
+        pictures = [Picture(image, "", i) for i, image in enumerate(images[:100])]
+        Image.fromarray(grid(pictures, columns=10)).save(sys.argv[2])
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

@@ -1,0 +1,25 @@
+"""How fast scenes are drawn, on one core. Wanted: 300 a second or more.
+
+python benchmarks/world.py [num_scenes]
+"""
+
+import sys
+import time
+
+import cv2
+
+from dreambooth.miniature.drawing import draw
+from dreambooth.miniature.scenes import scene_number
+
+
+def main(num_scenes: int = 2000) -> None:
+    cv2.setNumThreads(1)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for i in range(num_scenes):
+        draw(scene_number(i, 0))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{num_scenes / cpu:.0f} scenes/s of a core's time, {num_scenes / wall:.0f} on the clock")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

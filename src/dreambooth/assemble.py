@@ -1,0 +1,157 @@
+"""Config to objects. Below this file nothing knows Hydra or OmegaConf, nor the two keywords `class`
+and `lambda`; everything a user can say wrong is found here, before any long work starts."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.experiment import Drawing, Experiment, Names, Prior
+from dreambooth.module import check_prior_weight
+from dreambooth.run import Run
+from dreambooth.sampling import Sampler, scheduler_of
+from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
+from dreambooth.subjects.subject import Subject
+
+
+def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The resolved config as plain YAML data: enough to load the run."""
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()} | {"overrides": overrides}
+
+
+def start_run(cfg: DictConfig) -> Run:
+    """A run folder where Hydra says, with the resolved config in it."""
+    _quieten_libraries()
+    hydra = HydraConfig.get()
+    config = plain_config(cfg, list(hydra.overrides.task))
+    return Run.create(Path(hydra.runtime.output_dir), config)
+
+
+def assemble(run: Run) -> Experiment:
+    """The experiment of a run folder, from its config."""
+    config = run.config
+    prior = config["prior"]
+    check_prior_weight(prior["lambda"])
+    _check_accelerator(config["trainer"])
+    subject: Subject = _built(config["subject"])
+    noun = _class_noun(config["class"], subject)
+    backbone: Backbone = _built(config["model"]["backbone"])
+    identifier = _identifier(config["identifier"], config["model"], backbone)
+    names = Names(identifier, noun, prior_noun=noun or subject.class_noun)
+    for template in ("a {}", *subject.prompts):
+        backbone.check_prompt(template.format(names.subject), identifier)
+    backbone.check_prompt(names.class_prompt)
+    sampling = config["model"]["sampling"]
+    scorers = list(_built(config["metrics"]).values())
+    for scorer in scorers:
+        scorer.check(subject)
+    return Experiment(
+        run=run,
+        subject=subject,
+        names=names,
+        backbone=backbone,
+        prior=Prior(prior["lambda"], prior["num_images"], Path(prior["cache"])),
+        prior_sampling=samplers(sampling["prior"], backbone.stages),
+        sampling=samplers(sampling["images"], backbone.stages),
+        drawing=Drawing(**config["drawing"]),
+        module=instantiate(config["method"]["module"]),
+        trainer=instantiate(config["trainer"]),
+        callbacks=[_partial(callback)(run=run) for callback in config["callbacks"].values()],
+        logger=_partial(config["logger"])(folder=run.folder, config=dict(config)),
+        scorers=scorers,
+        max_steps=config["method"]["max_steps"],
+        batch_size=config["method"]["batch_size"],
+        seed=config["seed"],
+    )
+
+
+def reload(run: Run) -> tuple[Backbone, Names]:
+    """The fine-tuned model of a finished run and its words, from nothing but its folder."""
+    config = run.config
+    backbone: Backbone = _built(
+        config["model"]["backbone"] | {"pretrained": str(run.weights.resolve())}
+    )
+    return backbone, Names(**run.read_names())
+
+
+def _quieten_libraries() -> None:
+    """Progress bars and advice of libraries, which would bury our own lines."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
+
+
+def _built(settings: dict[str, Any]) -> Any:
+    """What `settings` names. A ValueError in there is the user's sentence, and Hydra hides it."""
+    try:
+        return instantiate(settings)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+def _partial(settings: dict[str, Any]) -> Any:
+    """What `settings` names, to be called with objects (given to `instantiate`, Hydra would take
+    them for configs and instantiate what is inside)."""
+    return instantiate(settings, _partial_=True)
+
+
+def samplers(settings: dict[str, Any], stages: Mapping[str, Stage]) -> dict[str, Sampler]:
+    """A sampler for each stage of a model, checked against the stage's timesteps."""
+    if missing := [name for name in stages if name not in settings]:
+        raise ValueError(f"model.sampling has nothing for stage {missing[0]} of this model")
+    found = {name: Sampler(**settings[name]) for name in stages}
+    for name, sampler in found.items():
+        scheduler_of(sampler, stages[name].schedule)
+    return found
+
+
+def _check_accelerator(trainer: dict[str, Any]) -> None:
+    import torch
+
+    if trainer["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer=gpu needs a GPU, and there is none here: take trainer=cpu")
+
+
+def _class_noun(choice: dict[str, Any], subject: Subject) -> str | None:
+    """class=none, wrong or correct, or class.noun=anything."""
+    if choice["noun"] is not None:
+        return str(choice["noun"])
+    return {"none": None, "wrong": subject.wrong_class_noun, "correct": subject.class_noun}[
+        choice["choice"]
+    ]
+
+
+def _identifier(settings: dict[str, Any], model: dict[str, Any], backbone: Backbone) -> str:
+    """identifier=rare, common or random, or identifier.text=anything."""
+    text: str | None = settings["text"]
+    if text is None and settings["kind"] == "rare":
+        first, end = model["rare_token_ids"]
+        return rare_identifier(
+            backbone.tokenizer, (first, end), settings["num_tokens"], settings["seed"]
+        )
+    if text is None:
+        text = random_identifier(settings["seed"])
+    check_identifier(backbone.tokenizer, str(text))
+    return str(text)

@@ -1,0 +1,277 @@
+"""Pixel-space cascades: a base stage, then text-conditional super-resolution (paper, section 5)."""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreambooth.backbones.stage import Condition, Encoded, trainable_parameters
+from dreambooth.diffusion import NoiseSchedule
+from dreambooth.randomness import generator
+from dreambooth.sampling import Sampler, sample
+
+
+class PromptEncoder:
+    """A frozen text encoder that keeps what it has encoded."""
+
+    def __init__(self, tokenizer: Any, model: nn.Module, max_tokens: int):
+        self.tokenizer, self.model, self.max_tokens = tokenizer, model.eval(), max_tokens
+        self._kept: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Hidden states (N, max_tokens, width)."""
+        new = [p for p in dict.fromkeys(prompts) if p not in self._kept]
+        if new:
+            states = self.model(self.tokens(new)).last_hidden_state
+            self._kept.update(zip(new, states, strict=True))
+        return torch.stack([self._kept[p] for p in prompts])
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Ids (N, max_tokens)."""
+        padded = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens
+        )
+        return torch.tensor(padded.input_ids)
+
+    def check_length(self, prompt: str) -> None:
+        """ValueError if the prompt has more tokens than the text encoder takes."""
+        count = len(self.tokenizer(prompt).input_ids)
+        if count > self.max_tokens:
+            raise ValueError(
+                f"the prompt {prompt!r} has {count} tokens; this model reads {self.max_tokens}: "
+                "shorten it"
+            )
+
+
+class CascadeStage:
+    """One U-Net of a cascade, on pixels rearranged into patches.
+
+    Pixel (un)shuffling is a permutation: z_t, eps and the loss are those of the plain image, and a
+    `patch_px` x `patch_px` square of pixels is one position of the U-Net. The SR stage
+    (`low_resolution_px` given) also sees the low-resolution image and its noise level.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        denoiser: Any,  # UNet2DConditionModel
+        schedule: NoiseSchedule,
+        prompt_encoder: PromptEncoder,
+        resolution_px: int,
+        patch_px: int,
+        low_resolution_px: int | None = None,
+    ):
+        self.name, self.denoiser, self.schedule = name, denoiser, schedule
+        self.prompt_encoder = prompt_encoder
+        self.resolution_px, self.patch_px = resolution_px, patch_px
+        self.low_resolution_px = low_resolution_px
+        self.x_shape = (3, resolution_px, resolution_px)
+
+    def encode(self, images: Tensor) -> Encoded:
+        return Encoded(images)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x.clamp(-1, 1)
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        return {"text": self.prompt_encoder(prompts)}
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        inputs, level = F.pixel_unshuffle(z_t, self.patch_px), None
+        if self.low_resolution_px is not None:
+            low = F.interpolate(condition["low_resolution"], self.resolution_px, mode="bilinear")
+            inputs = torch.cat([inputs, F.pixel_unshuffle(low, self.patch_px)], 1)
+            level = noise_level_input(condition["noise_level"])
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        out = self.denoiser(inputs, t, condition["text"], class_labels=level).sample
+        return F.pixel_shuffle(out.float(), self.patch_px)
+
+    def trainable_parameters(self, policy: str) -> list[nn.Parameter]:
+        return trainable_parameters(self.denoiser, policy)
+
+
+def noise_level_input(noise_level: Tensor) -> Tensor:
+    """The number by which the SR U-Net is told a noise variance s (B,) of its condition.
+
+    1000 (6 + log10 max(s, 1e-6)) / 6: from 0 at s <= 1e-6 to 1000 at s = 1, as timesteps run.
+    """
+    return 1000 / 6 * (6 + noise_level.clamp(min=1e-6).log10())
+
+
+def corrupt_low_resolution(low: Tensor, noise_level: Tensor, eps: Tensor) -> Tensor:
+    """Noise conditioning augmentation: sqrt(1 - s) low + sqrt(s) eps, with s (B,) the variance."""
+    s = noise_level.view(-1, 1, 1, 1)
+    return (1 - s).sqrt() * low + s.sqrt() * eps
+
+
+class CascadeBackbone:
+    """A base stage and, where the model has one, an SR stage that share one frozen text encoder."""
+
+    def __init__(
+        self,
+        name: str,
+        stages: Mapping[str, CascadeStage],
+        prompt_encoder: PromptEncoder,
+        scheduler: Any,
+        known_words_only: bool = False,
+        batch_size: int = 50,
+        inference_noise_level: float = 1e-3,
+    ):
+        self.name, self.stages, self.prompt_encoder = name, stages, prompt_encoder
+        self.tokenizer = prompt_encoder.tokenizer
+        self.scheduler, self.known_words_only = scheduler, known_words_only
+        self.batch_size, self.inference_noise_level = batch_size, inference_noise_level
+
+    @classmethod
+    def load(cls, pretrained: str | Path, **kwargs: Any) -> "CascadeBackbone":
+        """From a folder with cascade.json and diffusers folders of its parts.
+
+        Raises ValueError if there is no such folder, or if a part of it is missing or damaged.
+        """
+        folder = Path(pretrained)
+        if not (folder / "cascade.json").is_file():
+            raise ValueError(
+                f"there is no cascade in {folder} (no cascade.json): give "
+                "model.backbone.pretrained=FOLDER of a saved one, or make it with src/pretrain.py"
+            )
+        try:
+            return cls._load(folder, **kwargs)
+        except Exception as error:  # each library has its own: OSError, SafetensorError, KeyError
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the cascade in {folder} is damaged ({reason})") from error
+
+    @classmethod
+    def _load(cls, folder: Path, **kwargs: Any) -> "CascadeBackbone":
+        from diffusers import DDPMScheduler, UNet2DConditionModel
+        from diffusers.models.attention_processor import AttnProcessor
+        from transformers import AutoTokenizer, CLIPTextModel
+
+        about = json.loads((folder / "cascade.json").read_text())
+        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        prompt_encoder = PromptEncoder(
+            tokenizer, text_encoder, text_encoder.config.max_position_embeddings
+        )
+        stages = {}
+        for name, numbers in about["stages"].items():
+            unet = UNet2DConditionModel.from_pretrained(folder / name)
+            # On a CPU, plain matrix products beat the fused attention kernel at these small sizes.
+            unet.set_attn_processor(AttnProcessor())
+            unet.to(memory_format=torch.channels_last).eval()
+            schedule = NoiseSchedule.from_scheduler(scheduler)
+            stages[name] = CascadeStage(name, unet, schedule, prompt_encoder, **numbers)
+        return cls(
+            about["name"],
+            stages,
+            prompt_encoder,
+            scheduler,
+            known_words_only=about["known_words_only"],
+            **kwargs,
+        )
+
+    def save(self, folder: Path, half: bool = False) -> None:
+        """Everything that `load` reads; `half` stores float16 weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        dtype = torch.float16 if half else torch.float32
+        for name, stage in self.stages.items():
+            save_as(stage.denoiser, folder / name, dtype)
+        save_as(self.prompt_encoder.model, folder / "text_encoder", dtype)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """cascade.json: what the folder's parts are."""
+        numbers = ("resolution_px", "patch_px", "low_resolution_px")
+        about = {
+            "name": self.name,
+            "known_words_only": self.known_words_only,
+            "stages": {
+                name: {n: getattr(stage, n) for n in numbers} for name, stage in self.stages.items()
+            },
+        }
+        (folder / "cascade.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for model in (self.prompt_encoder.model, *(s.denoiser for s in self.stages.values())):
+            for name, value in sorted(model.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def check_prompt(self, prompt: str, identifier: str = "") -> None:
+        self.prompt_encoder.check_length(prompt)
+        if not self.known_words_only:
+            return
+        own = set(identifier.split())
+        for word in prompt.split():
+            tokens = self.tokenizer.tokenize(word)
+            if word not in own and (len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token):
+                raise ValueError(
+                    f"the word {word!r} of {prompt!r} is outside the vocabulary of model "
+                    f"{self.name}; the nearest words are {', '.join(self._nearest(word))}"
+                )
+
+    def _nearest(self, word: str) -> list[str]:
+        import difflib
+
+        words = [w for w in self.tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
+        return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.0)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[tuple],
+        sampling: Mapping[str, Sampler],
+        last_stage: str | None = None,
+    ) -> Tensor:
+        for prompt in prompts:
+            self.prompt_encoder.check_length(prompt)
+        jobs = list(zip(prompts, keys, strict=True))
+        batches = [jobs[i : i + self.batch_size] for i in range(0, len(jobs), self.batch_size)]
+        return torch.cat([self._draw(batch, sampling, last_stage) for batch in batches])
+
+    def _draw(
+        self,
+        jobs: Sequence[tuple[str, tuple]],
+        sampling: Mapping[str, Sampler],
+        last_stage: str | None,
+    ) -> Tensor:
+        prompts, images = [prompt for prompt, _ in jobs], None
+        for name, stage in self.stages.items():
+            condition, null = stage.condition(prompts), stage.condition([""] * len(prompts))
+            generators = [generator(*key, name) for _, key in jobs]
+            if stage.low_resolution_px is not None:
+                assert images is not None, "an SR stage follows a base stage"
+                level = torch.full((len(prompts),), self.inference_noise_level)
+                eps = torch.stack([torch.randn(images.shape[1:], generator=g) for g in generators])
+                extra = {
+                    "low_resolution": corrupt_low_resolution(images, level, eps),
+                    "noise_level": level,
+                }
+                condition, null = {**condition, **extra}, {**null, **extra}
+            images = stage.decode(sample(stage, condition, null, generators, sampling[name]))
+            if name == last_stage:
+                break
+        assert images is not None
+        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def save_as(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """`save_pretrained` in a precision of its own."""
+    (model if model.dtype == dtype else copy.deepcopy(model).to(dtype)).save_pretrained(folder)
+
+
+def log10_uniform(low: float, high: float, u: Tensor) -> Tensor:
+    """Variances between `low` and `high`, uniform in their logarithm, from uniform u."""
+    return 10 ** (math.log10(low) + u * (math.log10(high) - math.log10(low)))

@@ -1,0 +1,243 @@
+"""One DreamBooth run, from photos to scores; each step reads and writes the run folder."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dreambooth.backbones.stage import Backbone, Encoded
+from dreambooth.callbacks.checkpoints import AtomicCheckpoints
+from dreambooth.loggers import publish
+from dreambooth.module import DreamBooth
+from dreambooth.run import Metric, Picture, Run, Score
+from dreambooth.sampling import Sampler
+from dreambooth.subjects.draws import TrainingDraws
+from dreambooth.subjects.prior import key_digest, prior_images
+from dreambooth.subjects.prompts import class_prompt, subject_phrase
+from dreambooth.subjects.subject import Subject
+
+log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """Numbers for a run's pictures: the seam for every metric."""
+
+    def check(self, subject: Subject) -> None:
+        """ValueError, before any work, if it cannot score pictures of this subject."""
+
+    def score(
+        self, subject: Subject, prompts: Sequence[Picture], class_prompts: Sequence[Picture]
+    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+        """A row for each picture (those of `prompts`, then of `class_prompts`), and the summary."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The words of a run."""
+
+    identifier: str
+    class_noun: str | None  # of the subject prompt
+    prior_noun: str  # of the class prompt; the true class where the subject prompt has no noun
+
+    @property
+    def subject(self) -> str:
+        return subject_phrase(self.identifier, self.class_noun)
+
+    @property
+    def subject_prompt(self) -> str:
+        return f"a {self.subject}"
+
+    @property
+    def class_prompt(self) -> str:
+        return class_prompt(self.prior_noun)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The prior term: lambda, and where its images are kept."""
+
+    weight: float
+    num_images: int
+    cache: Path
+
+    def __post_init__(self) -> None:
+        if self.weight:
+            check_count("prior.num_images", self.num_images)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn once the model is trained."""
+
+    images_per_prompt: int
+    num_class_images: int
+
+    def __post_init__(self) -> None:
+        check_count("drawing.images_per_prompt", self.images_per_prompt)
+        check_count("drawing.num_class_images", self.num_class_images)
+
+
+@dataclass
+class Experiment:
+    """Everything that a run needs, built and checked; see `assemble`."""
+
+    run: Run
+    subject: Subject
+    names: Names
+    backbone: Backbone
+    prior: Prior
+    prior_sampling: Mapping[str, Sampler]
+    sampling: Mapping[str, Sampler]
+    drawing: Drawing
+    module: Callable[..., DreamBooth]  # of a stage, its two conditions and lambda
+    trainer: Callable[..., L.Trainer]  # of its callbacks and its loggers
+    callbacks: Sequence[L.Callback]
+    logger: Any
+    scorers: Sequence[Scorer]
+    max_steps: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_count("method.max_steps", self.max_steps)
+        check_count("method.batch_size", self.batch_size)
+
+    def encode_prior(self, stage_name: str) -> Encoded | None:
+        """Samples of the frozen model under the class prompt, from the cache where they are there;
+        None if lambda is 0."""
+        if self.prior.weight == 0:
+            return None
+        stage, sampler = self.backbone.stages[stage_name], self.prior_sampling[stage_name]
+        key: dict[str, str | int | float] = {
+            "model": self.backbone.fingerprint(),
+            "stage": stage_name,
+            "prompt": self.names.class_prompt,
+            "sampler": sampler.name,
+            "steps": sampler.num_steps,
+            "guidance": sampler.guidance_scale,
+            "resolution_px": stage.resolution_px,
+        }
+        digest = key_digest(key)
+
+        def make(indices: list[int]) -> Any:
+            keys: list[tuple] = [("prior", digest, i) for i in indices]
+            prompts = [self.names.class_prompt] * len(indices)
+            images = self.backbone.generate(
+                prompts, keys, self.prior_sampling, last_stage=stage_name
+            )
+            return images.permute(0, 2, 3, 1).numpy()
+
+        found = prior_images(self.prior.cache, key, self.prior.num_images, make, batch_size=16)
+        log.info(
+            "prior images: %d of %r (%d made now)",
+            len(found.images),
+            self.names.class_prompt,
+            found.made,
+        )
+        images = torch.from_numpy(found.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return stage.encode(images)
+
+    def train(self, stage_name: str = "base") -> None:
+        """Fine-tune one stage and save the model."""
+        stage = self.backbone.stages[stage_name]
+        # These two first: they refuse what they cannot do, and prior images take long.
+        module = self.module(
+            stage=stage,
+            subject_condition=stage.condition([self.names.subject_prompt]),
+            prior_condition=stage.condition([self.names.class_prompt])
+            if self.prior.weight
+            else None,
+            prior_weight=self.prior.weight,
+        )
+        trainer = self.trainer(
+            callbacks=list(self.callbacks),
+            logger=self.logger,
+            max_steps=self.max_steps,
+            plugins=[AtomicCheckpoints()],
+        )
+        photos = self.subject.photos(stage.resolution_px)
+        self.run.write_names(asdict(self.names))
+        self.run.save_images("photos", pictures_of(photos, self.names.subject_prompt))
+        prior = self.encode_prior(stage_name)
+        draws = TrainingDraws(
+            stage.encode(photos),
+            prior,
+            stage.schedule.num_timesteps,
+            self.max_steps * self.batch_size,
+            self.seed,
+            stage_name,
+        )
+        started = time.monotonic()
+        trainer.fit(module, DataLoader(draws, batch_size=self.batch_size))
+        seconds = time.monotonic() - started
+        log.info(
+            "%d steps in %.1f s: %.1f ms a step",
+            self.max_steps,
+            seconds,
+            1e3 * seconds / self.max_steps,
+        )
+        self.backbone.save(self.run.weights)
+
+    def draw(self) -> None:
+        """The subject under every prompt of its set, and the class under its own prompt."""
+        jobs = [
+            ("prompts", template, template.format(self.names.subject), i)
+            for template in self.subject.prompts
+            for i in range(self.drawing.images_per_prompt)
+        ]
+        template, prompt = "a {}", self.names.class_prompt
+        jobs += [("class", template, prompt, i) for i in range(self.drawing.num_class_images)]
+        images = draw_pictures(self.backbone, [(t, p, i) for _, t, p, i in jobs], self.sampling)
+        for image_set in ("prompts", "class"):
+            chosen = [p for p, job in zip(images, jobs, strict=True) if job[0] == image_set]
+            self.run.save_images(image_set, chosen)
+
+    def score(self) -> dict[str, Metric]:
+        """scores.csv and metrics.json of what `draw` has drawn."""
+        prompts, of_class = self.run.read_images("prompts"), self.run.read_images("class")
+        rows: list[dict[str, Score]] = [
+            {"set": name, "prompt": p.prompt, "template": p.template, "index": p.index}
+            for name, pictures in (("prompts", prompts), ("class", of_class))
+            for p in pictures
+        ]
+        metrics: dict[str, Metric] = {}
+        for scorer in self.scorers:
+            columns, summary = scorer.score(self.subject, prompts, of_class)
+            rows = [row | column for row, column in zip(rows, columns, strict=True)]
+            metrics |= summary
+        self.run.write_scores(rows)
+        self.run.write_metrics(metrics)
+        publish(self.logger, metrics, prompts)
+        return metrics
+
+
+def draw_pictures(
+    backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Mapping[str, Sampler]
+) -> list[Picture]:
+    """Pictures of (template, prompt, index). The noise follows from template and index alone, so
+    that all runs of a sweep, whatever they call the subject, are compared on the same noise."""
+    keys: list[tuple] = [("image", template, index) for template, _, index in jobs]
+    images: Tensor = backbone.generate([prompt for _, prompt, _ in jobs], keys, sampling)
+    return [
+        Picture(image, prompt, index, template)
+        for image, (template, prompt, index) in zip(images, jobs, strict=True)
+    ]
+
+
+def pictures_of(images: Tensor, prompt: str) -> list[Picture]:
+    """Images [-1, 1] (N, 3, H, W) as pictures of a prompt."""
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+    return [Picture(image, prompt, index) for index, image in enumerate(pixels)]
+
+
+def check_count(key: str, value: Any) -> None:
+    """ValueError unless it is a whole number from 1 up."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{key}={value}: give a whole number from 1 up")

@@ -1,0 +1,72 @@
+"""The DreamBooth objective: Ruiz et al., arXiv 2208.12242, section 3.3, equation 2.
+
+    L =            w_t  || x_hat(alpha_t  x    + sigma_t  eps , c   ) - x    ||^2    subject term
+      + lambda  *  w_t' || x_hat(alpha_t' x_pr + sigma_t' eps', c_pr) - x_pr ||^2    prior term
+
+x is a photo of the subject and c = "a [V] [class noun]"; x_pr is a sample of the frozen, pretrained
+model under c_pr = "a [class noun]". Each image has a t and an eps of its own. For a batch:
+
+    loss = two_term_loss(
+        subject=term(prediction, target, loss_weights(weighting, snr(t), prediction_type)),
+        prior=term(prediction_pr, target_pr, loss_weights(weighting, snr(t'), prediction_type)),
+        prior_weight=prior_weight,  # lambda
+    ).total
+
+where `prediction` and `target` are in the parametrisation of the model (see diffusion.py).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WEIGHTINGS = ("uniform", "min_snr")
+MIN_SNR_GAMMA = 5.0
+
+
+class Losses(NamedTuple):
+    """Scalars. `prior` is before the multiplication by lambda; None where there is no such term."""
+
+    total: Tensor
+    subject: Tensor
+    prior: Tensor | None
+
+
+def two_term_loss(subject: Tensor, prior: Tensor | None, prior_weight: float) -> Losses:
+    """subject + lambda * prior. With lambda = 0 there is no prior term at all: `prior` is None."""
+    assert (prior is None) == (prior_weight == 0), "a prior term if and only if lambda > 0"
+    if prior is None:
+        return Losses(subject, subject, None)
+    return Losses(subject + prior_weight * prior, subject, prior)
+
+
+def term(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """One of the two terms: the batch's mean of weight * mean square error, a scalar.
+
+    prediction and target (B, C, H, W); weights (B,), of this term's own timesteps.
+    """
+    assert prediction.shape == target.shape, "an error that broadcasts is not the loss"
+    assert weights.shape == prediction.shape[:1], "one weight for each image of this term"
+    mean_square = (prediction - target).square().flatten(start_dim=1).mean(dim=1)  # (B,)
+    return (weights * mean_square).mean()
+
+
+def loss_weights(weighting: str, snr: Tensor, prediction_type: str) -> Tensor:
+    """Weights (B,) of the square error in the model's own parametrisation, from snr(t) (B,).
+
+    `uniform`: 1, the plain mean square error that the model was pretrained with.
+    `min_snr`: w_t = min(snr, gamma) on || x_hat - x ||^2, gamma = 5 (Hang et al., arXiv 2303.09556,
+    section 3.4), told in the parametrisation: || eps_hat - eps ||^2 = snr * || x_hat - x ||^2 and
+    || v_hat - v ||^2 = (snr + 1) * || x_hat - x ||^2.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting {weighting!r} is unknown: take {' or '.join(WEIGHTINGS)}")
+    if weighting == "uniform":
+        return torch.ones_like(snr)
+    w = snr.clamp(max=MIN_SNR_GAMMA)
+    if prediction_type == "epsilon":
+        return (MIN_SNR_GAMMA / snr).clamp(max=1)  # = w / snr, and its limit 1 at snr = 0
+    if prediction_type == "v_prediction":
+        return w / (snr + 1)
+    assert prediction_type == "sample", prediction_type
+    return w

@@ -1,0 +1,360 @@
+"""Pretraining the miniature's own models on drawn scenes: text encoder, base and SR denoiser.
+
+As in Imagen, the text encoder is trained first and then frozen, and each stage of the cascade is
+trained by itself: v-prediction, cosine schedule, 10 % caption dropout for classifier-free guidance,
+exponential moving average of the weights; the SR stage with noise conditioning augmentation of a
+random variance that it is told (paper, section 5).
+"""
+
+import string
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from dreambooth.backbones.cascade import (
+    CascadeBackbone,
+    CascadeStage,
+    PromptEncoder,
+    corrupt_low_resolution,
+    log10_uniform,
+    save_as,
+)
+from dreambooth.diffusion import NoiseSchedule
+from dreambooth.miniature.oracle import (
+    ATTRIBUTES,
+    IdentityBatches,
+    Oracle,
+    OracleNetwork,
+    OraclePretraining,
+    calibrate,
+    scene_labels,
+)
+from dreambooth.miniature.scenes import drawn_scenes, to_tensor
+from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer, rare_tokens
+from dreambooth.miniature.world import Scene, caption
+
+PARTS = ("text", "base", "sr", "oracle")
+TEXT_WIDTH = 128
+BASE_PX, SR_PX = 32, 64
+
+
+def new_text_encoder() -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=VOCABULARY_SIZE,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+def new_denoiser(stage: str) -> Any:
+    """The U-Nets: on 16 x 16 positions, pooled text added to the time embedding as in DeepFloyd IF;
+    the SR one is told the noise level as IF's stage II is (`class_embed_type`)."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import AttnProcessor
+
+    sr = stage == "sr"
+    patch_channels = 3 * (4 if sr else 2) ** 2
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=2 * patch_channels if sr else patch_channels,
+        out_channels=patch_channels,
+        block_out_channels=(64, 128) if sr else (64, 128, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (1 if sr else 2),
+        up_block_types=("CrossAttnUpBlock2D",) * (1 if sr else 2) + ("UpBlock2D",),
+        attention_head_dim=4,  # diffusers' old name for the number of heads
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+        encoder_hid_dim=TEXT_WIDTH,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        class_embed_type="timestep" if sr else None,
+    )
+    unet.set_attn_processor(AttnProcessor())
+    return unet.to(memory_format=torch.channels_last)
+
+
+def new_stage(name: str, prompt_encoder: PromptEncoder, schedule: Any) -> CascadeStage:
+    if name == "sr":
+        return CascadeStage("sr", new_denoiser("sr"), schedule, prompt_encoder, SR_PX, 4, BASE_PX)
+    return CascadeStage("base", new_denoiser("base"), schedule, prompt_encoder, BASE_PX, 2)
+
+
+class SceneBatches(Dataset):
+    """Batch number `step`, drawn from (seed, step) alone, so a killed training resumes exactly.
+
+    A batch: `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of captions in which
+    attributes are left out at random, a share `dropout` of them empty and a share `identifiers`
+    holding a meaningless identifier; `labels`, each (B,).
+    """
+
+    def __init__(
+        self,
+        scenes: list[Scene],
+        pixels: np.ndarray,
+        tokenize: Callable[[Sequence[str]], Tensor],
+        batch_size: int,
+        num_steps: int,
+        dropout: float,
+        identifiers: float,
+        seed: int,
+    ):
+        self.scenes, self.pixels, self.tokenize = scenes, pixels, tokenize
+        self.batch_size, self.num_steps = batch_size, num_steps
+        self.dropout, self.identifiers, self.seed = dropout, identifiers, seed
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, step])
+        index = np.sort(rng.integers(0, len(self.scenes), self.batch_size))
+        scenes = [self.scenes[i] for i in index]
+        texts = [self._caption(s, rng) if rng.random() >= self.dropout else "" for s in scenes]
+        labels = [scene_labels(s) for s in scenes]
+        return {
+            "step": step,
+            "images": to_tensor(self.pixels[index]),
+            "tokens": self.tokenize(texts),
+            "labels": {k: torch.tensor([row[k] for row in labels]) for k in ATTRIBUTES},
+        }
+
+    def _caption(self, scene: Scene, rng: np.random.Generator) -> str:
+        identifier = ""
+        if rng.random() < self.identifiers:
+            rare = str(rng.choice(_RARE))
+            identifier = rare if rng.random() < 0.7 else "".join(rng.choice(_CHARACTERS, 5))
+        return caption(scene, rng, identifier)
+
+
+_RARE = rare_tokens()
+_CHARACTERS = list(string.ascii_lowercase + string.digits)
+
+
+class TextPretraining(L.LightningModule):
+    """Teaches a text encoder its words: every attribute of the scene, from the caption."""
+
+    def __init__(self, text_encoder: Any, lr: float = 1e-3):
+        super().__init__()
+        self.text_encoder, self.lr = text_encoder, lr
+        self.heads = nn.ModuleDict(
+            {k: nn.Linear(TEXT_WIDTH, len(values)) for k, values in ATTRIBUTES.items()}
+        )
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        states = self.text_encoder(batch["tokens"]).last_hidden_state.mean(1)
+        losses = [F.cross_entropy(self.heads[k](states), batch["labels"][k]) for k in ATTRIBUTES]
+        loss = torch.stack(losses).mean()
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self.parameters(), self.lr)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        # Lightning's own clipping refuses fused optimizers, which are faster.
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+
+class DenoiserPretraining(L.LightningModule):
+    """One stage of the cascade on drawn scenes, the text encoder frozen."""
+
+    def __init__(
+        self,
+        stage: CascadeStage,
+        num_steps: int,
+        lr: float = 1e-3,
+        warmup_steps: int = 200,
+        decay_share: float = 0.3,
+    ):
+        super().__init__()
+        self.stage, self.denoiser = stage, stage.denoiser
+        self.num_steps, self.lr = num_steps, lr
+        self.warmup_steps, self.decay_share = warmup_steps, decay_share
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        stage, noise = self.stage, torch.Generator().manual_seed(batch["step"])
+        images = batch["images"]
+        with torch.no_grad():
+            text = stage.prompt_encoder.model(batch["tokens"]).last_hidden_state
+        condition: dict[str, Tensor] = {"text": text}
+        if stage.low_resolution_px is not None:
+            low = F.avg_pool2d(images, images.shape[-1] // stage.low_resolution_px)
+            level = log10_uniform(1e-6, 0.3, torch.rand(len(low), generator=noise))
+            eps = torch.randn(low.shape, generator=noise)
+            condition["low_resolution"] = corrupt_low_resolution(low, level, eps)
+            condition["noise_level"] = level
+        x = F.avg_pool2d(images, images.shape[-1] // stage.resolution_px)
+        t = torch.randint(stage.schedule.num_timesteps, (len(x),), generator=noise)
+        eps = torch.randn(x.shape, generator=noise)
+        z_t = stage.schedule.corrupt(x, eps, t)
+        loss = F.mse_loss(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t))
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        # Lightning's own clipping refuses fused optimizers, which are faster.
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = adamw(self.denoiser.parameters(), self.lr)
+        decay_steps = self.decay_share * self.num_steps
+
+        def factor(step: int) -> float:  # warm up, stay, decay to nothing
+            return min(1.0, (step + 1) / self.warmup_steps, (self.num_steps - step) / decay_steps)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def pretrain(
+    part: str,
+    weights: Path,
+    work: Path,
+    num_steps: int,
+    batch_size: int,
+    num_scenes: int,
+    learning_rate: float,
+    ema_decay: float,
+    max_minutes: float | None = None,
+    seed: int = 0,
+) -> bool:
+    """Train one part of the miniature and write it to `weights`; resumes what `work` holds.
+
+    Parts, in their order: `text`, then `base` and `sr` (either first); `oracle` at any time.
+    Returns whether all steps are done; the averaged weights so far are written in any case.
+    """
+    from transformers import CLIPTextModel
+
+    if part not in PARTS:
+        raise ValueError(f"part={part!r} is not known; choose one of {', '.join(PARTS)}")
+    if part in ("base", "sr") and not (weights / "text_encoder").is_dir():
+        raise ValueError(f"part={part} needs the text encoder in {weights}: run part=text first")
+    L.seed_everything(seed, verbose=False)
+    if part == "oracle":
+        oracle = OraclePretraining(OracleNetwork(), num_steps, learning_rate)
+        batches: Dataset = IdentityBatches(num_steps, seed)
+        done = fit(oracle, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        calibrate(oracle.network, seed)
+        Oracle(oracle.network).save(weights)
+        return done
+
+    if part == "text":
+        text_encoder = new_text_encoder()
+    else:
+        text_encoder = CLIPTextModel.from_pretrained(weights / "text_encoder", dtype=torch.float32)
+    prompt_encoder = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS)
+    scenes, pixels = drawn_scenes(work.parent, num_scenes, seed)
+    batches = SceneBatches(
+        scenes,
+        pixels,
+        prompt_encoder.tokens,
+        batch_size,
+        num_steps,
+        dropout=0.02 if part == "text" else 0.1,
+        identifiers=0.3 if part == "text" else 0.02,
+        seed=seed,
+    )
+    if part == "text":
+        text_encoder.train()
+        teacher = TextPretraining(text_encoder, learning_rate)
+        done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        save_as(text_encoder, weights / "text_encoder", torch.float16)
+        prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
+        return done
+
+    scheduler = new_scheduler()
+    stage = new_stage(part, prompt_encoder, NoiseSchedule.from_scheduler(scheduler))
+    student = DenoiserPretraining(stage, num_steps, learning_rate)
+    done = fit(student, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+    save_as(stage.denoiser, weights / part, torch.float16)
+    scheduler.save_pretrained(weights / "scheduler")
+    stages = {}
+    for name in ("base", "sr"):
+        if (weights / name).is_dir():
+            stages[name] = new_stage(name, prompt_encoder, stage.schedule)
+    backbone = CascadeBackbone(
+        "miniature", stages, prompt_encoder, scheduler, known_words_only=True
+    )
+    backbone.describe(weights)
+    return done
+
+
+def new_scheduler() -> Any:
+    """The cosine schedule (arXiv 2102.09672), v-prediction (arXiv 2202.00512)."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=True
+    )
+
+
+def adamw(parameters: Any, lr: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+
+
+def fit(
+    module: L.LightningModule,
+    batches: Dataset,
+    num_steps: int,
+    folder: Path,
+    ema_decay: float,
+    save_every: int = 500,
+    max_minutes: float | None = None,
+) -> bool:
+    """Train to `num_steps`, resuming from `folder`; leaves the averaged weights in the module.
+
+    Stops early after `max_minutes`; call again to go on. Returns whether all steps are done.
+    """
+    from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+    from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+    last, done = folder / "last.ckpt", 0
+    if last.is_file():
+        done = torch.load(last, map_location="cpu", mmap=True, weights_only=False)["global_step"]
+    trainer = L.Trainer(
+        max_steps=num_steps,
+        max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
+        accelerator="auto",
+        devices=1,
+        precision="bf16-mixed" if _has_fast_bf16() else "32-true",
+        logger=False,
+        callbacks=[
+            ModelCheckpoint(
+                folder,
+                filename="last",
+                every_n_train_steps=save_every,
+                enable_version_counter=False,
+            ),
+            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(ema_decay)),
+        ],
+        enable_model_summary=False,
+    )
+    loader = DataLoader(batches, batch_size=None, sampler=range(done, num_steps))
+    trainer.fit(module, loader, ckpt_path=last if done else None, weights_only=False)
+    return trainer.global_step >= num_steps
+
+
+def _has_fast_bf16() -> bool:
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,83 @@
+"""What the oracle says of a run: is it the subject, in the class and context that was asked for?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreambooth.miniature import WEIGHTS
+from dreambooth.miniature.drawing import draw
+from dreambooth.miniature.oracle import Oracle, prompted_values
+from dreambooth.miniature.scenes import to_tensor
+from dreambooth.miniature.world import Individual, random_scene
+from dreambooth.run import Metric, Picture, Score
+from dreambooth.subjects.subject import Subject
+
+_NUM_REFERENCES = 16
+
+
+class OracleScorer:
+    """Identity against fresh drawings of the true individual; attributes against the prompt."""
+
+    def __init__(self) -> None:
+        self.oracle = Oracle.load(WEIGHTS)
+
+    def check(self, subject: Subject) -> None:
+        if not isinstance(subject.truth, Individual):
+            raise ValueError(
+                f"metrics=miniature knows drawn subjects only, and {subject.name} is none: "
+                "take metrics=none"
+            )
+
+    def score(
+        self, subject: Subject, prompts: Sequence[Picture], class_prompts: Sequence[Picture]
+    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+        assert isinstance(subject.truth, Individual), "checked before"
+        truth = self.oracle.read(reference_images(subject.truth)).embeddings
+        pictures = [*prompts, *class_prompts]
+        reading = self.oracle.read(torch.stack([p.pixels for p in pictures]))
+        identity = self.oracle.identity(reading.embeddings, truth).tolist()
+        rows: list[dict[str, Score]] = []
+        for picture, seen, same in zip(pictures, reading.values, identity, strict=True):
+            asked = prompted_values(picture.template) | {"class": subject.class_noun}
+            right = {f"{name}_right": int(seen[name] == value) for name, value in asked.items()}
+            rows.append({"identity": same, **{f"seen_{k}": v for k, v in seen.items()}, **right})
+        n = len(prompts)
+        return rows, summary(rows[:n], rows[n:], reading.embeddings[n:])
+
+
+def summary(
+    prompts: Sequence[dict[str, Score]], of_class: Sequence[dict[str, Score]], drawn: Tensor
+) -> dict[str, Metric]:
+    """Means over the rows; `drawn`: embeddings (N, 64) of the class prompt's images."""
+    metrics = {
+        "identity": mean(prompts, "identity", "P(same individual), oracle, all prompts"),
+        "class": mean(prompts, "class_right", "share that shows the subject's true class, oracle"),
+        "context": mean(prompts, "context_right", "share in the prompted context, oracle"),
+        "drift": mean(of_class, "identity", "identity of the class prompt's images (PRES-like)"),
+    }
+    if len(drawn) > 1:
+        distances = 1 - drawn @ drawn.T
+        pairs = distances[torch.ones_like(distances).triu(diagonal=1).bool()]
+        protocol = "mean pairwise 1 - cosine of oracle embeddings, class prompt's images"
+        metrics["diversity"] = Metric(float(pairs.mean()), len(drawn), protocol)
+    return metrics
+
+
+def mean(rows: Sequence[dict[str, Score]], column: str, protocol: str) -> Metric:
+    """With the 95 % interval of the mean (normal approximation, images as independent)."""
+    values = np.array([row[column] for row in rows if row.get(column) is not None], float)
+    if not len(values):
+        return Metric(float("nan"), 0, protocol)
+    centre = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    ci95 = (centre - half, centre + half) if len(values) > 1 else None
+    return Metric(centre, len(values), protocol, ci95)
+
+
+def reference_images(who: Individual) -> Tensor:
+    """The individual in scenes of the world's own distribution, [-1, 1] (16, 3, 64, 64)."""
+    rng = np.random.default_rng([29, who.pattern_seed])
+    scenes = [random_scene(rng, who) for _ in range(_NUM_REFERENCES)]
+    return to_tensor(np.stack([draw(s) for s in scenes]))

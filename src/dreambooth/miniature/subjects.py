@@ -1,0 +1,47 @@
+"""Individuals of the drawn world as subjects: five photos, and the truth behind them."""
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreambooth.miniature.drawing import SIZE_PX, draw
+from dreambooth.miniature.scenes import casual_photos, to_tensor
+from dreambooth.miniature.world import CLASSES, individual, kind_of
+from dreambooth.subjects.prompts import MINIBENCH
+from dreambooth.subjects.subject import Subject, other_class
+
+
+def drawn_subject(
+    class_noun: str,
+    seed: int,
+    num_photos: int = 5,
+    wrong_class_noun: str | None = None,
+    name: str | None = None,
+) -> Subject:
+    """Individual number `seed` (0 and up) of a class, seen in `num_photos` casual photos.
+
+    The wrong class noun is another class of the world, drawn by the true one, if not given.
+    """
+    kind = kind_of(class_noun)
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"subject.seed={seed} is no individual: give a whole number from 0 up")
+    if not isinstance(num_photos, int) or num_photos < 1:
+        raise ValueError(f"subject.num_photos={num_photos}: give 1 or more, 3 to 5 in the paper")
+    who = individual(class_noun, seed)
+    pixels = to_tensor(np.stack([draw(s) for s in casual_photos(class_noun, seed, num_photos)]))
+    words = [who.main, "" if who.pattern == "plain" else who.pattern, class_noun]
+    return Subject(
+        name=name or f"{class_noun}{seed}",
+        class_noun=class_noun,
+        wrong_class_noun=wrong_class_noun or other_class(class_noun, CLASSES),
+        kind=kind,
+        photos=lambda resolution_px: shrink(pixels, resolution_px),
+        prompts=MINIBENCH[kind],
+        description=" ".join(w for w in words if w),
+        truth=who,
+    )
+
+
+def shrink(images: Tensor, resolution_px: int) -> Tensor:
+    """Images (N, 3, 64, 64) to the resolution of a stage, by area."""
+    return images if resolution_px == SIZE_PX else F.adaptive_avg_pool2d(images, resolution_px)

@@ -1,0 +1,215 @@
+"""The drawn world: its attributes, its individuals, its scenes, and the captions that tell of them.
+
+A *scene* is an individual in a context, perhaps with an accessory, an expression, a viewpoint and
+an art style. An *individual* (a subject, in DreamBooth's words) is fixed by (class noun, seed): its
+main colour and pattern can be said in a caption; its second colour, the layout of its stripes,
+spots or patches, its emblem and its proportions cannot. Everything is deterministic from seeds.
+
+The weights that ship with the project were trained on this world: whatever changes a scene's
+random draws, its pixels or its caption's words calls for pretraining them again.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+LIVE = ("dog", "cat", "rabbit", "bird", "fish")
+OBJECTS = ("car", "boat", "clock", "backpack", "teapot")
+CLASSES = LIVE + OBJECTS
+COLOURS = {  # RGB
+    "red": (214, 48, 49),
+    "orange": (240, 138, 36),
+    "yellow": (250, 214, 56),
+    "green": (58, 166, 74),
+    "blue": (48, 98, 214),
+    "purple": (134, 62, 176),
+    "pink": (248, 150, 190),
+    "white": (246, 244, 240),
+}
+CONTEXTS = {
+    "snow": "in the snow",
+    "beach": "on the beach",
+    "jungle": "in the jungle",
+    "desert": "in the desert",
+    "city": "in the city",
+    "meadow": "in a meadow",
+    "water": "under water",
+    "moon": "on the moon",
+}
+PATTERNS = ("plain", "striped", "spotted", "patched")
+ACCESSORIES = {
+    "hat": "wearing a hat",
+    "scarf": "wearing a scarf",
+    "glasses": "wearing glasses",
+    "crown": "wearing a crown",
+}
+EXPRESSIONS = ("happy", "angry", "sleeping")
+VIEWS = {"front": "from the front", "side": "from the side", "behind": "from behind"}
+STYLES = {"painting": "a painting of", "sketch": "a sketch of", "mosaic": "a mosaic of"}
+EMBLEMS = ("star", "heart", "ring", "bolt")
+
+# Words that carry a prior, since they are said of individuals with an emblem: for the ablation of
+# the identifier (paper, section 3.2: "unique" or "special" are poor identifiers).
+COMMON_WORDS = ("special", "unique")
+
+
+def kind_of(class_noun: str) -> str:
+    """'live' or 'object'. Raises ValueError for a noun outside `CLASSES`."""
+    if class_noun in LIVE:
+        return "live"
+    if class_noun in OBJECTS:
+        return "object"
+    raise ValueError(
+        f"the miniature has no class {class_noun!r}; its classes are {', '.join(CLASSES)}"
+    )
+
+
+@dataclass(frozen=True)
+class Individual:
+    """One subject. Two scenes show the same individual iff these fields are equal."""
+
+    class_noun: str
+    main: str  # colour
+    second: str  # colour, != main; of paws, wings, trims and the pattern
+    pattern: str
+    pattern_seed: int  # where the stripes, spots or patches are
+    pattern_angle: float  # radians, -0.7..0.7, of the stripes
+    pattern_period: float  # of the stripes, in the figure's units (see animals.py)
+    emblem: str | None
+    emblem_colour: str | None  # neither main nor second
+    width: float  # 0.85..1.15, a factor; of the body
+    head: float  # 0.88..1.12, of the head (a fish's height, a car's wheels, a teapot's knob)
+    extras: float  # 0.75..1.25, of ears, tails, fins, handles, sails
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An individual somewhere. None of an optional attribute: not there (or a plain photo)."""
+
+    individual: Individual
+    context: str
+    accessory: str | None = None
+    expression: str | None = None
+    view: str = "front"
+    style: str | None = None
+    rotation: float = 0.0  # degrees, clockwise
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)  # right and down, in image sizes
+    flip: bool = False  # left and right
+    seed: int = 0  # of the background's details
+
+
+def individual(class_noun: str, seed: int) -> Individual:
+    """The individual number `seed` of a class; seeds are unlimited, 0 and up.
+
+    Raises ValueError for a noun outside `CLASSES` or a negative seed.
+    """
+    kind_of(class_noun)
+    rng = np.random.default_rng([71, CLASSES.index(class_noun), seed])
+    main, second = rng.choice(list(COLOURS), 2, replace=False)
+    has_emblem = rng.random() < 0.4
+    emblem_colours = [c for c in COLOURS if c not in (main, second)]
+    return Individual(
+        class_noun=class_noun,
+        main=str(main),
+        second=str(second),
+        pattern=str(rng.choice(PATTERNS)),
+        pattern_seed=int(rng.integers(2**31)),
+        pattern_angle=float(rng.uniform(-0.7, 0.7)),
+        pattern_period=float(rng.choice([0.2, 0.3, 0.42])),
+        emblem=str(rng.choice(EMBLEMS)) if has_emblem else None,
+        emblem_colour=str(rng.choice(emblem_colours)) if has_emblem else None,
+        width=float(rng.uniform(0.85, 1.15)),
+        head=float(rng.uniform(0.88, 1.12)),
+        extras=float(rng.uniform(0.75, 1.25)),
+    )
+
+
+def random_scene(
+    rng: np.random.Generator, subject: Individual | None = None, casual: bool = False
+) -> Scene:
+    """A scene of the world's own distribution, of `subject` if given, else of anyone.
+
+    Only live individuals wear accessories and have expressions; from behind, neither an expression
+    nor glasses can be seen, so neither is there.
+
+    `casual`: a plain photo of the subject, as a user's 3-5 input photos are: no accessory, no
+    style, a neutral face, from the front or the side.
+    """
+    if subject is None:
+        subject = individual(str(rng.choice(CLASSES)), int(rng.integers(2**31)))
+    live = kind_of(subject.class_noun) == "live"
+    view = str(rng.choice(list(VIEWS), p=[0.5, 0.3, 0.2]))
+    accessory = expression = style = None
+    if live and rng.random() < 0.5:
+        accessory = str(rng.choice(list(ACCESSORIES)))
+    if live and rng.random() < 0.6:
+        expression = str(rng.choice(EXPRESSIONS))
+    if rng.random() < 0.3:
+        style = str(rng.choice(list(STYLES)))
+    if casual:
+        accessory = expression = style = None
+        view = str(rng.choice(["front", "side"], p=[0.7, 0.3]))
+    if view == "behind":
+        expression = None
+        accessory = None if accessory == "glasses" else accessory
+    return Scene(
+        individual=subject,
+        context=str(rng.choice(list(CONTEXTS))),
+        accessory=accessory,
+        expression=expression,
+        view=view,
+        style=style,
+        rotation=float(rng.uniform(-10, 10)),
+        scale=float(rng.uniform(0.86, 1.08)),
+        shift=(float(rng.uniform(-0.06, 0.06)), float(rng.uniform(-0.04, 0.04))),
+        flip=bool(rng.random() < 0.5),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def recolour(subject: Individual, colour: str) -> Individual:
+    """The same individual with the main colour `colour` (property modification).
+
+    Where that is its second colour, the two change places. All else stays.
+    """
+    second = subject.main if subject.second == colour else subject.second
+    return replace(subject, main=colour, second=second)
+
+
+def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: str = "") -> str:
+    """Words for a scene, never untrue of it: "a painting of a happy red striped dog in the snow".
+
+    With `rng`, attributes are left out at random, so that "a dog" is any dog, and "special" or
+    "unique" is sometimes said of an individual with an emblem. Without, all that has a word is
+    said. `identifier` goes before the class noun, as in "a red striped [V] dog".
+    """
+    # How much is said varies from caption to caption, from the bare noun to everything.
+    said = 1.0 if rng is None else rng.choice([0.0, 0.35, 0.65, 0.9])
+
+    def keep(p: float = 1.0) -> bool:
+        return rng is None or rng.random() < said * p
+
+    who = scene.individual
+    words = []
+    if scene.style and (rng is None or rng.random() < 0.95):  # it hardly ever goes unsaid
+        words.append(STYLES[scene.style])
+    words.append("a")
+    if scene.expression and keep():
+        words.append(scene.expression)
+    if rng is not None and who.emblem and rng.random() < 0.15:
+        words.append(str(rng.choice(COMMON_WORDS)))
+    if keep():
+        words.append(who.main)
+    if keep(0.8):
+        words.append(who.pattern)
+    if identifier:
+        words.append(identifier)
+    words.append(who.class_noun)
+    if scene.accessory and keep():
+        words.append(ACCESSORIES[scene.accessory])
+    if keep():
+        words.append(CONTEXTS[scene.context])
+    if keep(0.7):
+        words.append(VIEWS[scene.view])
+    return " ".join(words)

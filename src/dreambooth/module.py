@@ -1,0 +1,105 @@
+"""DreamBooth as a LightningModule: the two-term loss on one stage of a backbone."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
+from dreambooth.loss import Losses, loss_weights, term, two_term_loss
+
+Draw = dict[str, Tensor]
+"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,)."""
+
+
+class DivergedError(RuntimeError):
+    """The loss is no number any more."""
+
+
+class DreamBooth(L.LightningModule):
+    """Fine-tunes a stage's denoiser on a subject (paper, section 3).
+
+    `subject_condition` and `prior_condition` are one row each: c = "a [V] [class noun]" and
+    c_pr = "a [class noun]". `prior_weight` is lambda >= 0; with 0 there is no prior branch.
+    `train`: what trains, see `Stage.trainable_parameters`.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        subject_condition: Condition,
+        prior_condition: Condition | None,
+        prior_weight: float = 1.0,
+        learning_rate: float = 1e-5,
+        weighting: str = "uniform",
+        train: str = "all",
+        weight_decay: float = 0.01,
+    ):
+        super().__init__()
+        check_prior_weight(prior_weight)
+        if not isinstance(learning_rate, int | float) or not 0 < learning_rate < float("inf"):
+            raise ValueError(f"method.module.learning_rate={learning_rate}: give a number above 0")
+        loss_weights(weighting, torch.ones(1), stage.schedule.prediction_type)  # a known one?
+        assert (prior_condition is None) == (prior_weight == 0)
+        self.stage, self.denoiser = stage, stage.denoiser
+        self.subject_condition, self.prior_condition = subject_condition, prior_condition
+        self.prior_weight, self.weighting = prior_weight, weighting
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.denoiser.train().requires_grad_(False)
+        self.trained = stage.trainable_parameters(train)
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
+
+    def training_step(self, batch: dict[str, Draw], _batch_idx: int) -> Tensor:
+        losses = self.calc_loss(batch["subject"], batch.get("prior"))
+        if not torch.isfinite(losses.total):
+            raise DivergedError(
+                f"the loss became {losses.total.item()} at step {self.global_step}: "
+                f"lower method.module.learning_rate (it is {self.learning_rate:g})"
+            )
+        size = len(batch["subject"]["t"])
+        self.log("loss/subject", losses.subject, prog_bar=True, batch_size=size)
+        if losses.prior is not None:
+            self.log("loss/prior", losses.prior, prog_bar=True, batch_size=size)
+        return losses.total
+
+    def calc_loss(self, subject: Draw, prior: Draw | None) -> Losses:
+        """Both terms, from one forward of the denoiser over both batches."""
+        draws, conditions = [subject], [self._rows(self.subject_condition, subject)]
+        if prior is not None:
+            assert self.prior_condition is not None
+            draws.append(prior)
+            conditions.append(self._rows(self.prior_condition, prior))
+        x, eps, t = (torch.cat([draw[name] for draw in draws]) for name in ("x", "eps", "t"))
+
+        schedule = self.stage.schedule
+        z_t = schedule.corrupt(x, eps, t)
+        prediction = self.stage.predict(z_t, t, concatenate(conditions))
+        target = schedule.target(x, eps, t)
+        weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
+
+        sizes = [len(draw["t"]) for draw in draws]
+        parts = zip(*(part.split(sizes) for part in (prediction, target, weights)), strict=True)
+        terms = [term(*part) for part in parts]
+        return two_term_loss(terms[0], terms[1] if prior is not None else None, self.prior_weight)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+
+    def _rows(self, condition: Condition, draw: Draw) -> Condition:
+        """The condition's one row, for every image of the draw."""
+        rows = torch.zeros(len(draw["t"]), dtype=torch.long)
+        return {k: v.to(self.device) for k, v in repeat(condition, rows).items()}
+
+
+def check_prior_weight(prior_weight: Any) -> None:
+    """ValueError unless lambda is a number >= 0."""
+    number = isinstance(prior_weight, int | float) and not isinstance(prior_weight, bool)
+    if not number or not 0 <= prior_weight < float("inf"):
+        raise ValueError(
+            f"prior.lambda={prior_weight} is not a weight: give a number of 0 (no prior "
+            "preservation) or more, 1 in the paper"
+        )

@@ -1,0 +1,408 @@
+"""The run folder: what training writes, and what generation, evaluation and reports read.
+
+    config.yaml      the resolved config, plain YAML; `overrides` lists what the command line said
+    status.json      running, finished, or failed with the reason
+    checkpoints/     to go on with an unfinished run
+    weights/         the fine-tuned model, in the diffusers layout
+    names.json       the identifier and the nouns that the run's prompts are made of
+    images/SET/      PNG files, each with what it was made from in its metadata
+    scores.csv       a row per image
+    metrics.json     each number with its count and its protocol
+
+Every name in it is written and read in this module only. Files are replaced whole: a full disk or
+a kill leaves the previous one. A user's mistake or a damaged file is a ValueError.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:  # reports read runs without paying for torch
+    from torch import Tensor
+
+STATES = ("running", "finished", "failed")
+Score = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands; state `damaged` is never written, only found."""
+
+    state: str
+    reason: str = ""  # of failed and damaged
+    progress: float = 0.0  # of the whole run, 0..1
+    started: str = ""  # ISO 8601, UTC
+    ended: str = ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number; nothing is reported without its protocol and its count."""
+
+    value: float
+    count: int  # images, or pairs of images, that it is a mean over
+    protocol: str  # enough words to measure it again
+    ci95: tuple[float, float] | None = None  # low, high
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A generated image and what it was made from."""
+
+    pixels: Tensor  # uint8 (3, H, W)
+    prompt: str
+    index: int  # among the images of its prompt; (prompt, index) fixes the noise
+    template: str = ""  # the prompt before the subject was named, as "a {} in the snow"
+    negative: str = ""  # the prompt that guidance leads away from
+
+
+class FinishedRunError(ValueError):
+    """The folder holds this very run, finished: there is nothing left to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: `Run.create` starts one, `Run.open` loads a finished one, `find_runs` all."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    damage: str = ""  # why config.yaml or status.json cannot be read (from `find_runs` only)
+
+    @classmethod
+    def create(cls, folder: Path, config: Mapping[str, Any]) -> Run:
+        """Start a run in a new folder, or go on with the same run where it is unfinished.
+
+        The folder may hold other files, such as a launcher's logs. Two configs are of the same run
+        if they differ in `overrides` at most. FinishedRunError if that run is finished; ValueError
+        if the folder holds a run of another config, or a damaged one.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: give a folder to write the run into")
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        config = yaml.safe_load(text)  # as it will be read
+        if not _holds_a_run(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "config.yaml", text.encode())
+            run = cls(folder, config)
+        else:
+            run = cls(folder, _read_config(folder))
+            if differences := _differences(run.config, config):
+                raise ValueError(
+                    f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
+                    "give another folder, or remove this one"
+                )
+            if (folder / "status.json").exists() and run.status().state == "finished":
+                raise FinishedRunError(
+                    f"this run is finished, in {folder}: use it, or remove it to run it again"
+                )
+        run.set_status("running")
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Load a finished run. ValueError says what the folder lacks."""
+        if not folder.is_dir():
+            raise ValueError(f"there is no run folder {folder}")
+        if not _holds_a_run(folder):
+            raise ValueError(f"{folder} is not a run folder: it has no config.yaml and status.json")
+        run = cls(folder, _read_config(folder))
+        status = run.status()
+        if status.state != "finished":
+            raise ValueError(
+                f"the run in {folder} is not finished ({describe(status)}): start it again "
+                "with the same command"
+            )
+        if not run.weights.is_dir():
+            raise ValueError(f"the run in {folder} is damaged: weights/ is missing")
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+    def status(self) -> Status:
+        if self.damage:
+            return Status("damaged", self.damage)
+        content = self._read_json("status.json")
+        try:
+            status = Status(**content)
+        except TypeError as error:
+            raise _damaged(self.folder / "status.json", error) from error
+        if status.state not in STATES:
+            raise _damaged(self.folder / "status.json", f"no state {status.state!r}")
+        return status
+
+    def set_status(self, state: str, reason: str = "", progress: float | None = None) -> None:
+        """State `running` (progress 0..1 of the whole run), `finished`, or `failed` and why."""
+        assert state in STATES, state
+        assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        exists = (self.folder / "status.json").exists()
+        before = self.status() if exists else Status(state, started=now)
+        status = replace(
+            before,
+            state=state,
+            reason=reason,
+            progress=1.0
+            if state == "finished"
+            else before.progress
+            if progress is None
+            else progress,
+            ended="" if state == "running" else now,
+        )
+        self._write_json("status.json", asdict(status))
+
+    def save_images(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
+        """Write pictures as images/SET/<words of the prompt>-<index>.png, and give their paths.
+
+        Different prompts have different names, on file systems that ignore case too. A picture of
+        the same set, prompt and index is replaced.
+        """
+        from PIL import Image, PngImagePlugin
+
+        folder = self._image_set(image_set)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{slug(p.prompt)}-{p.index:03d}.png" for p in pictures]
+        assert len(set(paths)) == len(paths), "a prompt and index given twice"
+        for path, picture in zip(paths, pictures, strict=True):
+            metadata = PngImagePlugin.PngInfo()
+            for key in ("prompt", "index", "template", "negative"):
+                metadata.add_itxt(key, str(getattr(picture, key)))
+            content = io.BytesIO()
+            image = Image.fromarray(picture.pixels.permute(1, 2, 0).contiguous().numpy())
+            image.save(content, "PNG", pnginfo=metadata)
+            write_atomically(path, content.getvalue())
+        return paths
+
+    def read_images(self, image_set: str) -> list[Picture]:
+        """The pictures of a set, ordered by file name."""
+        return [_read_picture(path) for path in self.image_paths(image_set)]
+
+    def image_paths(self, image_set: str) -> list[Path]:
+        folder = self._image_set(image_set)
+        if not folder.is_dir():
+            raise ValueError(f"the run in {self.folder} has no images/{image_set}")
+        return sorted(folder.glob("*.png"))
+
+    def write_scores(self, rows: Sequence[Mapping[str, Score]]) -> None:
+        """scores.csv: a row per image, a column per key of any row."""
+        write_atomically(self.folder / "scores.csv", csv_of(rows).encode())
+
+    def read_scores(self) -> list[dict[str, Score]]:
+        """Rows as written, but with every number a float; None where a row has no value."""
+        text = self._read("scores.csv").decode()
+        try:
+            rows = list(
+                csv.DictReader(io.StringIO(text), quoting=csv.QUOTE_NONNUMERIC, strict=True)
+            )
+        except (ValueError, csv.Error) as error:
+            raise _damaged(self.folder / "scores.csv", error) from error
+        if any(None in row or None in row.values() for row in rows):
+            raise _damaged(self.folder / "scores.csv", "a row is cut short")
+        return [{k: None if v == "" else v for k, v in row.items()} for row in rows]
+
+    def write_names(self, names: Mapping[str, str | None]) -> None:
+        """names.json: what a finished run is reloaded with, beside its weights."""
+        self._write_json("names.json", names)
+
+    def read_names(self) -> dict[str, Any]:
+        return self._read_json("names.json")
+
+    def write_metrics(self, metrics: Mapping[str, Metric]) -> None:
+        """metrics.json; NaN and infinity, which JSON lacks, are written as null and read as NaN."""
+        content = {
+            name: {
+                "value": float(metric.value) if math.isfinite(metric.value) else None,
+                "ci95": metric.ci95 and [float(bound) for bound in metric.ci95],
+                "count": int(metric.count),
+                "protocol": metric.protocol,
+            }
+            for name, metric in metrics.items()
+        }
+        self._write_json("metrics.json", content)
+
+    def read_metrics(self) -> dict[str, Metric]:
+        try:
+            return {
+                name: Metric(
+                    value=math.nan if entry["value"] is None else float(entry["value"]),
+                    count=int(entry["count"]),
+                    protocol=entry["protocol"],
+                    ci95=entry["ci95"] and (float(entry["ci95"][0]), float(entry["ci95"][1])),
+                )
+                for name, entry in self._read_json("metrics.json").items()
+            }
+        except (KeyError, TypeError, IndexError) as error:
+            raise _damaged(self.folder / "metrics.json", error) from error
+
+    def _image_set(self, image_set: str) -> Path:
+        if not re.fullmatch(r"\w[\w.-]*", image_set):
+            raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+        return self.folder / "images" / image_set
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise ValueError(f"the run in {self.folder} is damaged: {name} is missing") from error
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self._read(name))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise _damaged(self.folder / name, error) from error
+        if not isinstance(content, dict):
+            raise _damaged(self.folder / name, "no JSON object")
+        return content
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(self.folder / name, f"{text}\n".encode())
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """The runs of a sweep folder in order of their numbers, damaged ones included.
+
+    Runs are its subfolders with a config.yaml or status.json, and those named by a number, as a
+    sweep names its cells: one that died before it wrote anything is there too, as damaged.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no sweep folder {folder}")
+    cells = [
+        child
+        for child in folder.iterdir()
+        if child.is_dir() and (child.name.isdecimal() or _holds_a_run(child))
+    ]
+    return [_found(cell) for cell in sorted(cells, key=lambda cell: (len(cell.name), cell.name))]
+
+
+def describe(status: Status) -> str:
+    """In a few words: "finished", "running, 40 %", "failed: the loss is NaN at step 12"."""
+    if status.state == "running":
+        return f"running, {status.progress:.0%}".replace("%", " %")
+    return f"{status.state}: {status.reason}" if status.reason else status.state
+
+
+def slug(prompt: str) -> str:
+    """A file name of a prompt: its words joined by "-", and where that says less than the prompt
+    (capitals, punctuation, length), "_" and a hash. Different prompts have different slugs."""
+    words = "-".join(re.findall("[a-z0-9]+", prompt.lower()))[:80]
+    if words and words.replace("-", " ") == prompt:
+        return words
+    return f"{words}_{blake2b(prompt.encode(), digest_size=5).hexdigest()}"
+
+
+def csv_of(rows: Sequence[Mapping[str, Score]]) -> str:
+    """CSV text with a column per key of any row; text is quoted and numbers are not, so that a
+    text of digits stays text. None and an absent key are an empty text."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    if columns:
+        writer.writeheader()
+        writer.writerows(
+            {k: int(v) if v is True or v is False else v for k, v in row.items()} for row in rows
+        )
+    return text.getvalue()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file whole: whoever reads sees the old content or the new, whatever fails."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems report a full disk only here
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() or (folder / "status.json").exists()
+
+
+def _found(folder: Path) -> Run:
+    config: Mapping[str, Any] = {}
+    try:
+        config = _read_config(folder)
+        Run(folder, config).status()
+    except ValueError as error:
+        return Run(folder, config, damage=str(error))
+    return Run(folder, config)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    if not isinstance(config, dict):
+        raise _damaged(path, "no mapping of keys to values")
+    return config
+
+
+def _read_picture(path: Path) -> Picture:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB")))
+            text = dict(image.info)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(path, error) from error
+    try:
+        return Picture(
+            pixels.permute(2, 0, 1).contiguous(),
+            prompt=text["prompt"],
+            index=int(text["index"]),
+            template=text["template"],
+            negative=text["negative"],
+        )
+    except KeyError as error:
+        raise _damaged(path, f"its metadata has no {error}") from error
+
+
+def _damaged(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({why})")
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The first keys in which two configs differ, in words."""
+    a, b = dict(_leaves(there)), dict(_leaves(here))
+    # As text, since NaN differs from itself and 1 equals True.
+    keys = [k for k in {**a, **b} if repr(a.get(k)) != repr(b.get(k)) or (k in a) != (k in b)]
+    words = [f"{k} is {a.get(k, 'absent')} there and {b.get(k, 'absent')} here" for k in keys[:3]]
+    return words + [f"and {len(keys) - 3} more"] * (len(keys) > 3)
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" != "overrides":
+            yield f"{prefix}{key}", value

@@ -1,0 +1,48 @@
+"""What each training sample sees: which photo, which timestep, which noise."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dreambooth.backbones.stage import Encoded
+from dreambooth.randomness import generator
+
+
+class TrainingDraws(Dataset):
+    """Sample number i of a run: the draws of both terms, keyed by (seed, stage, term, i) alone.
+
+    Neither the number of processes, nor the split into batches, nor a resume changes them. The two
+    terms draw their image, t and eps independently (paper, section 3.3). An item is
+    {"subject": {"x", "eps", "t"}, "prior": ...}, with no "prior" where there are no prior images.
+    """
+
+    def __init__(
+        self,
+        photos: Encoded,
+        prior: Encoded | None,
+        num_timesteps: int,
+        num_samples: int,
+        seed: int,
+        stage: str,
+    ):
+        self.terms = {"subject": photos} | ({"prior": prior} if prior is not None else {})
+        self.num_timesteps, self.num_samples = num_timesteps, num_samples
+        self.seed, self.stage = seed, stage
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, i: int) -> dict[str, dict[str, Tensor]]:
+        return {term: self._draw(term, images, i) for term, images in self.terms.items()}
+
+    def _draw(self, term: str, images: Encoded, i: int) -> dict[str, Any]:
+        # Each pass over the images sees every image once, in an order of its own.
+        passes, place = divmod(i, len(images.mean))
+        order = generator(self.seed, self.stage, term, "order", passes)
+        index = int(torch.randperm(len(images.mean), generator=order)[place])
+        own = generator(self.seed, self.stage, term, i)
+        t = torch.randint(self.num_timesteps, (), generator=own)
+        eps = torch.randn(images.mean.shape[1:], generator=own)
+        return {"x": images.sample(index, own), "eps": eps, "t": t}

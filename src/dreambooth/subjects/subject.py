@@ -1,0 +1,74 @@
+"""A subject: what is to be personalized, from a folder of photos or from the drawn world."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreambooth.randomness import generator
+from dreambooth.subjects.photos import load_photos, read_photo
+from dreambooth.subjects.prompts import DREAMBENCH, DREAMBENCH_CLASSES
+
+KINDS = ("live", "object")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """3-5 photos, and the words for them."""
+
+    name: str
+    class_noun: str
+    wrong_class_noun: str  # of the "wrong class noun" ablation (paper, section 4.3)
+    kind: str  # live or object: which prompts it is evaluated on
+    photos: Callable[[int], Tensor]  # resolution_px -> [-1, 1] (N, 3, R, R)
+    prompts: tuple[str, ...]  # templates with {} for "[V] [class noun]"
+    description: str = ""  # in words, for prompt engineering without training
+    truth: Any = None  # what is known of it beyond its photos: a miniature's individual
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"subject.kind={self.kind!r} is not known; choose live or object")
+        if not self.class_noun or not self.class_noun.strip():
+            raise ValueError("subject.class_noun is empty: say what the photos show, as in dog")
+        if self.class_noun == self.wrong_class_noun:
+            raise ValueError(
+                f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
+                "set subject.wrong_class_noun to another one"
+            )
+
+
+def subject_from_folder(
+    photos: str,
+    class_noun: str,
+    kind: str = "object",
+    wrong_class_noun: str | None = None,
+    name: str | None = None,
+    description: str = "",
+) -> Subject:
+    """A subject from a folder of photos, evaluated on DreamBench's prompts.
+
+    Every photo is read at once, so that a broken one is an error now and not after the model is
+    loaded. The wrong class noun is another class of DreamBench, drawn by the true one.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"subject.kind={kind!r} is not known; choose live or object")
+    folder = Path(photos).expanduser()
+    paths = load_photos(folder, 8).paths
+    return Subject(
+        name=name or folder.resolve().name,
+        class_noun=class_noun,
+        wrong_class_noun=wrong_class_noun or other_class(class_noun, DREAMBENCH_CLASSES),
+        kind=kind,
+        photos=lambda resolution_px: torch.stack([read_photo(p, resolution_px) for p in paths]),
+        prompts=DREAMBENCH[kind],
+        description=description,
+    )
+
+
+def other_class(class_noun: str, classes: Sequence[str]) -> str:
+    """A random other class, always the same one for a class (paper, table 4: "wrong class")."""
+    others = [noun for noun in classes if noun != class_noun]
+    return others[int(torch.randint(len(others), (), generator=generator("wrong", class_noun)))]

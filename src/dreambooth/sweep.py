@@ -1,0 +1,92 @@
+"""How a run ends, alone or in a sweep: its status, its error in one sentence, the sweep's table."""
+
+import errno
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from dreambooth.run import FinishedRunError, Run
+
+log = logging.getLogger(__name__)
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_failures: list[str] = []  # of this process's sweep
+
+
+@contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """status.json tells how it ended, and the logger is closed."""
+    exit_code = 1
+    try:
+        yield
+        run.set_status("finished")
+        exit_code = 0
+    except KeyboardInterrupt:
+        run.set_status("failed", "interrupted")
+        raise
+    except BaseException as error:
+        run.set_status("failed", str(error) or type(error).__name__)
+        raise
+    finally:
+        _finish_wandb(exit_code)
+
+
+@contextmanager
+def tell_errors() -> Iterator[None]:
+    """A user's mistake is one sentence, not a traceback. In a sweep the other cells go on."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from dreambooth.module import DivergedError
+
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        yield
+    except FinishedRunError as error:
+        log.info("%s", error)
+    except Exception as error:
+        if isinstance(error, ValueError | DivergedError | MisconfigurationException) or (
+            isinstance(error, OSError) and error.errno in _DISK_IS_FULL
+        ):
+            log.error("%s", error)
+            log.debug("raised here:", exc_info=True)  # hydra.verbose=true
+        elif in_sweep:
+            log.exception("this cell failed")
+        else:
+            raise
+        if not in_sweep:
+            sys.exit(1)
+        _failures.append(str(error))
+
+
+def _finish_wandb(exit_code: int) -> None:
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=exit_code)
+
+
+class SweepTable(Callback):
+    """After a sweep: its table in the terminal, and sweep.csv in its folder."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _failures.clear()
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from dreambooth.reporting.table import print_table, sweep_rows, write_csv
+
+        folder = Path(config.hydra.sweep.dir)
+        rows = sweep_rows(folder)
+        print_table(rows)
+        write_csv(rows, folder / "sweep.csv")
+        print(f"\n{folder / 'sweep.csv'}")
+        failed = [row for row in rows if row["state"] in ("failed", "damaged")]
+        if failed or _failures:
+            sys.exit(f"{max(len(failed), len(_failures))} of {len(rows)} runs failed")

@@ -1,0 +1,45 @@
+"""Draw pictures from a finished run.
+
+    python src/generate.py run=DIR 'prompts=["a {} on the beach", "a {} wearing a hat"]'
+
+{} stands for the run's subject; a prompt without it is drawn as it is.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
+def main(cfg: DictConfig) -> None:
+    from pathlib import Path
+
+    from dreambooth.assemble import plain_config, reload, samplers
+    from dreambooth.experiment import check_count, draw_pictures
+    from dreambooth.run import Run
+
+    try:
+        wanted = plain_config(cfg, [])
+        check_count("images_per_prompt", wanted["images_per_prompt"])
+        run = Run.open(Path(str(wanted["run"])))
+        backbone, names = reload(run)
+        templates = wanted["prompts"]
+        templates = [templates] if isinstance(templates, str) else templates
+        if not templates:
+            raise ValueError("prompts is empty: give some, as in 'prompts=[\"a {} on the beach\"]'")
+        prompts = {str(t).replace("{}", names.subject): str(t) for t in templates}
+        for prompt in prompts:
+            backbone.check_prompt(prompt, names.identifier)
+        indices = range(wanted["first_index"], wanted["first_index"] + wanted["images_per_prompt"])
+        jobs = [(template, prompt, i) for prompt, template in prompts.items() for i in indices]
+        sampling = samplers(run.config["model"]["sampling"]["images"], backbone.stages)
+        pictures = draw_pictures(backbone, jobs, sampling)
+        for path in run.save_images(wanted["image_set"], pictures):
+            print(path)
+    except ValueError as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()

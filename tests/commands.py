@@ -1,0 +1,92 @@
+"""The project's commands as a user gives them, in this process (fast) or in one of their own."""
+
+import contextlib
+import io
+import logging
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    output: str  # stdout and stderr
+
+    @property
+    def sentence(self) -> str:
+        """The one line that an unsuccessful command says instead of a traceback."""
+        assert self.code == 1, self.output
+        lines = self.output.strip().splitlines()
+        assert len(lines) == 1, self.output
+        return lines[0].partition("[ERROR] - ")[2] or lines[0]
+
+
+def command(script: str, *overrides: object) -> Ended:
+    """`python src/SCRIPT.py OVERRIDES` in this process, from the repository's root."""
+    out, code = io.StringIO(), 0
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [f"src/{script}.py", *map(str, overrides)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                runpy.run_path(f"src/{script}.py", run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 1
+                if isinstance(ended.code, str):  # Python's own way to say it
+                    out.write(f"{ended.code}\n")
+            finally:
+                for handler in root.handlers:
+                    if handler not in handlers:
+                        handler.close()
+                root.handlers[:] = handlers  # Hydra's own write into `out`
+                root.setLevel(level)
+    return Ended(code, out.getvalue())
+
+
+def process(*arguments: object) -> Ended:
+    """`python ARGUMENTS` from the repository's root, in a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout)
+
+
+def smoke(tiny: Path, prior: Path) -> tuple[str, ...]:
+    """Overrides of a run of everything in about a second."""
+    return (
+        "experiment=smoke",
+        "trainer=cpu",
+        f"model.backbone.pretrained={tiny}",
+        f"prior.cache={prior}",
+    )
+
+
+def train(tiny: Path, folder: Path, *overrides: object) -> Ended:
+    """A smoke run into `folder`, with its prior cache beside it and losses in a CSV file."""
+    own = smoke(tiny, folder.parent / "prior")
+    return command("train", *own, "logger=csv", f"hydra.run.dir={folder}", *overrides)
+
+
+def same_files(a: Path, b: Path, pattern: str) -> bool:
+    """Whether two folders hold the same files of a pattern, with the same bytes."""
+    left, right = ({p.relative_to(f): p.read_bytes() for p in f.rglob(pattern)} for f in (a, b))
+    assert left, f"{a} has no {pattern}"
+    return left == right

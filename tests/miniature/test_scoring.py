@@ -1,0 +1,123 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dreambooth.miniature import scoring
+from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
+from dreambooth.miniature.scoring import OracleScorer, mean, reference_images, summary
+from dreambooth.miniature.subjects import drawn_subject
+from dreambooth.miniature.world import individual
+from dreambooth.run import Picture
+from dreambooth.subjects.subject import Subject
+
+SUBJECT = drawn_subject("dog", 7)
+
+
+class FixedOracle:
+    """Sees what each picture's first pixel says: the index of its class, and of its context."""
+
+    def read(self, images):
+        if images.dtype != torch.uint8:  # the references
+            return Reading([{}] * len(images), torch.eye(64)[:1].expand(len(images), 64))
+        values = [
+            {
+                name: ATTRIBUTES[name][int(pixel[i])] if i < 2 else ATTRIBUTES[name][0]
+                for i, name in enumerate(ATTRIBUTES)
+            }
+            for pixel in images[:, :, 0, 0]
+        ]
+        return Reading(values, torch.eye(64)[images[:, 2, 0, 0].long()])
+
+    def identity(self, embeddings, subject):
+        return (embeddings @ subject.T).mean(1)
+
+
+@pytest.fixture
+def scorer(monkeypatch):
+    monkeypatch.setattr(scoring.Oracle, "load", lambda _: FixedOracle())
+    return OracleScorer()
+
+
+def picture(template, noun="dog", context="snow", embedding=0):
+    """A picture that `FixedOracle` reads like this; embedding 0 is the subject."""
+    told = [ATTRIBUTES["class"].index(noun), ATTRIBUTES["context"].index(context), embedding]
+    pixels = torch.tensor(told, dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64)
+    return Picture(pixels, template.replace("{}", "kzn dog"), 0, template)
+
+
+def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
+    prompts = [
+        picture("a {} in the snow"),
+        picture("a {} in the snow", context="beach"),
+        picture("a red {}", noun="cat", embedding=1),
+    ]
+    rows, metrics = scorer.score(SUBJECT, prompts, [picture("a {}", embedding=2)])
+    assert [row["identity"] for row in rows] == [1, 1, 0, 0]
+    assert [row["class_right"] for row in rows] == [1, 1, 0, 1]
+    assert [row.get("context_right") for row in rows] == [1, 0, None, None]
+    assert rows[2]["seen_class"] == "cat"
+    assert rows[2]["colour_right"] == 1  # the fixed oracle sees red everywhere
+    assert metrics["identity"].value == pytest.approx(2 / 3)
+    assert metrics["class"].value == pytest.approx(2 / 3)
+    assert (metrics["context"].value, metrics["context"].count) == (0.5, 2)
+    assert (metrics["drift"].value, metrics["drift"].count) == (0, 1)
+    assert "diversity" not in metrics  # of one picture
+
+
+def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
+    rows, _ = scorer.score(SUBJECT, [picture("a cat {}")], [picture("a {}", noun="cat")])
+    assert [row["class_right"] for row in rows] == [1, 0]
+
+
+def test_drift_and_diversity_are_of_the_class_prompts_pictures():
+    embeddings = torch.eye(64)[[0, 0, 1]]
+    rows = [{"identity": value} for value in (1.0, 1.0, 0.0)]
+    metrics = summary([], rows, embeddings)
+    assert metrics["drift"].value == pytest.approx(2 / 3)
+    assert metrics["diversity"].value == pytest.approx(2 / 3)  # distances 0, 1, 1
+    assert metrics["diversity"].count == 3
+    assert math.isnan(metrics["identity"].value)
+    assert metrics["identity"].count == 0
+
+
+def test_a_mean_has_the_interval_of_the_normal_approximation():
+    values = [0.1, 0.4, 0.4, 0.9]
+    metric = mean([{"a": v} for v in values] + [{"a": None}, {}], "a", "how")
+    half = 1.96 * np.std(values, ddof=1) / 2
+    assert (metric.value, metric.count, metric.protocol) == (pytest.approx(0.45), 4, "how")
+    assert metric.ci95 == pytest.approx((0.45 - half, 0.45 + half))
+    assert mean([{"a": 1.0}], "a", "how").ci95 is None
+
+
+def test_references_show_the_individual_in_the_same_scenes_each_time():
+    dog = individual("dog", 7)
+    images = reference_images(dog)
+    assert images.shape == (16, 3, 64, 64)
+    assert torch.equal(images, reference_images(dog))
+    assert torch.pdist(images.flatten(1)).min() > 1
+    assert not torch.equal(images, reference_images(individual("dog", 8)))
+
+
+def test_references_are_no_input_photos():
+    distances = torch.cdist(
+        reference_images(SUBJECT.truth).flatten(1), SUBJECT.photos(64).flatten(1)
+    )
+    assert distances.min() > 1
+
+
+def test_the_subject_itself_is_scored_by_a_network_of_any_weights():
+    torch.manual_seed(0)
+    oracle = Oracle(OracleNetwork())
+    truth = oracle.read(reference_images(SUBJECT.truth)).embeddings
+    found = oracle.identity(truth, truth)
+    assert found.shape == (16,)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_a_subject_that_is_not_drawn_is_refused_before_any_work(scorer):
+    photos = Subject("mine", "dog", "cat", "live", lambda r: torch.zeros(1, 3, r, r), ("a {}",))
+    with pytest.raises(ValueError, match="knows drawn subjects only, and mine is none"):
+        scorer.check(photos)
+    scorer.check(SUBJECT)

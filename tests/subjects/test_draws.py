@@ -1,0 +1,110 @@
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from dreambooth.backbones.stage import Encoded
+from dreambooth.subjects.draws import TrainingDraws
+
+PHOTOS = Encoded(torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2).contiguous())
+PRIOR = Encoded(torch.arange(100.0, 107.0).view(7, 1, 1, 1).expand(7, 3, 2, 2).contiguous())
+
+
+def draws_of(prior=PRIOR, seed=0, stage="base", photos=PHOTOS):
+    return TrainingDraws(photos, prior, 1000, 70, seed, stage)
+
+
+def image_of(draw):
+    return int(draw["x"].flatten()[0])
+
+
+def flat(batches):
+    """All draws of some batches, as one tensor a name."""
+    batches = list(batches)
+    return {
+        (term, name): torch.cat([batch[term][name] for batch in batches])
+        for term in batches[0]
+        for name in ("x", "eps", "t")
+    }
+
+
+def test_the_split_into_batches_does_not_change_a_draw():
+    one, five = (flat(DataLoader(draws_of(), batch_size=size)) for size in (1, 5))
+    assert all(torch.equal(one[key], five[key]) for key in one)
+
+
+def test_neither_the_order_of_reading_nor_a_resume_changes_a_draw():
+    draws = draws_of()
+    backwards = [draws[i] for i in reversed(range(70))][::-1]
+    resumed = flat(DataLoader(Subset(draws_of(), range(33, 70)), batch_size=4))
+    for i in range(33, 70):
+        for term in ("subject", "prior"):
+            for name in ("x", "eps", "t"):
+                assert torch.equal(resumed[term, name][i - 33], backwards[i][term][name])
+
+
+def test_two_ranks_together_draw_what_one_draws():
+    whole = flat(DataLoader(draws_of(), batch_size=10))
+    ranks = [flat(DataLoader(Subset(draws_of(), range(r, 70, 2)), batch_size=5)) for r in (0, 1)]
+    for key, values in whole.items():
+        assert torch.equal(values[0::2], ranks[0][key])
+        assert torch.equal(values[1::2], ranks[1][key])
+
+
+def test_every_image_is_seen_once_in_each_pass_in_changing_orders():
+    draws = draws_of()
+    for term, count, first in (("subject", 5, 0), ("prior", 7, 100)):
+        seen = [image_of(draws[i][term]) - first for i in range(70)]
+        passes = [tuple(seen[i : i + count]) for i in range(0, 70, count)]
+        assert all(sorted(order) == list(range(count)) for order in passes)
+        assert len(set(passes)) > len(passes) // 2
+
+
+def test_the_subject_draws_are_the_same_with_and_without_a_prior():
+    with_prior, without = draws_of(), draws_of(prior=None)
+    assert set(without[0]) == {"subject"}
+    for i in range(10):
+        for name in ("x", "eps", "t"):
+            assert torch.equal(with_prior[i]["subject"][name], without[i]["subject"][name])
+
+
+def test_both_terms_draw_timestep_and_noise_for_themselves():
+    drawn = flat(DataLoader(draws_of(), batch_size=70))
+    assert (drawn["subject", "t"] != drawn["prior", "t"]).float().mean() > 0.9
+    eps = torch.stack([drawn["subject", "eps"].flatten(), drawn["prior", "eps"].flatten()])
+    assert torch.corrcoef(eps)[0, 1].abs() < 0.15
+
+
+def test_seed_stage_and_sample_each_change_the_noise():
+    noises = [
+        draws_of()[0]["subject"]["eps"],
+        draws_of()[1]["subject"]["eps"],
+        draws_of(seed=1)[0]["subject"]["eps"],
+        draws_of(stage="sr")[0]["subject"]["eps"],
+    ]
+    assert len({tuple(n.flatten().tolist()) for n in noises}) == 4
+
+
+def test_timesteps_cover_the_whole_range_and_noise_is_standard_normal():
+    drawn = flat(DataLoader(draws_of(), batch_size=70))
+    t = torch.cat([drawn["subject", "t"], drawn["prior", "t"]])
+    assert t.min() >= 0
+    assert t.max() < 1000
+    assert all(((t >= low) & (t < low + 250)).sum() > 15 for low in (0, 250, 500, 750))
+    eps = torch.cat([drawn["subject", "eps"], drawn["prior", "eps"]])
+    assert eps.mean().abs() < 0.1
+    assert 0.9 < eps.std() < 1.1
+
+
+def test_an_encoding_that_is_a_distribution_is_sampled_anew_at_each_step():
+    photos = Encoded(PHOTOS.mean, torch.full_like(PHOTOS.mean, 0.1))
+    draws = draws_of(photos=photos)
+    first = draws[0]["subject"]
+    again = next(
+        draws[i]["subject"]
+        for i in range(1, 70)
+        if round(float(draws[i]["subject"]["x"].mean())) == round(float(first["x"].mean()))
+    )
+    assert not torch.equal(first["x"], again["x"])
+    assert torch.equal(first["x"], draws_of(photos=photos)[0]["subject"]["x"])
+    exact = draws_of()[0]["subject"]
+    assert torch.equal(first["eps"], exact["eps"])
+    assert torch.equal(first["t"], exact["t"])

@@ -1,0 +1,284 @@
+"""A user's mistake is one sentence, before anything is drawn or trained."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import command, train
+from PIL import Image
+
+from dreambooth.run import Run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five photos of something, in a folder."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(5):
+        Image.effect_noise((40, 30), 20 + i).convert("RGB").save(folder / f"{i}.jpg")
+    return folder
+
+
+@pytest.fixture
+def from_folder(photos, stable_diffusion):
+    """Overrides of a run on these photos."""
+    return ("subject=folder", f"photos={photos}", "class_noun=dog", *stable_diffusion)
+
+
+def refused(tiny, folder, *overrides):
+    """The sentence of a run that ends before it starts."""
+    ended = train(tiny, folder, *overrides)
+    sentence = ended.sentence
+    assert not (folder.parent / "prior").exists()
+    assert not any((folder / name).exists() for name in ("images", "weights", "checkpoints"))
+    status = Run(folder, {}).status()
+    assert (status.state, status.reason) == ("failed", sentence)
+    return sentence
+
+
+@pytest.mark.parametrize("value", ["-1", "abc", "nan", "inf", "true", "null", "[1]"])
+def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
+    sentence = refused(tiny, tmp_path / "run", f"prior.lambda={value}")
+    assert sentence.endswith(
+        "is not a weight: give a number of 0 (no prior preservation) or more, 1 in the paper"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("subject.wrong_class_noun=dog", "the wrong class noun 'dog' is the subject's true class"),
+        ("subject.class_noun=horse", "the miniature has no class 'horse'; its classes are dog, "),
+        ("subject.num_photos=0", "subject.num_photos=0: give 1 or more"),
+        ("subject.seed=-1", "subject.seed=-1 is no individual"),
+        ("class.noun=doggo", "the word 'doggo' of 'a kzn doggo' is outside the vocabulary of"),
+        ("class.noun=doggo", "the nearest words are dog"),
+        ("identifier.text='dög'", "the tokenizer does not keep the identifier 'dög'"),
+        ("identifier.text=two words", "the identifier 'two words' is not one word"),
+        ("identifier.text=''", "the identifier '' is empty"),
+        ("identifier.num_tokens=4", "an identifier has 1, 2 or 3 rare tokens, not 4"),
+        ("model.rare_token_ids=[5000,10000]", "does not lie within the tokenizer's vocabulary"),
+        ("model.backbone.pretrained=nowhere", "there is no cascade in nowhere"),
+        ("model.sampling.prior.base.name=euler", "sampler 'euler' is unknown: take ancestral, "),
+        ("model.sampling.images.sr.name=euler", "sampler 'euler' is unknown: take ancestral, "),
+        ("model.sampling.images.base.num_steps=0", "num_steps is 0: give a whole number"),
+        ("model.sampling.images.sr.num_steps=1001", "more than the 1000 timesteps"),
+        ("model.sampling.images.sr.guidance_scale=-1", "guidance_scale is -1: give a number"),
+        ("drawing.images_per_prompt=0", "drawing.images_per_prompt=0: give a whole number from 1"),
+        ("drawing.num_class_images=0.5", "drawing.num_class_images=0.5: give a whole number"),
+        ("prior.num_images=0", "prior.num_images=0: give a whole number from 1 up"),
+        ("method.max_steps=0", "method.max_steps=0: give a whole number from 1 up"),
+        ("method.batch_size=many", "method.batch_size=many: give a whole number from 1 up"),
+        ("method.module.train=typo", "train='typo' is not known; choose all or cross_attention"),
+        ("method.module.weighting=typo", "weighting 'typo' is unknown: take uniform or min_snr"),
+        ("method.module.learning_rate=0", "method.module.learning_rate=0: give a number above 0"),
+        ("trainer.precision=12", "12"),
+    ],
+)
+def test_a_setting_that_cannot_be(tiny, tmp_path, override, said):
+    assert said in refused(tiny, tmp_path / "run", override)
+
+
+def test_a_group_choice_that_does_not_exist_names_those_that_do(tiny, tmp_path):
+    ended = train(tiny, tmp_path / "run", "class=typo")
+    assert ended.code == 1
+    assert "Could not find 'class/typo'" in ended.output
+    assert all(choice in ended.output for choice in ("none", "wrong", "correct"))
+    assert "Traceback" not in ended.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_that_does_not_exist(tiny, tmp_path):
+    ended = train(tiny, tmp_path / "run", "prior.lamda=0")
+    assert ended.code == 1
+    assert "prior.lamda" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_gpu_that_is_not_there(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    sentence = refused(tiny, tmp_path / "run", "trainer=gpu")
+    assert sentence == "trainer=gpu needs a GPU, and there is none here: take trainer=cpu"
+
+
+def test_a_folder_of_photos_that_was_not_given(tiny, tmp_path):
+    ended = train(tiny, tmp_path / "run", "subject=folder", "class_noun=dog")
+    assert ended.sentence == "photos has no default: give photos=... on the command line"
+
+
+def test_a_folder_of_photos_that_is_not_there(tiny, tmp_path, from_folder):
+    sentence = refused(tiny, tmp_path / "run", *from_folder, f"photos={tmp_path / 'nowhere'}")
+    assert sentence.startswith(f"there is no folder {tmp_path / 'nowhere'}")
+
+
+def test_a_file_for_a_folder_of_photos(tiny, tmp_path, photos, from_folder):
+    sentence = refused(tiny, tmp_path / "run", *from_folder, f"photos={photos / '0.jpg'}")
+    assert "0.jpg is a file: give the folder" in sentence
+
+
+def test_a_folder_without_photos(tiny, tmp_path, photos, from_folder):
+    for path in photos.iterdir():
+        path.rename(path.with_suffix(".txt"))
+    assert refused(tiny, tmp_path / "run", *from_folder).startswith(f"no photos in {photos}")
+
+
+def test_a_text_file_named_jpg_names_itself(tiny, tmp_path, photos, from_folder):
+    (photos / "3.jpg").write_text("this is no photo")
+    sentence = refused(tiny, tmp_path / "run", *from_folder)
+    assert sentence.startswith(f"cannot read the photo {photos / '3.jpg'}")
+
+
+def test_a_class_noun_that_is_empty(tiny, tmp_path, from_folder):
+    sentence = refused(tiny, tmp_path / "run", *from_folder, "class_noun=' '")
+    assert sentence.startswith("subject.class_noun is empty")
+
+
+def test_a_kind_that_is_not_known(tiny, tmp_path, from_folder):
+    sentence = refused(tiny, tmp_path / "run", *from_folder, "subject.kind=plant")
+    assert sentence == "subject.kind='plant' is not known; choose live or object"
+
+
+def test_photos_of_ones_own_with_a_metric_of_the_drawn_world(tiny, tmp_path, from_folder):
+    sentence = refused(tiny, tmp_path / "run", *from_folder, "metrics=miniature")
+    assert "metrics=miniature knows drawn subjects only" in sentence
+
+
+def test_photos_of_ones_own_with_the_drawn_worlds_model(tiny, tmp_path, photos):
+    overrides = ("subject=folder", f"photos={photos}", "class_noun=dog", "metrics=none")
+    sentence = refused(tiny, tmp_path / "run", *overrides)
+    assert "is outside the vocabulary of model tiny" in sentence
+
+
+def test_a_single_photo_is_warned_of_once_and_trained_on(tiny, tmp_path, photos, from_folder):
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    ended = train(tiny, tmp_path / "run", *from_folder, "prior=off")
+    assert ended.code == 0, ended.output
+    assert ended.output.count("only one photo") == 1
+
+
+def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    prior = f"prior.cache={finished.parent / 'prior'}"
+    ended = train(tiny, copy, prior, "method.max_steps=3")
+    assert ended.sentence == (
+        f"{copy} holds a run of another experiment (method.max_steps is 2 there and 3 here): "
+        "give another folder, or remove this one"
+    )
+    assert Run.open(copy).config == Run.open(finished).config
+
+
+def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):
+    shutil.copytree(finished.parent / "prior", tmp_path / "prior")
+    (path,) = tmp_path.glob("prior/*/000001.png")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    ended = train(tiny, tmp_path / "run", "metrics=none")
+    assert ended.code == 0, ended.output
+    assert "1 prior images in" in ended.output
+    assert "damaged or missing: made again (000001.png)" in ended.output
+    assert path.read_bytes() == whole
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
+    tiny, finished, tmp_path, monkeypatch
+):
+    """The second checkpoint finds the disk full, and the device is another one than /tmp's."""
+    replaced, fsync = [], os.fsync
+
+    def full(number):
+        name = str(Path(f"/proc/self/fd/{number}").readlink())
+        if ".last.ckpt" in name:
+            replaced.append(name)
+            if len(replaced) == 2:
+                raise OSError(28, "No space left on device", name)
+        fsync(number)
+
+    monkeypatch.setattr("dreambooth.run.os.fsync", full)
+    ended = train(tiny, tmp_path / "run", "metrics=none")
+    assert ended.code == 1
+    assert "No space left on device" in ended.output
+    assert "Traceback" not in ended.output
+    import torch
+
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert path.name == "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 1
+    status = Run(tmp_path / "run", {}).status()
+    assert (status.state, "No space left" in status.reason) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "run has no default: give run=... on the command line"),
+        (("run=nowhere",), "there is no run folder nowhere"),
+        (("run=conf",), "conf is not a run folder"),
+    ],
+)
+def test_generating_without_a_run(overrides, said):
+    assert command("generate", *overrides).sentence.startswith(said)
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_generating_from_an_unfinished_run(finished, tmp_path, state):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    Run(copy, {}).set_status(state, "out of memory" if state == "failed" else "")
+    sentence = command("generate", f"run={copy}").sentence
+    assert sentence.startswith(f"the run in {copy} is not finished ({state}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("config.yaml", "config.yaml is missing"),
+        ("names.json", "names.json is missing"),
+        ("weights", "weights/ is missing"),
+        ("weights/cascade.json", "no cascade.json"),
+        ("weights/sr", "is damaged"),
+        ("weights/base/diffusion_pytorch_model.safetensors", "is damaged"),
+        ("weights/text_encoder/model.safetensors", "is damaged"),
+        ("weights/tokenizer", "is damaged"),
+    ],
+)
+def test_generating_from_a_damaged_run(finished, tmp_path, damage, said):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    lost = copy / damage
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    assert said in command("generate", f"run={copy}").sentence
+    assert not (copy / "images" / "generated").exists()
+
+
+def test_generating_from_weights_cut_short(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    path = copy / "weights" / "base" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    sentence = command("generate", f"run={copy}").sentence
+    assert sentence.startswith(f"the cascade in {copy / 'weights'} is damaged (")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("prompts=['a {} on the beech']", "the word 'beech' of 'a kzn dog on the beech'"),
+        ("prompts=['a {} on the beech']", "the nearest words are beach"),
+        ("prompts=['" + "a " * 30 + "{}']", "has 34 tokens; this model reads 24: shorten it"),
+        ("prompts=[]", "prompts is empty"),
+        ("images_per_prompt=0", "images_per_prompt=0: give a whole number from 1 up"),
+        ("image_set=../up", "cannot name a set of images"),
+    ],
+)
+def test_generating_what_cannot_be_drawn(finished, tmp_path, override, said):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    assert said in command("generate", f"run={copy}", override).sentence
+    assert not (copy / "images" / "generated").exists()
+
+
+def test_the_reason_of_a_refused_run_is_kept_as_plain_yaml_and_json(tiny, tmp_path):
+    refused(tiny, tmp_path / "run", "prior.lambda=nan")
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert kept["prior"]["lambda"] != kept["prior"]["lambda"]
+    assert "prior.lambda=nan" in kept["overrides"]

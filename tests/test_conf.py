@@ -1,0 +1,140 @@
+"""Every file in conf/ is composed, instantiated and fast-run: an option that no test runs does not
+exist."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from commands import ROOT, command, train
+from PIL import Image
+
+from dreambooth.miniature.subjects import drawn_subject
+from dreambooth.run import Run
+
+CONF = ROOT / "conf"
+FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
+ENTRY_POINTS = [file for file in FILES if file.parent == Path()]
+
+# Files that need words of their own; each has a run of its own. `trainer/gpu`: see below.
+OWN = ["model/sd15", "subject/folder", "trainer/gpu"]
+
+# All others share runs: run number i takes the i-th file of each group, from the start again where
+# a group has fewer.
+SHARED: dict[str, list[str]] = {}
+for file in FILES:
+    if file not in ENTRY_POINTS and file.as_posix() not in OWN:
+        SHARED.setdefault(file.parent.as_posix(), []).append(file.name)
+RUNS = [
+    {group: names[i % len(names)] for group, names in SHARED.items()}
+    for i in range(max(map(len, SHARED.values())))
+]
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory, tiny):
+    """The finished run of a number, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("conf")
+
+    @cache
+    def made(number: int) -> Path:
+        choices = [f"{group}={name}" for group, name in RUNS[number].items()]
+        ended = train(tiny, folder / str(number), *choices)
+        assert ended.code == 0, ended.output
+        return folder / str(number)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "file", [f"{group}/{name}" for group, names in SHARED.items() for name in names]
+)
+def test_every_file_is_run(run_of, file):
+    group, name = file.split("/")
+    folder = run_of(SHARED[group].index(name))
+    run = Run.open(folder)
+    assert f"{group}={name}" in run.config["overrides"]
+    assert len(run.read_images("prompts")) == 25
+    assert bool(run.read_metrics()) == (run.config["metrics"] != {})
+
+
+def test_there_is_no_entry_point_without_a_run():
+    assert [file.name for file in ENTRY_POINTS] == ["generate", "pretrain", "train"]
+    assert all((ROOT / "src" / f"{file.name}.py").is_file() for file in ENTRY_POINTS)
+
+
+def test_nothing_but_the_subject_differs_between_the_named_subjects():
+    for name in SHARED["subject"]:
+        settings = yaml.safe_load((CONF / "subject" / f"{name}.yaml").read_text())
+        if name != "miniature":
+            assert set(settings) == {"defaults", "class_noun", "seed", "name"}
+            assert settings["name"] == name
+
+
+def test_stable_diffusion_on_a_folder_of_photos_is_trained_saved_and_reloaded(
+    tmp_path, tiny, stable_diffusion
+):
+    if dreambench := os.environ.get("DREAMBENCH_DIR"):
+        photos = Path(dreambench) / "dog6"
+    else:
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        for i, image in enumerate(drawn_subject("dog", 7).photos(64)):
+            pixels = ((image.permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8)
+            Image.fromarray(pixels).save(photos / f"{i}.jpg")
+    folder = ("subject=folder", f"photos={photos}", "class_noun=dog", "subject.kind=live")
+    ended = train(tiny, tmp_path / "run", *folder, *stable_diffusion)
+    assert ended.code == 0, ended.output
+    run = Run.open(tmp_path / "run")
+    assert run.config["metrics"] == {}  # which model=sd15 chooses
+    assert len(run.read_images("prompts")) == 25
+    assert "2 of 'a dog' (2 made now)" in ended.output
+    arguments = ("prompts=['a red {}']", "images_per_prompt=1")
+    ended = command("generate", f"run={run.folder}", *arguments)
+    assert ended.code == 0, ended.output
+    (again,) = run.read_images("generated")
+    (first,) = [p for p in run.read_images("prompts") if p.prompt == again.prompt]
+    assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
+
+    from diffusers import StableDiffusionPipeline
+
+    plain = StableDiffusionPipeline.from_pretrained(run.weights, safety_checker=None)
+    assert type(plain.unet).__name__ == "UNet2DConditionModel"
+
+
+def test_the_gpu_trainer_differs_from_the_cpus_in_device_and_precision_only():
+    gpu, cpu = (yaml.safe_load((CONF / f"trainer/{n}.yaml").read_text()) for n in ("gpu", "cpu"))
+    assert {k for k in gpu | cpu if gpu.get(k) != cpu.get(k)} == {"accelerator", "precision"}
+    ended = command("train", "trainer=gpu", "--cfg", "job")  # its run without a GPU: test_bad_input
+    assert "precision: bf16-mixed" in ended.output
+
+
+@pytest.mark.parametrize("part", ["text", "base"])
+def test_a_part_is_pretrained_by_command(tmp_path, part):
+    from dreambooth.miniature.drawing import SIZE_PX
+
+    pixels = np.zeros((8, SIZE_PX, SIZE_PX, 3), np.uint8)
+    work = tmp_path / "work"
+    work.mkdir()
+    np.save(work / "scenes-0-8.npy", pixels)  # so that they are not drawn
+    settings = {"num_steps": 2, "batch_size": 2}
+    for done in ("text", part) if part != "text" else ("text",):
+        ended = command(
+            "pretrain",
+            f"part={done}",
+            f"weights={tmp_path / 'weights'}",
+            f"work={work}",
+            "num_scenes=8",
+            *(f"parts.{done}.{key}={value}" for key, value in settings.items()),
+        )
+        assert ended.code == 0, ended.output
+        assert ended.output.strip().endswith("done")
+    made = "text_encoder" if part == "text" else part
+    assert list((tmp_path / "weights" / made).glob("*.safetensors"))
+
+
+def test_an_unknown_part_is_named_with_those_that_there_are(tmp_path):
+    ended = command("pretrain", "part=typo", f"work={tmp_path}")
+    assert ended.sentence == "part=typo is not known; choose one of text, base, sr, oracle"

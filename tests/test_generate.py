@@ -1,0 +1,133 @@
+"""Pictures from a finished run, with nothing but its path."""
+
+import shutil
+
+import pytest
+import torch
+from commands import command, same_files, train
+
+from dreambooth.assemble import reload
+from dreambooth.experiment import draw_pictures
+from dreambooth.run import Run
+from dreambooth.sampling import Sampler
+
+SAMPLING = {"base": Sampler("dpm", 2, 3.0), "sr": Sampler("dpm", 2, 1.0)}
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+    """The finished run, alone in another place."""
+    return shutil.copytree(finished, tmp_path / "elsewhere" / "run")
+
+
+@pytest.fixture(scope="module")
+def backbone(finished):
+    return reload(Run.open(finished))[0]
+
+
+def generated(folder):
+    return {(p.prompt, p.index): p for p in Run.open(folder).read_images("generated")}
+
+
+def test_a_run_that_was_moved_draws_its_subject_and_anything_else(moved):
+    prompts = "prompts=['a {} wearing a hat','a red cat in the snow','a {}']"
+    ended = command("generate", f"run={moved}", prompts, "images_per_prompt=2")
+    assert ended.code == 0, ended.output
+    pictures = generated(moved)
+    names = ["a kzn dog", "a kzn dog wearing a hat", "a red cat in the snow"]
+    assert sorted(pictures) == [(name, i) for name in names for i in (0, 1)]
+    assert pictures["a kzn dog", 0].template == "a {}"
+    assert all(p.pixels.shape == (3, 64, 64) for p in pictures.values())
+    paths = [line for line in ended.output.splitlines() if line.endswith(".png")]
+    assert sorted(paths) == sorted(map(str, Run.open(moved).image_paths("generated")))
+
+
+def test_the_same_pictures_are_drawn_twice_and_as_the_run_itself_drew_them(moved):
+    arguments = (f"run={moved}", "prompts=['a {} in the snow']", "images_per_prompt=1")
+    assert command("generate", *arguments, "image_set=one").code == 0
+    assert command("generate", *arguments, "image_set=two").code == 0
+    assert same_files(moved / "images" / "one", moved / "images" / "two", "*.png")
+    (again,) = Run.open(moved).read_images("one")
+    (first,) = [p for p in Run.open(moved).read_images("prompts") if p.prompt == again.prompt]
+    assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
+
+
+def test_first_index_goes_on_where_the_pictures_end(moved):
+    arguments = (f"run={moved}", "prompts='a {}'")
+    assert command("generate", *arguments, "images_per_prompt=3").code == 0
+    three = generated(moved)
+    more = ("first_index=2", "images_per_prompt=1", "image_set=more")
+    assert command("generate", *arguments, *more).code == 0
+    (third,) = Run.open(moved).read_images("more")
+    assert (third.pixels.int() - three["a kzn dog", 2].pixels.int()).abs().max() <= 1
+
+
+def test_a_prompt_given_twice_is_drawn_once_and_braces_are_only_text(moved):
+    prompts = "prompts=['a {}','a {}','a kzn dog']"
+    ended = command("generate", f"run={moved}", prompts, "images_per_prompt=1")
+    assert ended.code == 0, ended.output
+    assert len(generated(moved)) == 1
+    said = command("generate", f"run={moved}", "prompts=['a {x} {}']").sentence
+    assert "the word '{x}' of 'a {x} kzn dog' is outside the vocabulary" in said  # though one [UNK]
+
+
+def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        image = Image.effect_noise((70, 64), 30 + i).convert("RGB")
+        image.save(tmp_path / "photos" / f"{i}.png")
+    from_folder = ("subject=folder", f"photos={tmp_path / 'photos'}", "class_noun=toy")
+    ended = train(tiny, tmp_path / "run", *from_folder, *stable_diffusion, "prior=off")
+    assert ended.code == 0, ended.output
+    shutil.rmtree(tmp_path / "photos")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    arguments = ("prompts=['a {} in the jungle']", "images_per_prompt=1")
+    ended = command("generate", f"run={tmp_path / 'moved'}", *arguments)
+    assert ended.code == 0, ended.output
+    ((prompt, _), again) = next(iter(generated(tmp_path / "moved").items()))
+    pictures = Run.open(tmp_path / "moved").read_images("prompts")
+    (first,) = [p for p in pictures if p.prompt == prompt]
+    assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
+
+
+def initial_noise(backbone, jobs, monkeypatch):
+    """z_T of the base stage for each job, in order."""
+    seen = []
+    predict = backbone.stages["base"].predict
+
+    def watched(z_t, t, condition):
+        if int(t[0]) == 999:
+            seen.append(z_t[: len(z_t) // 2].clone())  # guidance doubles the batch
+        return predict(z_t, t, condition)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone.stages["base"], "predict", watched)
+        draw_pictures(backbone, jobs, SAMPLING)
+    return torch.cat(seen)
+
+
+def test_the_initial_noise_follows_from_template_and_index_alone(backbone, monkeypatch):
+    templates = ["a {}", "a {} in the snow", "a red {}"]
+    jobs = [(t, t.replace("{}", "kzn dog"), i) for t in templates for i in (0, 1)]
+    noise = initial_noise(backbone, jobs, monkeypatch)
+    assert len({tuple(z.flatten()[:8].tolist()) for z in noise}) == len(jobs)
+    other_words = [(t, t.replace("{}", "sks"), i) for t, _, i in jobs]
+    assert torch.equal(initial_noise(backbone, other_words, monkeypatch), noise)
+    assert torch.equal(initial_noise(backbone, jobs[::-1], monkeypatch), noise.flip(0))
+    monkeypatch.setattr(backbone, "batch_size", 4)
+    assert torch.equal(initial_noise(backbone, jobs, monkeypatch), noise)
+    assert torch.equal(initial_noise(backbone, jobs[3:4], monkeypatch), noise[3:4])
+
+
+@pytest.mark.parametrize("name", ["ancestral", "dpm"])
+def test_a_picture_alone_is_the_picture_among_others(backbone, name):
+    sampling = {"base": Sampler(name, 3, 3.0), "sr": Sampler(name, 2, 1.0)}
+    jobs = [("a {}", "a kzn dog", 0), ("a red {}", "a red kzn dog", 0), ("a {}", "a kzn dog", 1)]
+    together = draw_pictures(backbone, jobs, sampling)
+    for job, picture in zip(jobs, together, strict=True):
+        (alone,) = draw_pictures(backbone, [job], sampling)
+        assert (alone.prompt, alone.index, alone.template) == (job[1], job[2], job[0])
+        assert (alone.pixels.int() - picture.pixels.int()).abs().max() <= 1
+    assert not torch.equal(together[0].pixels, together[2].pixels)
