@@ -46,7 +46,7 @@ def assemble(run: Run) -> Experiment:
     config = run.config
     prior = config["prior"]
     check_prior_weight(prior["lambda"])
-    _check_accelerator(config["trainer"])
+    device = _device(config["trainer"]["accelerator"])
     subject: Subject = _built(config["subject"])
     noun = _class_noun(config["class"], subject)
     backbone: Backbone = _built(config["model"]["backbone"])
@@ -76,6 +76,7 @@ def assemble(run: Run) -> Experiment:
         max_steps=config["method"]["max_steps"],
         batch_size=config["method"]["batch_size"],
         seed=config["seed"],
+        device=device,
     )
 
 
@@ -85,6 +86,8 @@ def reload(run: Run) -> tuple[Backbone, Names]:
     backbone: Backbone = _built(
         config["model"]["backbone"] | {"pretrained": str(run.weights.resolve())}
     )
+    for stage in backbone.stages.values():
+        stage.denoiser.to(_device("auto"))
     return backbone, Names(**run.read_names())
 
 
@@ -127,11 +130,14 @@ def samplers(settings: dict[str, Any], stages: Mapping[str, Stage]) -> dict[str,
     return found
 
 
-def _check_accelerator(trainer: dict[str, Any]) -> None:
+def _device(accelerator: str) -> Any:
+    """Where Lightning will train, as a torch device. ValueError if it is not there."""
     import torch
 
-    if trainer["accelerator"] == "gpu" and not torch.cuda.is_available():
+    if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer=gpu needs a GPU, and there is none here: take trainer=cpu")
+    has_gpu = accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    return torch.device("cuda" if has_gpu else "cpu")
 
 
 def _class_noun(choice: dict[str, Any], subject: Subject) -> str | None:

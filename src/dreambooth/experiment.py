@@ -104,6 +104,7 @@ class Experiment:
     max_steps: int
     batch_size: int
     seed: int
+    device: torch.device  # where pictures are drawn
 
     def __post_init__(self) -> None:
         check_count("method.max_steps", self.max_steps)
@@ -125,6 +126,7 @@ class Experiment:
             "resolution_px": stage.resolution_px,
         }
         digest = key_digest(key)
+        self._to_device()
 
         def make(indices: list[int]) -> Any:
             keys: list[tuple] = [("prior", digest, i) for i in indices]
@@ -194,10 +196,16 @@ class Experiment:
         ]
         template, prompt = "a {}", self.names.class_prompt
         jobs += [("class", template, prompt, i) for i in range(self.drawing.num_class_images)]
+        self._to_device()
         images = draw_pictures(self.backbone, [(t, p, i) for _, t, p, i in jobs], self.sampling)
         for image_set in ("prompts", "class"):
             chosen = [p for p, job in zip(images, jobs, strict=True) if job[0] == image_set]
             self.run.save_images(image_set, chosen)
+
+    def _to_device(self) -> None:
+        """Lightning takes a trained stage back to the CPU."""
+        for stage in self.backbone.stages.values():
+            stage.denoiser.to(self.device)
 
     def score(self) -> dict[str, Metric]:
         """scores.csv and metrics.json of what `draw` has drawn."""

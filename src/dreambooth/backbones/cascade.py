@@ -82,7 +82,8 @@ class CascadeStage:
         return x.clamp(-1, 1)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        return {"text": self.prompt_encoder(prompts)}
+        device = next(self.denoiser.parameters()).device
+        return {"text": self.prompt_encoder(prompts).to(device)}
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         inputs, level = F.pixel_unshuffle(z_t, self.patch_px), None
@@ -255,6 +256,7 @@ class CascadeBackbone:
                 assert images is not None, "an SR stage follows a base stage"
                 level = torch.full((len(prompts),), self.inference_noise_level)
                 eps = torch.stack([torch.randn(images.shape[1:], generator=g) for g in generators])
+                level, eps = level.to(images.device), eps.to(images.device)
                 extra = {
                     "low_resolution": corrupt_low_resolution(images, level, eps),
                     "noise_level": level,
@@ -264,7 +266,7 @@ class CascadeBackbone:
             if name == last_stage:
                 break
         assert images is not None
-        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def save_as(model: Any, folder: Path, dtype: torch.dtype) -> None:

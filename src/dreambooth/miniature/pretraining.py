@@ -7,7 +7,7 @@ random variance that it is told (paper, section 5).
 """
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dreambooth.backbones.cascade import (
     CascadeBackbone,
@@ -314,6 +314,19 @@ def adamw(parameters: Any, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
 
+class StepsFrom(Sampler):
+    """Step numbers from `start`; as long as all of them, since Lightning counts those done too."""
+
+    def __init__(self, start: int, num_steps: int):
+        self.start, self.num_steps = start, num_steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.num_steps))
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+
 def fit(
     module: L.LightningModule,
     batches: Dataset,
@@ -351,7 +364,7 @@ def fit(
         ],
         enable_model_summary=False,
     )
-    loader = DataLoader(batches, batch_size=None, sampler=range(done, num_steps))
+    loader = DataLoader(batches, batch_size=None, sampler=StepsFrom(done, num_steps))
     trainer.fit(module, loader, ckpt_path=last if done else None, weights_only=False)
     return trainer.global_step >= num_steps
 

@@ -1,0 +1,91 @@
+"""Pretraining: every part runs from nothing, and a killed one goes on as if nothing had been."""
+
+import lightning as L
+import pytest
+import torch
+
+from dreambooth.backbones.cascade import CascadeBackbone, PromptEncoder
+from dreambooth.miniature.oracle import Oracle
+from dreambooth.miniature.pretraining import (
+    PARTS,
+    SceneBatches,
+    TextPretraining,
+    fit,
+    new_text_encoder,
+    pretrain,
+)
+from dreambooth.miniature.scenes import drawn_scenes
+from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
+from dreambooth.sampling import Sampler
+
+NUM_STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return drawn_scenes(tmp_path_factory.mktemp("scenes"), 32, seed=3)
+
+
+def batches_of(scenes, text_encoder):
+    tokens = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS).tokens
+    return SceneBatches(*scenes, tokens, 4, NUM_STEPS, dropout=0.1, identifiers=0.5, seed=1)
+
+
+class KilledError(Exception):
+    pass
+
+
+class KilledText(TextPretraining):
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.trainer.global_step == 3:
+            raise KilledError
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(scenes, tmp_path):
+    def trained(module_class, folder):
+        L.seed_everything(0, verbose=False)
+        module = module_class(new_text_encoder())
+        fit(module, batches_of(scenes, module.text_encoder), NUM_STEPS, folder, 0.9, save_every=2)
+        return module.state_dict()
+
+    with pytest.raises(KilledError):
+        trained(KilledText, tmp_path / "killed")
+    resumed = trained(TextPretraining, tmp_path / "killed")
+    straight = trained(TextPretraining, tmp_path / "straight")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_a_batch_follows_from_seed_and_step_alone(scenes):
+    a, b = (batches_of(scenes, new_text_encoder())[3] for _ in range(2))
+    assert torch.equal(a["images"], b["images"])
+    assert torch.equal(a["tokens"], b["tokens"])
+    assert not torch.equal(a["tokens"], batches_of(scenes, new_text_encoder())[4]["tokens"])
+
+
+def test_every_part_is_pretrained_from_nothing_into_a_model_that_draws(tmp_path):
+    weights, work = tmp_path / "weights", tmp_path / "work"
+    for part in PARTS:
+        done = pretrain(
+            part,
+            weights,
+            work / part,
+            num_steps=2,
+            batch_size=2,
+            num_scenes=8,
+            learning_rate=1e-3,
+            ema_decay=0.9,
+        )
+        assert done
+    Oracle.load(weights)
+    backbone = CascadeBackbone.load(weights)
+    sampler = Sampler("ddim", 1, 1.0)
+    images = backbone.generate(["a red dog"], [("key", 0)], {"base": sampler, "sr": sampler})
+    assert images.shape == (1, 3, 64, 64)
+    assert images.dtype == torch.uint8
+
+
+def test_a_stage_before_the_text_encoder_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="run part=text first"):
+        pretrain("base", tmp_path, tmp_path, 1, 1, 1, 1e-3, 0.9)
+    with pytest.raises(ValueError, match="part='tex' is not known; choose one of text, base, sr"):
+        pretrain("tex", tmp_path, tmp_path, 1, 1, 1, 1e-3, 0.9)
