@@ -17,7 +17,7 @@ from scipy import stats
 from dreambooth.run import Run, find_runs
 
 Cell = tuple[float, str]  # lambda, class
-METRICS = ("identity", "class", "context", "drift", "diversity")
+METRICS = ("identity", "class_accuracy", "context_accuracy", "drift", "diversity")
 
 
 def cells(folders: list[Path]) -> dict[str, dict[Cell, dict[str, float]]]:
@@ -50,10 +50,10 @@ def main() -> None:
     found = cells([Path(folder) for folder in sys.argv[1:]])
     complete = {s: c for s, c in found.items() if len(c) == 6}
     print(f"{len(complete)} subjects with all six cells: {', '.join(complete)}\n")
-    print("lambda class    " + "".join(f"{name:>11s}" for name in METRICS))
+    print("lambda class    " + "".join(f"{name:>18s}" for name in METRICS))
     for cell in sorted({cell for c in complete.values() for cell in c}):
         means = [np.mean([c[cell][name] for c in complete.values()]) for name in METRICS]
-        print(f"{cell[0]:6g} {cell[1]:9s}" + "".join(f"{mean:11.3f}" for mean in means))
+        print(f"{cell[0]:6g} {cell[1]:9s}" + "".join(f"{mean:18.3f}" for mean in means))
     print()
 
     def paired(name: str, a: Cell, b: Cell) -> str:

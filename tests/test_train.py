@@ -40,7 +40,9 @@ def test_the_sweep_leaves_six_finished_runs(sweep):
         assert (run.weights / "base" / "diffusion_pytorch_model.safetensors").is_file()
         assert len(run.read_images("prompts")) == 25
         assert len(run.read_scores()) == 25 + 2
-        assert {"identity", "class", "context", "drift", "diversity"} == set(run.read_metrics())
+        assert {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"} == set(
+            run.read_metrics()
+        )
     assert "Traceback" not in output
 
 
@@ -99,9 +101,8 @@ def test_the_sweeps_table_is_printed_once_and_written(sweep):
     assert {row["state"] for row in rows} == {"finished"}
     for row, run in zip(rows, find_runs(folder / "cells"), strict=True):
         for name, metric in run.read_metrics().items():
-            column = "class_score" if name == "class" else name  # `class` is an override here
-            assert float(row[column]) == pytest.approx(metric.value)
-            assert row[f"{column}_protocol"] == metric.protocol
+            assert float(row[name]) == pytest.approx(metric.value)
+            assert row[f"{name}_protocol"] == metric.protocol
     headings = [line for line in output.splitlines() if "lambda" in line and "identity" in line]
     assert len(headings) == 1
     assert output.count("sweep.csv") == 1

@@ -60,8 +60,8 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
     assert rows[2]["seen_class"] == "cat"
     assert rows[2]["colour_right"] == 1  # the fixed oracle sees red everywhere
     assert metrics["identity"].value == pytest.approx(2 / 3)
-    assert metrics["class"].value == pytest.approx(2 / 3)
-    assert (metrics["context"].value, metrics["context"].count) == (0.5, 2)
+    assert metrics["class_accuracy"].value == pytest.approx(2 / 3)
+    assert (metrics["context_accuracy"].value, metrics["context_accuracy"].count) == (0.5, 2)
     assert (metrics["drift"].value, metrics["drift"].count) == (0, 1)
     assert "diversity" not in metrics  # of one picture
 
@@ -82,13 +82,21 @@ def test_drift_and_diversity_are_of_the_class_prompts_pictures():
     assert metrics["identity"].count == 0
 
 
-def test_a_mean_has_the_interval_of_the_normal_approximation():
-    values = [0.1, 0.4, 0.4, 0.9]
-    metric = mean([{"a": v} for v in values] + [{"a": None}, {}], "a", "how")
-    half = 1.96 * np.std(values, ddof=1) / 2
-    assert (metric.value, metric.count, metric.protocol) == (pytest.approx(0.45), 4, "how")
-    assert metric.ci95 == pytest.approx((0.45 - half, 0.45 + half))
-    assert mean([{"a": 1.0}], "a", "how").ci95 is None
+def test_a_share_has_wilsons_interval():
+    metric = mean([{"a": 1}] * 9 + [{"a": 0}] + [{"a": None}, {}], "a", "how")
+    z, n, p = 1.959964, 10, 0.9
+    centre, half = (p + z**2 / (2 * n)), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    expected = ((centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n))
+    assert (metric.value, metric.count, metric.protocol) == (pytest.approx(p), n, "how")
+    assert metric.ci95 == pytest.approx(expected)
+
+
+def test_a_mean_of_scores_has_a_bootstraps_interval_near_the_normal_one():
+    values = np.random.default_rng(0).uniform(0.2, 0.9, 400)
+    metric = mean([{"a": v} for v in values], "a", "how")
+    half = 1.96 * values.std(ddof=1) / 20
+    assert metric.ci95 == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
+    assert mean([{"a": 0.4}], "a", "how").ci95 is None
 
 
 def test_references_show_the_individual_in_the_same_scenes_each_time():

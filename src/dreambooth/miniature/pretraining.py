@@ -183,7 +183,7 @@ class DenoiserPretraining(L.LightningModule):
         num_steps: int,
         lr: float = 1e-3,
         warmup_steps: int = 200,
-        decay_share: float = 0.3,
+        decay_share: float = 0.4,
     ):
         super().__init__()
         self.stage, self.denoiser = stage, stage.denoiser

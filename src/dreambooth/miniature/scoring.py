@@ -53,8 +53,10 @@ def summary(
     """Means over the rows; `drawn`: embeddings (N, 64) of the class prompt's images."""
     metrics = {
         "identity": mean(prompts, "identity", "P(same individual), oracle, all prompts"),
-        "class": mean(prompts, "class_right", "share that shows the subject's true class, oracle"),
-        "context": mean(prompts, "context_right", "share in the prompted context, oracle"),
+        "class_accuracy": mean(
+            prompts, "class_right", "share that shows the subject's true class, oracle"
+        ),
+        "context_accuracy": mean(prompts, "context_right", "share in the prompted context, oracle"),
         "drift": mean(of_class, "identity", "identity of the class prompt's images (PRES-like)"),
     }
     if len(drawn) > 1:
@@ -66,14 +68,21 @@ def summary(
 
 
 def mean(rows: Sequence[dict[str, Score]], column: str, protocol: str) -> Metric:
-    """With the 95 % interval of the mean (normal approximation, images as independent)."""
+    """With its 95 % interval, images as independent: Wilson's for shares, else a bootstrap's."""
+    from scipy import stats
+
     values = np.array([row[column] for row in rows if row.get(column) is not None], float)
     if not len(values):
         return Metric(float("nan"), 0, protocol)
-    centre = float(values.mean())
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    ci95 = (centre - half, centre + half) if len(values) > 1 else None
-    return Metric(centre, len(values), protocol, ci95)
+    if set(values) <= {0.0, 1.0}:
+        share = stats.binomtest(int(values.sum()), len(values))
+        low, high = share.proportion_ci(method="wilson")
+    elif len(values) > 1:
+        draws = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
+        low, high = draws.confidence_interval
+    else:
+        return Metric(float(values[0]), 1, protocol)
+    return Metric(float(values.mean()), len(values), protocol, (float(low), float(high)))
 
 
 def reference_images(who: Individual) -> Tensor:
