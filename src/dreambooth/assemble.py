@@ -82,6 +82,7 @@ def assemble(run: Run) -> Experiment:
 
 def reload(run: Run) -> tuple[Backbone, Names]:
     """The fine-tuned model of a finished run and its words, from nothing but its folder."""
+    _quieten_libraries()
     config = run.config
     backbone: Backbone = _built(
         config["model"]["backbone"] | {"pretrained": str(run.weights.resolve())}
