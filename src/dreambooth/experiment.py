@@ -197,6 +197,7 @@ class Experiment:
         template, prompt = "a {}", self.names.class_prompt
         jobs += [("class", template, prompt, i) for i in range(self.drawing.num_class_images)]
         self._to_device()
+        log.info("drawing %d pictures", len(jobs))
         images = draw_pictures(self.backbone, [(t, p, i) for _, t, p, i in jobs], self.sampling)
         for image_set in ("prompts", "class"):
             chosen = [p for p, job in zip(images, jobs, strict=True) if job[0] == image_set]
@@ -223,6 +224,8 @@ class Experiment:
         self.run.write_scores(rows)
         self.run.write_metrics(metrics)
         publish(self.logger, metrics, prompts)
+        told = ", ".join(f"{name} {metric.value:.3f}" for name, metric in metrics.items())
+        log.info("scores: %s", told or "none (metrics=none)")
         return metrics
 
 

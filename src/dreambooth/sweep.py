@@ -29,6 +29,7 @@ def recorded(run: Run) -> Iterator[None]:
     try:
         yield
         run.set_status("finished")
+        log.info("finished: %s", run.folder)
         exit_code = 0
     except KeyboardInterrupt:
         run.set_status("failed", "interrupted")

@@ -5,7 +5,7 @@ from PIL import Image
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import CLASSES, LIVE
 from dreambooth.subjects.photos import load_photos
-from dreambooth.subjects.prompts import DREAMBENCH, DREAMBENCH_CLASSES, MINIBENCH
+from dreambooth.subjects.prompts import DREAMBENCH, DREAMBENCH_CLASSES, MINIBENCH, PROMPT_SETS
 from dreambooth.subjects.subject import other_class, subject_from_folder
 
 
@@ -110,3 +110,13 @@ def test_more_photos_begin_with_the_same_ones():
 def test_what_cannot_be_drawn_is_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         drawn_subject(**({"class_noun": "dog", "seed": 0} | arguments))
+
+
+def test_a_folders_prompts_are_dreambenchs_or_the_miniatures(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
+    told = {name: subject_from_folder(str(tmp_path), "dog", prompts=name) for name in PROMPT_SETS}
+    assert told["dreambench"].prompts == DREAMBENCH["object"]
+    assert told["minibench"].prompts == MINIBENCH["object"]
+    with pytest.raises(ValueError, match=r"subject.prompts='mine' is not known; choose dreamb"):
+        subject_from_folder(str(tmp_path), "dog", prompts="mine")

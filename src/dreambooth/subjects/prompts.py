@@ -118,6 +118,9 @@ MINIBENCH = {
 }
 
 
+PROMPT_SETS = {"dreambench": DREAMBENCH, "minibench": MINIBENCH}
+
+
 def subject_phrase(identifier: str, class_noun: str | None) -> str:
     """ "[V] [class noun]", or "[V]" where there is no noun."""
     return f"{identifier} {class_noun}" if class_noun else identifier

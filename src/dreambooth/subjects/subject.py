@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreambooth.randomness import generator
 from dreambooth.subjects.photos import load_photos, read_photo
-from dreambooth.subjects.prompts import DREAMBENCH, DREAMBENCH_CLASSES
+from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS
 
 KINDS = ("live", "object")
 
@@ -47,14 +47,19 @@ def subject_from_folder(
     wrong_class_noun: str | None = None,
     name: str | None = None,
     description: str = "",
+    prompts: str = "dreambench",
 ) -> Subject:
-    """A subject from a folder of photos, evaluated on DreamBench's prompts.
+    """A subject from a folder of photos, evaluated on the prompts of DreamBench or of MiniBench.
 
     Every photo is read at once, so that a broken one is an error now and not after the model is
     loaded. The wrong class noun is another class of DreamBench, drawn by the true one.
     """
     if kind not in KINDS:
         raise ValueError(f"subject.kind={kind!r} is not known; choose live or object")
+    if prompts not in PROMPT_SETS:
+        raise ValueError(
+            f"subject.prompts={prompts!r} is not known; choose {' or '.join(PROMPT_SETS)}"
+        )
     folder = Path(photos).expanduser()
     paths = load_photos(folder, 8).paths
     return Subject(
@@ -63,7 +68,7 @@ def subject_from_folder(
         wrong_class_noun=wrong_class_noun or other_class(class_noun, DREAMBENCH_CLASSES),
         kind=kind,
         photos=lambda resolution_px: torch.stack([read_photo(p, resolution_px) for p in paths]),
-        prompts=DREAMBENCH[kind],
+        prompts=PROMPT_SETS[prompts][kind],
         description=description,
     )
 
