@@ -3,7 +3,7 @@
     python benchmarks/overhead.py [steps]
 
 Alternates bare steps on fixed batches with whole training loops (drawing the samples, Lightning,
-logging to W&B offline, progress bar) of the same module, and prints the median ratio of the pairs.
+logging to a CSV file, progress bar) of the same module, and prints the median ratio of the pairs.
 """
 
 import sys

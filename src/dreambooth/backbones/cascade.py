@@ -21,7 +21,7 @@ from dreambooth.sampling import Sampler, sample
 class PromptEncoder:
     """A frozen text encoder that keeps what it has encoded."""
 
-    def __init__(self, tokenizer: Any, model: nn.Module, max_tokens: int):
+    def __init__(self, tokenizer: Any, model: Any, max_tokens: int):
         self.tokenizer, self.model, self.max_tokens = tokenizer, model.eval(), max_tokens
         self._kept: dict[str, Tensor] = {}
 
@@ -179,13 +179,12 @@ class CascadeBackbone:
             **kwargs,
         )
 
-    def save(self, folder: Path, half: bool = False) -> None:
-        """Everything that `load` reads; `half` stores float16 weights."""
+    def save(self, folder: Path) -> None:
+        """Everything that `load` reads."""
         folder.mkdir(parents=True, exist_ok=True)
-        dtype = torch.float16 if half else torch.float32
         for name, stage in self.stages.items():
-            save_as(stage.denoiser, folder / name, dtype)
-        save_as(self.prompt_encoder.model, folder / "text_encoder", dtype)
+            stage.denoiser.save_pretrained(folder / name)
+        self.prompt_encoder.model.save_pretrained(folder / "text_encoder")
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
         self.describe(folder)

@@ -254,7 +254,7 @@ def pretrain(
     L.seed_everything(seed, verbose=False)
     if part == "oracle":
         oracle = OraclePretraining(OracleNetwork(), num_steps, learning_rate)
-        batches: Dataset = IdentityBatches(num_steps, seed)
+        batches: Dataset = IdentityBatches(num_steps, seed, groups=max(1, batch_size // 6))
         done = fit(oracle, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
         calibrate(oracle.network, seed)
         Oracle(oracle.network).save(weights)
