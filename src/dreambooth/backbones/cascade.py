@@ -43,7 +43,7 @@ class PromptEncoder:
 
     def check_length(self, prompt: str) -> None:
         """ValueError if the prompt has more tokens than the text encoder takes."""
-        count = len(self.tokenizer(prompt).input_ids)
+        count = len(self.tokenizer(prompt, verbose=False).input_ids)
         if count > self.max_tokens:
             raise ValueError(
                 f"the prompt {prompt!r} has {count} tokens; this model reads {self.max_tokens}: "
