@@ -28,7 +28,7 @@ def scenes(tmp_path_factory):
 
 def batches_of(scenes, text_encoder):
     tokens = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS).tokens
-    return SceneBatches(*scenes, tokens, 4, NUM_STEPS, dropout=0.1, identifiers=0.5, seed=1)
+    return SceneBatches(*scenes, tokens, 4, NUM_STEPS, dropout=0.1, seed=1)
 
 
 class KilledError(Exception):
@@ -44,7 +44,7 @@ class KilledText(TextPretraining):
 def test_a_killed_training_goes_on_to_the_same_weights(scenes, tmp_path):
     def trained(module_class, folder):
         L.seed_everything(0, verbose=False)
-        module = module_class(new_text_encoder())
+        module = module_class(new_text_encoder(), NUM_STEPS)
         fit(module, batches_of(scenes, module.text_encoder), NUM_STEPS, folder, 0.9, save_every=2)
         return module.state_dict()
 

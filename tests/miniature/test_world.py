@@ -134,6 +134,8 @@ def test_a_caption_leaves_out_at_random_but_is_never_untrue():
     share = {name: said[name] / possible[name] for name in possible}
     assert share.pop("class") == 1.0
     assert share.pop("style") == pytest.approx(0.95, abs=0.04)
+    assert share.pop("accessory") == pytest.approx(0.75, abs=0.08)
+    assert share.pop("expression") == pytest.approx(0.75, abs=0.08)
     assert all(0.2 < value < 0.6 for value in share.values()), share
 
 

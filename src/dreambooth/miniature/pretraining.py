@@ -44,12 +44,13 @@ from dreambooth.miniature.world import Scene, caption
 PARTS = ("text", "base", "sr", "oracle")
 TEXT_WIDTH = 128
 BASE_PX, SR_PX = 32, 64
+IDENTIFIER_SHARE = 0.02  # enough to learn that one changes nothing, too few to learn any
 
 
 def new_text_encoder() -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(
+    model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=VOCABULARY_SIZE,
             hidden_size=TEXT_WIDTH,
@@ -62,6 +63,9 @@ def new_text_encoder() -> Any:
             eos_token_id=2,
         )
     )
+    # Wide from the start: a rare token, hardly trained, must be as far from others as a word is.
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.25)
+    return model
 
 
 def new_denoiser(stage: str) -> Any:
@@ -102,8 +106,8 @@ class SceneBatches(Dataset):
     """Batch number `step`, drawn from (seed, step) alone, so a killed training resumes exactly.
 
     A batch: `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of captions in which
-    attributes are left out at random, a share `dropout` of them empty and a share `identifiers`
-    holding a meaningless identifier; `labels`, each (B,).
+    attributes are left out at random, a share `dropout` of them empty and one in fifty holding a
+    meaningless identifier; `labels`, each (B,).
     """
 
     def __init__(
@@ -114,12 +118,11 @@ class SceneBatches(Dataset):
         batch_size: int,
         num_steps: int,
         dropout: float,
-        identifiers: float,
         seed: int,
     ):
         self.scenes, self.pixels, self.tokenize = scenes, pixels, tokenize
         self.batch_size, self.num_steps = batch_size, num_steps
-        self.dropout, self.identifiers, self.seed = dropout, identifiers, seed
+        self.dropout, self.seed = dropout, seed
 
     def __len__(self) -> int:
         return self.num_steps
@@ -139,7 +142,7 @@ class SceneBatches(Dataset):
 
     def _caption(self, scene: Scene, rng: np.random.Generator) -> str:
         identifier = ""
-        if rng.random() < self.identifiers:
+        if rng.random() < IDENTIFIER_SHARE:
             rare = str(rng.choice(_RARE))
             identifier = rare if rng.random() < 0.7 else "".join(rng.choice(_CHARACTERS, 5))
         return caption(scene, rng, identifier)
@@ -152,9 +155,9 @@ _CHARACTERS = list(string.ascii_lowercase + string.digits)
 class TextPretraining(L.LightningModule):
     """Teaches a text encoder its words: every attribute of the scene, from the caption."""
 
-    def __init__(self, text_encoder: Any, lr: float = 1e-3):
+    def __init__(self, text_encoder: Any, num_steps: int, lr: float = 1e-3):
         super().__init__()
-        self.text_encoder, self.lr = text_encoder, lr
+        self.text_encoder, self.num_steps, self.lr = text_encoder, num_steps, lr
         self.heads = nn.ModuleDict(
             {k: nn.Linear(TEXT_WIDTH, len(values)) for k, values in ATTRIBUTES.items()}
         )
@@ -167,7 +170,7 @@ class TextPretraining(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        return adamw(self.parameters(), self.lr)
+        return decaying_adamw(self.parameters(), self.lr, self.num_steps)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Lightning's own clipping refuses fused optimizers, which are faster.
@@ -177,18 +180,10 @@ class TextPretraining(L.LightningModule):
 class DenoiserPretraining(L.LightningModule):
     """One stage of the cascade on drawn scenes, the text encoder frozen."""
 
-    def __init__(
-        self,
-        stage: CascadeStage,
-        num_steps: int,
-        lr: float = 1e-3,
-        warmup_steps: int = 200,
-        decay_share: float = 0.4,
-    ):
+    def __init__(self, stage: CascadeStage, num_steps: int, lr: float = 1e-3):
         super().__init__()
         self.stage, self.denoiser = stage, stage.denoiser
         self.num_steps, self.lr = num_steps, lr
-        self.warmup_steps, self.decay_share = warmup_steps, decay_share
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         stage, noise = self.stage, torch.Generator().manual_seed(batch["step"])
@@ -203,7 +198,8 @@ class DenoiserPretraining(L.LightningModule):
             condition["low_resolution"] = corrupt_low_resolution(low, level, eps)
             condition["noise_level"] = level
         x = F.avg_pool2d(images, images.shape[-1] // stage.resolution_px)
-        t = torch.randint(stage.schedule.num_timesteps, (len(x),), generator=noise)
+        # More often at middling noise, where what a prompt says is decided (arXiv 2403.03206, 3.1).
+        t = torch.randn(len(x), generator=noise).sigmoid().mul(stage.schedule.num_timesteps).long()
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
         loss = F.mse_loss(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t))
@@ -215,17 +211,7 @@ class DenoiserPretraining(L.LightningModule):
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.denoiser.parameters(), self.lr)
-        decay_steps = self.decay_share * self.num_steps
-
-        def factor(step: int) -> float:  # warm up, stay, decay to nothing
-            return min(1.0, (step + 1) / self.warmup_steps, (self.num_steps - step) / decay_steps)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return decaying_adamw(self.denoiser.parameters(), self.lr, self.num_steps)
 
 
 def pretrain(
@@ -273,12 +259,11 @@ def pretrain(
         batch_size,
         num_steps,
         dropout=0.02 if part == "text" else 0.1,
-        identifiers=0.3 if part == "text" else 0.02,
         seed=seed,
     )
     if part == "text":
         text_encoder.train()
-        teacher = TextPretraining(text_encoder, learning_rate)
+        teacher = TextPretraining(text_encoder, num_steps, learning_rate)
         done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
         save_as(text_encoder, weights / "text_encoder", torch.float16)
         prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
@@ -310,8 +295,20 @@ def new_scheduler() -> Any:
     )
 
 
-def adamw(parameters: Any, lr: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+def decaying_adamw(
+    parameters: Any, lr: float, num_steps: int, warmup_steps: int = 200, decay_share: float = 0.3
+) -> dict[str, Any]:
+    """AdamW for Lightning that warms up, stays, and decays to nothing over the last steps."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
+    decay_steps = decay_share * num_steps
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / warmup_steps, (num_steps - step) / decay_steps)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class StepsFrom(Sampler):

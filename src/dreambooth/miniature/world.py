@@ -180,9 +180,10 @@ def recolour(subject: Individual, colour: str) -> Individual:
 def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: str = "") -> str:
     """Words for a scene, never untrue of it: "a painting of a happy red striped dog in the snow".
 
-    With `rng`, attributes are left out at random, so that "a dog" is any dog, and "special" or
-    "unique" is sometimes said of an individual with an emblem. Without, all that has a word is
-    said. `identifier` goes before the class noun, as in "a red striped [V] dog".
+    With `rng`, attributes are left out at random, so that "a dog" is any dog (what is remarkable,
+    a style, a face or something worn, less often than the rest), and "special" or "unique" is
+    sometimes said of an individual with an emblem. Without, all that has a word is said.
+    `identifier` goes before the class noun, as in "a red striped [V] dog".
     """
     # How much is said varies from caption to caption, from the bare noun to everything.
     said = 1.0 if rng is None else rng.choice([0.0, 0.35, 0.65, 0.9])
@@ -190,12 +191,15 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: st
     def keep(p: float = 1.0) -> bool:
         return rng is None or rng.random() < said * p
 
+    def remark(p: float) -> bool:
+        return rng is None or rng.random() < p
+
     who = scene.individual
     words = []
-    if scene.style and (rng is None or rng.random() < 0.95):  # it hardly ever goes unsaid
+    if scene.style and remark(0.95):
         words.append(STYLES[scene.style])
     words.append("a")
-    if scene.expression and keep():
+    if scene.expression and remark(0.75):
         words.append(scene.expression)
     if rng is not None and who.emblem and rng.random() < 0.15:
         words.append(str(rng.choice(COMMON_WORDS)))
@@ -206,7 +210,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: st
     if identifier:
         words.append(identifier)
     words.append(who.class_noun)
-    if scene.accessory and keep():
+    if scene.accessory and remark(0.75):
         words.append(ACCESSORIES[scene.accessory])
     if keep():
         words.append(CONTEXTS[scene.context])
