@@ -40,6 +40,7 @@ from dreambooth.miniature.oracle import (
 from dreambooth.miniature.scenes import drawn_scenes, to_tensor
 from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer, rare_tokens
 from dreambooth.miniature.world import Scene, caption
+from dreambooth.module import decayed
 
 PARTS = ("text", "base", "sr", "oracle")
 TEXT_WIDTH = 128
@@ -301,10 +302,9 @@ def decaying_adamw(
     optimizer = torch.optim.AdamW(
         parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
-    decay_steps = decay_share * num_steps
 
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup_steps, (num_steps - step) / decay_steps)
+        return min((step + 1) / warmup_steps, decayed(step, num_steps, decay_share))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
