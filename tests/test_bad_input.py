@@ -69,6 +69,7 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("model.sampling.images.sr.guidance_scale=-1", "guidance_scale is -1: give a number"),
         ("drawing.images_per_prompt=0", "drawing.images_per_prompt=0: give a whole number from 1"),
         ("drawing.num_class_images=0.5", "drawing.num_class_images=0.5: give a whole number"),
+        ("prior.caption_dropout=1", "prior.caption_dropout=1: give a share from 0 to below 1"),
         ("prior.num_images=0", "prior.num_images=0: give a whole number from 1 up"),
         ("method.max_steps=0", "method.max_steps=0: give a whole number from 1 up"),
         ("method.batch_size=many", "method.batch_size=many: give a whole number from 1 up"),

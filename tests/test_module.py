@@ -77,6 +77,20 @@ def test_losses_and_gradients_are_those_of_a_plain_recomputation(stage, weightin
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_a_prior_sample_with_a_dropped_caption_is_under_the_empty_prompt(stage):
+    module = module_of(stage)
+    module.prior_condition = stage.condition(["a dog", ""])
+    subject, prior = draw(stage, 2, seed=1), draw(stage, 3, seed=2)
+    found = module.calc_loss(subject, {**prior, "row": torch.tensor([0, 1, 0])}).prior
+    parts = [{name: value[i : i + 1] for name, value in prior.items()} for i in range(3)]
+    terms = [
+        plain_term(stage, part, prompt, "uniform")
+        for part, prompt in zip(parts, ["a dog", "", "a dog"], strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(terms).mean(), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(found, module.calc_loss(subject, prior).prior, rtol=1e-4)
+
+
 def test_the_prior_branch_is_rows_of_the_same_forward_and_absent_at_lambda_0(stage, monkeypatch):
     rows = []
     predict = stage.predict

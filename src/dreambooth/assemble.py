@@ -64,7 +64,12 @@ def assemble(run: Run) -> Experiment:
         subject=subject,
         names=names,
         backbone=backbone,
-        prior=Prior(prior["lambda"], prior["num_images"], Path(prior["cache"])),
+        prior=Prior(
+            prior["lambda"],
+            prior["num_images"],
+            Path(prior["cache"]),
+            prior["caption_dropout"],
+        ),
         prior_sampling=samplers(sampling["prior"], backbone.stages),
         sampling=samplers(sampling["images"], backbone.stages),
         drawing=Drawing(**config["drawing"]),

@@ -61,13 +61,23 @@ class Names:
 
 @dataclass(frozen=True)
 class Prior:
-    """The prior term: lambda, and where its images are kept."""
+    """The prior term: lambda, its images and where they are kept.
+
+    In a share `caption_dropout` (0 <= share < 1) of it the prompt is empty, as in the pretraining
+    of a model with classifier-free guidance. Without that, the empty prompt, which guidance leads
+    away from, comes to draw the subject too, and guidance then leads away from the subject.
+    """
 
     weight: float
     num_images: int
     cache: Path
+    caption_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.caption_dropout, int | float) or not 0 <= self.caption_dropout < 1:
+            raise ValueError(
+                f"prior.caption_dropout={self.caption_dropout}: give a share from 0 to below 1"
+            )
         if self.weight:
             check_count("prior.num_images", self.num_images)
 
@@ -153,7 +163,7 @@ class Experiment:
         module = self.module(
             stage=stage,
             subject_condition=stage.condition([self.names.subject_prompt]),
-            prior_condition=stage.condition([self.names.class_prompt])
+            prior_condition=stage.condition([self.names.class_prompt, ""])
             if self.prior.weight
             else None,
             prior_weight=self.prior.weight,
@@ -175,6 +185,7 @@ class Experiment:
             self.max_steps * self.batch_size,
             self.seed,
             stage_name,
+            self.prior.caption_dropout,
         )
         started = time.monotonic()
         trainer.fit(module, DataLoader(draws, batch_size=self.batch_size))

@@ -10,7 +10,8 @@ from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
 
 Draw = dict[str, Tensor]
-"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,)."""
+"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,), and, where its condition has several
+rows, each image's `row` (B,)."""
 
 
 class DivergedError(RuntimeError):
@@ -20,8 +21,9 @@ class DivergedError(RuntimeError):
 class DreamBooth(L.LightningModule):
     """Fine-tunes a stage's denoiser on a subject (paper, section 3).
 
-    `subject_condition` and `prior_condition` are one row each: c = "a [V] [class noun]" and
-    c_pr = "a [class noun]". `prior_weight` is lambda >= 0; with 0 there is no prior branch.
+    `subject_condition` is one row, c = "a [V] [class noun]"; `prior_condition` is c_pr = "a [class
+    noun]" and, where captions are dropped, the empty prompt in a second row. `prior_weight` is
+    lambda >= 0; with 0 there is no prior branch.
     `train`: what trains, see `Stage.trainable_parameters`. The learning rate is constant, or falls
     linearly to nothing over the last `decay_share` (0..1) of the steps.
     """
@@ -100,8 +102,8 @@ class DreamBooth(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rows(self, condition: Condition, draw: Draw) -> Condition:
-        """The condition's one row, for every image of the draw."""
-        rows = torch.zeros(len(draw["t"]), dtype=torch.long)
+        """The condition of every image of the draw."""
+        rows = draw["row"].cpu() if "row" in draw else torch.zeros(len(draw["t"]), dtype=torch.long)
         return {k: v.to(self.device) for k, v in repeat(condition, rows).items()}
 
 

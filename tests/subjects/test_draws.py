@@ -22,7 +22,7 @@ def flat(batches):
     return {
         (term, name): torch.cat([batch[term][name] for batch in batches])
         for term in batches[0]
-        for name in ("x", "eps", "t")
+        for name in ("x", "eps", "t", "row")
     }
 
 
@@ -108,3 +108,13 @@ def test_an_encoding_that_is_a_distribution_is_sampled_anew_at_each_step():
     exact = draws_of()[0]["subject"]
     assert torch.equal(first["eps"], exact["eps"])
     assert torch.equal(first["t"], exact["t"])
+
+
+def test_a_share_of_the_prior_samples_is_under_the_empty_prompt_and_no_subject_sample_is():
+    drawn = TrainingDraws(PHOTOS, PRIOR, 1000, 70, 0, "base", caption_dropout=0.25)
+    rows = [drawn[i]["prior"]["row"].item() for i in range(68)]
+    assert rows == [0, 0, 0, 1] * 17
+    assert not any(drawn[i]["subject"]["row"] for i in range(70))
+    assert not any(draws_of()[i]["prior"]["row"] for i in range(70))
+    for name in ("x", "eps", "t"):
+        assert torch.equal(drawn[3]["prior"][name], draws_of()[3]["prior"][name])

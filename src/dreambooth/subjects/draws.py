@@ -15,7 +15,9 @@ class TrainingDraws(Dataset):
 
     Neither the number of processes, nor the split into batches, nor a resume changes them. The two
     terms draw their image, t and eps independently (paper, section 3.3). An item is
-    {"subject": {"x", "eps", "t"}, "prior": ...}, with no "prior" where there are no prior images.
+    {"subject": {"x", "eps", "t", "row"}, "prior": ...}, with no "prior" where there are no prior
+    images. `row` is 1, for the empty prompt, in a share `caption_dropout` of the prior term's
+    samples, evenly spread; else 0.
     """
 
     def __init__(
@@ -26,10 +28,12 @@ class TrainingDraws(Dataset):
         num_samples: int,
         seed: int,
         stage: str,
+        caption_dropout: float = 0.0,
     ):
         self.terms = {"subject": photos} | ({"prior": prior} if prior is not None else {})
         self.num_timesteps, self.num_samples = num_timesteps, num_samples
         self.seed, self.stage = seed, stage
+        self.dropout = {"subject": 0.0, "prior": caption_dropout}
 
     def __len__(self) -> int:
         return self.num_samples
@@ -45,4 +49,5 @@ class TrainingDraws(Dataset):
         own = generator(self.seed, self.stage, term, i)
         t = torch.randint(self.num_timesteps, (), generator=own)
         eps = torch.randn(images.mean.shape[1:], generator=own)
-        return {"x": images.sample(index, own), "eps": eps, "t": t}
+        row = int((i + 1) * self.dropout[term]) - int(i * self.dropout[term])
+        return {"x": images.sample(index, own), "eps": eps, "t": t, "row": torch.tensor(row)}
