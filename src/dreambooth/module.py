@@ -9,9 +9,9 @@ from torch import Tensor
 from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
 
-Draw = dict[str, Tensor]
-"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,), and, where its condition has more
-than one row, each image's `row` (B,)."""
+Draw = dict[str, Any]
+"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,); where its condition has more than
+one row, each image's `row` (B,); and what the condition holds beside these rows, `added`."""
 
 
 class DivergedError(RuntimeError):
@@ -104,7 +104,8 @@ class DreamBooth(L.LightningModule):
     def _rows(self, condition: Condition, draw: Draw) -> Condition:
         """The condition of every image of the draw."""
         rows = draw["row"].cpu() if "row" in draw else torch.zeros(len(draw["t"]), dtype=torch.long)
-        return {k: v.to(self.device) for k, v in repeat(condition, rows).items()}
+        text = {k: v.to(self.device) for k, v in repeat(condition, rows).items()}
+        return text | draw.get("added", {})
 
 
 def decayed(step: int, num_steps: int, share: float) -> float:

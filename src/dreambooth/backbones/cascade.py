@@ -76,6 +76,7 @@ class CascadeStage:
         self.prompt_encoder = prompt_encoder
         self.resolution_px, self.patch_px = resolution_px, patch_px
         self.low_resolution_px = low_resolution_px
+        self.noise_level = 1e-3  # variance of the noise on the low-resolution image
         self.x_shape = (3, resolution_px, resolution_px)
         assert low_resolution_px is None or self.schedule.prediction_type == "sample"
 
@@ -88,6 +89,25 @@ class CascadeStage:
     def condition(self, prompts: Sequence[str]) -> Condition:
         device = next(self.denoiser.parameters()).device
         return {"text": self.prompt_encoder(prompts).to(device)}
+
+    def added_condition(self, x: Tensor, generator: torch.Generator) -> Condition:
+        """The image shrunk by area, with noise of variance `noise_level` (paper, section 3.4)."""
+        if self.low_resolution_px is None:
+            return {}
+        low = F.adaptive_avg_pool2d(x[None], self.low_resolution_px)
+        return {k: row[0] for k, row in self.low_condition(low, self.noise_level, [generator]).items()}
+
+    def low_condition(
+        self, low: Tensor, noise_level: float, generators: Sequence[torch.Generator]
+    ) -> Condition:
+        """Low-resolution images [-1, 1] (B, 3, h, w), each with noise of its own generator."""
+        level = torch.full((len(low),), float(noise_level))
+        eps = torch.stack([torch.randn(low.shape[1:], generator=g) for g in generators])
+        level, eps = level.to(low.device), eps.to(low.device)
+        return {
+            "low_resolution": corrupt_low_resolution(low, level, eps),
+            "noise_level": level,
+        }
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         inputs, level, low = F.pixel_unshuffle(z_t, self.patch_px), None, None
@@ -134,6 +154,14 @@ class CascadeBackbone:
         self.tokenizer = prompt_encoder.tokenizer
         self.known_words_only = known_words_only
         self.batch_size, self.inference_noise_level = batch_size, inference_noise_level
+        self.super_resolution = True
+
+    def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
+        if "sr" not in self.stages and (enabled or noise_level is not None):
+            raise ValueError(f"the model {self.name} has no SR stage: take sr=off")
+        self.super_resolution = enabled
+        if noise_level is not None:
+            self.inference_noise_level = noise_level
 
     @classmethod
     def load(cls, pretrained: str | Path, **kwargs: Any) -> "CascadeBackbone":
@@ -243,25 +271,42 @@ class CascadeBackbone:
         batches = [jobs[i : i + self.batch_size] for i in range(0, len(jobs), self.batch_size)]
         return torch.cat([self._draw(batch, sampling, last_stage) for batch in batches])
 
+    def super_resolve(
+        self,
+        low: Tensor,
+        prompts: Sequence[str],
+        keys: Sequence[tuple],
+        sampling: Mapping[str, Sampler],
+    ) -> Tensor:
+        """As `generate`, from low-resolution images [-1, 1] (N, 3, h, w) in place of the base's."""
+        jobs = list(zip(prompts, keys, strict=True))
+        step = self.batch_size
+        starts = range(0, len(jobs), step)
+        return torch.cat(
+            [self._draw(jobs[i : i + step], sampling, None, low[i : i + step]) for i in starts]
+        )
+
     def _draw(
         self,
         jobs: Sequence[tuple[str, tuple]],
         sampling: Mapping[str, Sampler],
         last_stage: str | None,
+        images: Tensor | None = None,
     ) -> Tensor:
-        prompts, images = [prompt for prompt, _ in jobs], None
+        prompts = [prompt for prompt, _ in jobs]
         for name, stage in self.stages.items():
+            if stage.low_resolution_px is None and images is not None:
+                continue
+            if stage.low_resolution_px is not None and not self.super_resolution:
+                assert images is not None
+                size = stage.resolution_px
+                images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+                continue
             condition, null = stage.condition(prompts), stage.condition([""] * len(prompts))
             generators = [generator(*key, name) for _, key in jobs]
             if stage.low_resolution_px is not None:
                 assert images is not None, "an SR stage follows a base stage"
-                level = torch.full((len(prompts),), self.inference_noise_level)
-                eps = torch.stack([torch.randn(images.shape[1:], generator=g) for g in generators])
-                level, eps = level.to(images.device), eps.to(images.device)
-                extra = {
-                    "low_resolution": corrupt_low_resolution(images, level, eps),
-                    "noise_level": level,
-                }
+                extra = stage.low_condition(images, self.inference_noise_level, generators)
                 condition, null = {**condition, **extra}, {**null, **extra}
             images = stage.decode(sample(stage, condition, null, generators, sampling[name]))
             if name == last_stage:

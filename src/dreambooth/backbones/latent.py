@@ -51,6 +51,9 @@ class LatentStage:
     # Both ways one image at a time: memory stays that of one image however many photos and prior
     # images there are, and an image's bits do not depend on its batch.
 
+    def added_condition(self, x: Tensor, generator: torch.Generator) -> Condition:
+        return {}
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Encoded:
         vae, device = self._pipeline.vae.to(self._device), self._device

@@ -71,6 +71,10 @@ class Stage(Protocol):
     def condition(self, prompts: Sequence[str]) -> Condition:
         """The text part of the condition, one row a prompt; no gradient."""
 
+    def added_condition(self, x: Tensor, generator: torch.Generator) -> Condition:
+        """What the condition of one training image x (*x_shape) holds beside text, no batch
+        dimension: an SR stage's noisy low-resolution image and its noise level; else nothing."""
+
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output, in the parametrisation of `schedule.prediction_type`.
 
@@ -106,6 +110,10 @@ class Backbone(Protocol):
         `sampling` names a sampler for each stage; the images are those of the last stage, or of
         `last_stage`.
         """
+
+    def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
+        """Whether pictures are drawn with the SR stage or enlarged plainly, and at which variance of
+        the noise on its condition (None: the model's own). ValueError where there is no SR stage."""
 
     def save(self, folder: Path) -> None:
         """The weights, in the diffusers layout that `load` (and plain diffusers) reads."""

@@ -1,12 +1,13 @@
 """What each training sample sees: which photo, which timestep, which noise."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dreambooth.backbones.stage import Encoded
+from dreambooth.backbones.stage import Condition, Encoded
 from dreambooth.randomness import generator
 
 
@@ -15,9 +16,9 @@ class TrainingDraws(Dataset):
 
     Neither the number of processes, nor the split into batches, nor a resume changes them. The two
     terms draw their image, t and eps independently (paper, section 3.3). An item is
-    {"subject": {"x", "eps", "t", "row"}, "prior": ...}, with no "prior" where there are no prior
+    {"subject": {"x", "eps", "t", "row", "added"}, "prior": ...}, with no "prior" where there are no prior
     images. `row` is 1, for the empty prompt, in a share `caption_dropout` of the prior term's
-    samples, evenly spread; else 0.
+    samples, evenly spread; else 0. `added` is what the stage's condition has beside text.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class TrainingDraws(Dataset):
         num_samples: int,
         seed: int,
         stage: str,
+        added_condition: Callable[[Tensor, torch.Generator], Condition],
         caption_dropout: float = 0.0,
     ):
         self.terms = {"subject": photos} | ({"prior": prior} if prior is not None else {})
         self.num_timesteps, self.num_samples = num_timesteps, num_samples
         self.seed, self.stage = seed, stage
+        self.added_condition = added_condition
         self.dropout = {"subject": 0.0, "prior": caption_dropout}
 
     def __len__(self) -> int:
@@ -50,4 +53,6 @@ class TrainingDraws(Dataset):
         t = torch.randint(self.num_timesteps, (), generator=own)
         eps = torch.randn(images.mean.shape[1:], generator=own)
         row = int((i + 1) * self.dropout[term]) - int(i * self.dropout[term])
-        return {"x": images.sample(index, own), "eps": eps, "t": t, "row": torch.tensor(row)}
+        x = images.sample(index, own)
+        added = self.added_condition(x, own)
+        return {"x": x, "eps": eps, "t": t, "row": torch.tensor(row), "added": dict(added)}
