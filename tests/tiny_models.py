@@ -141,7 +141,6 @@ def cascade_folder(folder: Path, seed: int = 0) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from dreambooth.backbones.cascade import CascadeBackbone, CascadeStage, PromptEncoder
-    from dreambooth.diffusion import NoiseSchedule
     from dreambooth.miniature.pretraining import new_scheduler
     from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer
 
@@ -182,11 +181,9 @@ def cascade_folder(folder: Path, seed: int = 0) -> Path:
         )
         base, sr = unet(4, sr=False), unet(8, sr=True)
     text = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS)
-    scheduler = new_scheduler()
-    schedule = NoiseSchedule.from_scheduler(scheduler)
     stages = {
-        "base": CascadeStage("base", base, schedule, text, 32, 4),
-        "sr": CascadeStage("sr", sr, schedule, text, 64, 8, low_resolution_px=32),
+        "base": CascadeStage("base", base, new_scheduler("base"), text, 32, 4),
+        "sr": CascadeStage("sr", sr, new_scheduler("sr"), text, 64, 8, low_resolution_px=32),
     }
-    CascadeBackbone("tiny", stages, text, scheduler, known_words_only=True).save(folder)
+    CascadeBackbone("tiny", stages, text, known_words_only=True).save(folder)
     return folder

@@ -10,8 +10,8 @@ from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
 
 Draw = dict[str, Tensor]
-"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,), and, where its condition has several
-rows, each image's `row` (B,)."""
+"""What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,), and, where its condition has more
+than one row, each image's `row` (B,)."""
 
 
 class DivergedError(RuntimeError):

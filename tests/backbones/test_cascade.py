@@ -228,7 +228,14 @@ def test_a_folder_without_a_cascade_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lost", ["base", "sr/config.json", "scheduler", "tokenizer/tokenizer.json", "text_encoder"]
+    "lost",
+    [
+        "base",
+        "sr/config.json",
+        "sr/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+        "text_encoder",
+    ],
 )
 def test_a_part_that_is_missing_is_one_sentence(backbone, tmp_path, lost):
     backbone.save(tmp_path)

@@ -56,24 +56,28 @@ class CascadeStage:
 
     Pixel (un)shuffling is a permutation: z_t, eps and the loss are those of the plain image, and a
     `patch_px` x `patch_px` square of pixels is one position of the U-Net. The SR stage
-    (`low_resolution_px` given) also sees the low-resolution image and its noise level.
+    (`low_resolution_px` given) also sees the low-resolution image and its noise level. It predicts
+    x, and its U-Net only what the enlarged low-resolution image lacks of it: little, and nothing
+    in flat areas, where noise would otherwise have to pass the whole network to be taken away.
     """
 
     def __init__(
         self,
         name: str,
         denoiser: Any,  # UNet2DConditionModel
-        schedule: NoiseSchedule,
+        scheduler: Any,  # of diffusers: what the denoiser was trained with
         prompt_encoder: PromptEncoder,
         resolution_px: int,
         patch_px: int,
         low_resolution_px: int | None = None,
     ):
-        self.name, self.denoiser, self.schedule = name, denoiser, schedule
+        self.name, self.denoiser, self.scheduler = name, denoiser, scheduler
+        self.schedule = NoiseSchedule.from_scheduler(scheduler)
         self.prompt_encoder = prompt_encoder
         self.resolution_px, self.patch_px = resolution_px, patch_px
         self.low_resolution_px = low_resolution_px
         self.x_shape = (3, resolution_px, resolution_px)
+        assert low_resolution_px is None or self.schedule.prediction_type == "sample"
 
     def encode(self, images: Tensor) -> Encoded:
         return Encoded(images)
@@ -86,14 +90,15 @@ class CascadeStage:
         return {"text": self.prompt_encoder(prompts).to(device)}
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        inputs, level = F.pixel_unshuffle(z_t, self.patch_px), None
+        inputs, level, low = F.pixel_unshuffle(z_t, self.patch_px), None, None
         if self.low_resolution_px is not None:
             low = F.interpolate(condition["low_resolution"], self.resolution_px, mode="bilinear")
             inputs = torch.cat([inputs, F.pixel_unshuffle(low, self.patch_px)], 1)
             level = noise_level_input(condition["noise_level"])
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         out = self.denoiser(inputs, t, condition["text"], class_labels=level).sample
-        return F.pixel_shuffle(out.float(), self.patch_px)
+        out = F.pixel_shuffle(out.float(), self.patch_px)
+        return out if low is None else low + out
 
     def trainable_parameters(self, policy: str) -> list[nn.Parameter]:
         return trainable_parameters(self.denoiser, policy)
@@ -121,14 +126,13 @@ class CascadeBackbone:
         name: str,
         stages: Mapping[str, CascadeStage],
         prompt_encoder: PromptEncoder,
-        scheduler: Any,
         known_words_only: bool = False,
         batch_size: int = 50,
         inference_noise_level: float = 1e-3,
     ):
         self.name, self.stages, self.prompt_encoder = name, stages, prompt_encoder
         self.tokenizer = prompt_encoder.tokenizer
-        self.scheduler, self.known_words_only = scheduler, known_words_only
+        self.known_words_only = known_words_only
         self.batch_size, self.inference_noise_level = batch_size, inference_noise_level
 
     @classmethod
@@ -156,7 +160,6 @@ class CascadeBackbone:
         from transformers import AutoTokenizer, CLIPTextModel
 
         about = json.loads((folder / "cascade.json").read_text())
-        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         prompt_encoder = PromptEncoder(
@@ -168,13 +171,12 @@ class CascadeBackbone:
             # On a CPU, plain matrix products beat the fused attention kernel at these small sizes.
             unet.set_attn_processor(AttnProcessor())
             unet.to(memory_format=torch.channels_last).eval()
-            schedule = NoiseSchedule.from_scheduler(scheduler)
-            stages[name] = CascadeStage(name, unet, schedule, prompt_encoder, **numbers)
+            scheduler = DDPMScheduler.from_pretrained(folder / name)
+            stages[name] = CascadeStage(name, unet, scheduler, prompt_encoder, **numbers)
         return cls(
             about["name"],
             stages,
             prompt_encoder,
-            scheduler,
             known_words_only=about["known_words_only"],
             **kwargs,
         )
@@ -184,9 +186,9 @@ class CascadeBackbone:
         folder.mkdir(parents=True, exist_ok=True)
         for name, stage in self.stages.items():
             stage.denoiser.save_pretrained(folder / name)
+            stage.scheduler.save_pretrained(folder / name)
         self.prompt_encoder.model.save_pretrained(folder / "text_encoder")
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        self.scheduler.save_pretrained(folder / "scheduler")
         self.describe(folder)
 
     def describe(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Pretraining the miniature's own models on drawn scenes: text encoder, base and SR denoiser.
 
 As in Imagen, the text encoder is trained first and then frozen, and each stage of the cascade is
-trained by itself: v-prediction, cosine schedule, 10 % caption dropout for classifier-free guidance,
+trained by itself: cosine schedule, 10 % caption dropout for classifier-free guidance,
 exponential moving average of the weights; the SR stage with noise conditioning augmentation of a
 random variance that it is told (paper, section 5).
 """
@@ -27,7 +27,7 @@ from dreambooth.backbones.cascade import (
     log10_uniform,
     save_as,
 )
-from dreambooth.diffusion import NoiseSchedule
+from dreambooth.loss import loss_weights, term
 from dreambooth.miniature.oracle import (
     ATTRIBUTES,
     IdentityBatches,
@@ -45,6 +45,7 @@ from dreambooth.module import decayed
 PARTS = ("text", "base", "sr", "oracle")
 TEXT_WIDTH = 128
 BASE_PX, SR_PX = 32, 64
+FACE_WEIGHT = 3  # a scene with an expression is seen so many times as often: it is a few pixels
 IDENTIFIER_SHARE = 0.02  # enough to learn that one changes nothing, too few to learn any
 
 
@@ -97,10 +98,20 @@ def new_denoiser(stage: str) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def new_stage(name: str, prompt_encoder: PromptEncoder, schedule: Any) -> CascadeStage:
-    if name == "sr":
-        return CascadeStage("sr", new_denoiser("sr"), schedule, prompt_encoder, SR_PX, 4, BASE_PX)
-    return CascadeStage("base", new_denoiser("base"), schedule, prompt_encoder, BASE_PX, 2)
+def new_scheduler(stage: str) -> Any:
+    """The cosine schedule (arXiv 2102.09672); the base predicts v (arXiv 2202.00512), SR x."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample" if stage == "sr" else "v_prediction",
+        clip_sample=True,
+    )
+
+
+def new_stage(name: str, prompt_encoder: PromptEncoder) -> CascadeStage:
+    parts = (name, new_denoiser(name), new_scheduler(name), prompt_encoder)
+    return CascadeStage(*parts, *((SR_PX, 4, BASE_PX) if name == "sr" else (BASE_PX, 2)))
 
 
 class SceneBatches(Dataset):
@@ -124,13 +135,15 @@ class SceneBatches(Dataset):
         self.scenes, self.pixels, self.tokenize = scenes, pixels, tokenize
         self.batch_size, self.num_steps = batch_size, num_steps
         self.dropout, self.seed = dropout, seed
+        weights = np.array([FACE_WEIGHT if s.expression else 1 for s in scenes])
+        self.ends = np.cumsum(weights) / weights.sum()  # of the scenes' shares of [0, 1)
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, step])
-        index = np.sort(rng.integers(0, len(self.scenes), self.batch_size))
+        index = np.sort(np.searchsorted(self.ends, rng.random(self.batch_size), side="right"))
         scenes = [self.scenes[i] for i in index]
         texts = [self._caption(s, rng) if rng.random() >= self.dropout else "" for s in scenes]
         labels = [scene_labels(s) for s in scenes]
@@ -202,7 +215,11 @@ class DenoiserPretraining(L.LightningModule):
         t = torch.randint(stage.schedule.num_timesteps, (len(x),), generator=noise)
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
-        loss = F.mse_loss(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t))
+        # An error of x matters more where there is little noise; v has that built in.
+        kind = stage.schedule.prediction_type
+        weighting = "min_snr" if kind == "sample" else "uniform"
+        weights = loss_weights(weighting, stage.schedule.snr(t), kind)
+        loss = term(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t), weights)
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -269,30 +286,15 @@ def pretrain(
         prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
         return done
 
-    scheduler = new_scheduler()
-    stage = new_stage(part, prompt_encoder, NoiseSchedule.from_scheduler(scheduler))
+    stage = new_stage(part, prompt_encoder)
     student = DenoiserPretraining(stage, num_steps, learning_rate)
     done = fit(student, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
     save_as(stage.denoiser, weights / part, torch.float16)
-    scheduler.save_pretrained(weights / "scheduler")
-    stages = {}
-    for name in ("base", "sr"):
-        if (weights / name).is_dir():
-            stages[name] = new_stage(name, prompt_encoder, stage.schedule)
-    backbone = CascadeBackbone(
-        "miniature", stages, prompt_encoder, scheduler, known_words_only=True
-    )
-    backbone.describe(weights)
+    stage.scheduler.save_pretrained(weights / part)
+    found = [name for name in ("base", "sr") if (weights / name).is_dir()]
+    stages = {name: new_stage(name, prompt_encoder) for name in found}
+    CascadeBackbone("miniature", stages, prompt_encoder, known_words_only=True).describe(weights)
     return done
-
-
-def new_scheduler() -> Any:
-    """The cosine schedule (arXiv 2102.09672), v-prediction (arXiv 2202.00512)."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=True
-    )
 
 
 def decaying_adamw(
