@@ -33,7 +33,11 @@ class Scorer(Protocol):
         """ValueError, before any work, if it cannot score pictures of this subject."""
 
     def score(
-        self, subject: Subject, prompts: Sequence[Picture], class_prompts: Sequence[Picture]
+        self,
+        subject: Subject,
+        identifier: str,
+        prompts: Sequence[Picture],
+        class_prompts: Sequence[Picture],
     ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
         """A row for each picture (those of `prompts`, then of `class_prompts`), and the summary."""
 
@@ -218,7 +222,7 @@ class Experiment:
         ]
         metrics: dict[str, Metric] = {}
         for scorer in self.scorers:
-            columns, summary = scorer.score(self.subject, prompts, of_class)
+            columns, summary = scorer.score(self.subject, self.names.identifier, prompts, of_class)
             rows = [row | column for row, column in zip(rows, columns, strict=True)]
             metrics |= summary
         self.run.write_scores(rows)

@@ -6,7 +6,7 @@ import torch
 
 from dreambooth.miniature import scoring
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
-from dreambooth.miniature.scoring import OracleScorer, mean, reference_images, summary
+from dreambooth.miniature.scoring import OracleScorer, reference_images, summary
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import individual
 from dreambooth.run import Picture
@@ -53,7 +53,7 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
         picture("a {} in the snow", context="beach"),
         picture("a red {}", noun="cat", embedding=1),
     ]
-    rows, metrics = scorer.score(SUBJECT, prompts, [picture("a {}", embedding=2)])
+    rows, metrics = scorer.score(SUBJECT, "kzn", prompts, [picture("a {}", embedding=2)])
     assert [row["identity"] for row in rows] == [1, 1, 0, 0]
     assert [row["class_right"] for row in rows] == [1, 1, 0, 1]
     assert [row.get("context_right") for row in rows] == [1, 0, None, None]
@@ -67,7 +67,7 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
 
 
 def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
-    rows, _ = scorer.score(SUBJECT, [picture("a cat {}")], [picture("a {}", noun="cat")])
+    rows, _ = scorer.score(SUBJECT, "kzn", [picture("a cat {}")], [picture("a {}", noun="cat")])
     assert [row["class_right"] for row in rows] == [1, 0]
 
 
@@ -125,7 +125,9 @@ def test_the_subject_itself_is_scored_by_a_network_of_any_weights():
 
 
 def test_a_subject_that_is_not_drawn_is_refused_before_any_work(scorer):
-    photos = Subject("mine", "dog", "cat", "live", lambda r: torch.zeros(1, 3, r, r), ("a {}",))
+    photos = Subject(
+        "mine", "dog", "cat", "live", lambda r: torch.zeros(1, 3, r, r), list, ("a {}",)
+    )
     with pytest.raises(ValueError, match="knows drawn subjects only, and mine is none"):
         scorer.check(photos)
     scorer.check(SUBJECT)

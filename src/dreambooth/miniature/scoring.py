@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreambooth.metrics.intervals import mean
 from dreambooth.miniature import WEIGHTS
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.oracle import Oracle, prompted_values
@@ -31,7 +32,11 @@ class OracleScorer:
             )
 
     def score(
-        self, subject: Subject, prompts: Sequence[Picture], class_prompts: Sequence[Picture]
+        self,
+        subject: Subject,
+        _identifier: str,
+        prompts: Sequence[Picture],
+        class_prompts: Sequence[Picture],
     ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
         assert isinstance(subject.truth, Individual), "checked before"
         truth = self.oracle.read(reference_images(subject.truth)).embeddings
@@ -65,24 +70,6 @@ def summary(
         protocol = "mean pairwise 1 - cosine of oracle embeddings, class prompt's images"
         metrics["diversity"] = Metric(float(pairs.mean()), len(drawn), protocol)
     return metrics
-
-
-def mean(rows: Sequence[dict[str, Score]], column: str, protocol: str) -> Metric:
-    """With its 95 % interval, images as independent: Wilson's for shares, else a bootstrap's."""
-    from scipy import stats
-
-    values = np.array([row[column] for row in rows if row.get(column) is not None], float)
-    if not len(values):
-        return Metric(float("nan"), 0, protocol)
-    if set(values) <= {0.0, 1.0}:
-        share = stats.binomtest(int(values.sum()), len(values))
-        low, high = share.proportion_ci(method="wilson")
-    elif len(values) > 1:
-        draws = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
-        low, high = draws.confidence_interval
-    else:
-        return Metric(float(values[0]), 1, protocol)
-    return Metric(float(values.mean()), len(values), protocol, (float(low), float(high)))
 
 
 def reference_images(who: Individual) -> Tensor:
