@@ -1,5 +1,6 @@
 import math
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,8 +106,9 @@ def test_both_terms_are_logged_apart_and_lambda_multiplies_the_prior_one(stage):
 @pytest.mark.parametrize("policy", ["all", "cross_attention"])
 def test_a_step_changes_what_the_policy_names_and_nothing_else(stage, policy):
     module = module_of(stage, train=policy, learning_rate=1e-2)
+    module.trainer = L.Trainer(max_steps=10, logger=False, enable_checkpointing=False)
     before = {name: p.detach().clone() for name, p in module.denoiser.named_parameters()}
-    optimizer = module.configure_optimizers()
+    optimizer = module.configure_optimizers()["optimizer"]
     module.calc_loss(draw(stage, 2, 1), draw(stage, 2, 2)).total.backward()
     optimizer.step()
     after = dict(module.denoiser.named_parameters())
@@ -116,6 +118,23 @@ def test_a_step_changes_what_the_policy_names_and_nothing_else(stage, policy):
     assert named
     assert {name for name in before if after[name].grad is not None} == named
     assert all(p.grad is None for p in stage.prompt_encoder.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("share", "rates"),
+    [(0, [1, 1, 1, 1]), (0.5, [1, 1, 1, 0.5]), (1, [1, 0.75, 0.5, 0.25])],
+)
+def test_the_learning_rate_falls_to_nothing_over_the_last_share_of_the_steps(stage, share, rates):
+    module = module_of(stage, learning_rate=1e-3, decay_share=share)
+    module.trainer = L.Trainer(max_steps=4, logger=False, enable_checkpointing=False)
+    configured = module.configure_optimizers()
+    found = []
+    for _ in range(4):
+        found.append(configured["optimizer"].param_groups[0]["lr"])
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+    assert found == pytest.approx([1e-3 * rate for rate in rates])
+    assert configured["lr_scheduler"]["interval"] == "step"
 
 
 def test_the_denoiser_trains_in_training_mode(stage):
@@ -149,6 +168,7 @@ def test_another_lambda_is_refused_in_the_users_words(weight):
         ({"train": "everything"}, "choose all or cross_attention"),
         ({"learning_rate": "fast"}, "learning_rate=fast"),
         ({"learning_rate": -1e-5}, "learning_rate=-1e-05"),
+        ({"decay_share": 1.5}, r"decay_share=1\.5: give a share from 0 to 1"),
     ],
 )
 def test_unknown_settings_are_refused_at_once(stage, settings, said):

@@ -22,7 +22,8 @@ class DreamBooth(L.LightningModule):
 
     `subject_condition` and `prior_condition` are one row each: c = "a [V] [class noun]" and
     c_pr = "a [class noun]". `prior_weight` is lambda >= 0; with 0 there is no prior branch.
-    `train`: what trains, see `Stage.trainable_parameters`.
+    `train`: what trains, see `Stage.trainable_parameters`. The learning rate is constant, or falls
+    linearly to nothing over the last `decay_share` (0..1) of the steps.
     """
 
     def __init__(
@@ -35,17 +36,21 @@ class DreamBooth(L.LightningModule):
         weighting: str = "uniform",
         train: str = "all",
         weight_decay: float = 0.01,
+        decay_share: float = 0.0,
     ):
         super().__init__()
         check_prior_weight(prior_weight)
         if not isinstance(learning_rate, int | float) or not 0 < learning_rate < float("inf"):
             raise ValueError(f"method.module.learning_rate={learning_rate}: give a number above 0")
+        if not isinstance(decay_share, int | float) or not 0 <= decay_share <= 1:
+            raise ValueError(f"method.module.decay_share={decay_share}: give a share from 0 to 1")
         loss_weights(weighting, torch.ones(1), stage.schedule.prediction_type)  # a known one?
         assert (prior_condition is None) == (prior_weight == 0)
         self.stage, self.denoiser = stage, stage.denoiser
         self.subject_condition, self.prior_condition = subject_condition, prior_condition
         self.prior_weight, self.weighting = prior_weight, weighting
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.decay_share = decay_share
         self.denoiser.train().requires_grad_(False)
         self.trained = stage.trainable_parameters(train)
         for parameter in self.trained:
@@ -84,15 +89,26 @@ class DreamBooth(L.LightningModule):
         terms = [term(*part) for part in parts]
         return two_term_loss(terms[0], terms[1] if prior is not None else None, self.prior_weight)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
             self.trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
+        num_steps = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: decayed(step, num_steps, self.decay_share)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rows(self, condition: Condition, draw: Draw) -> Condition:
         """The condition's one row, for every image of the draw."""
         rows = torch.zeros(len(draw["t"]), dtype=torch.long)
         return {k: v.to(self.device) for k, v in repeat(condition, rows).items()}
+
+
+def decayed(step: int, num_steps: int, share: float) -> float:
+    """Factor of the learning rate: 1, and over the last `share` of the steps linearly to 0."""
+    remaining = 1 - step / num_steps
+    return min(1.0, remaining / share) if share else 1.0
 
 
 def check_prior_weight(prior_weight: Any) -> None:

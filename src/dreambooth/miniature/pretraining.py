@@ -199,8 +199,7 @@ class DenoiserPretraining(L.LightningModule):
             condition["low_resolution"] = corrupt_low_resolution(low, level, eps)
             condition["noise_level"] = level
         x = F.avg_pool2d(images, images.shape[-1] // stage.resolution_px)
-        # More often at middling noise, where what a prompt says is decided (arXiv 2403.03206, 3.1).
-        t = torch.randn(len(x), generator=noise).sigmoid().mul(stage.schedule.num_timesteps).long()
+        t = torch.randint(stage.schedule.num_timesteps, (len(x),), generator=noise)
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
         loss = F.mse_loss(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t))
