@@ -3,7 +3,8 @@
 Each picture goes through each encoder once; all scores are made of those features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -28,17 +29,17 @@ class ImageEncoder(Protocol):
 
     protocol: str
 
-    def images(self, images: Sequence[Tensor]) -> Tensor: ...
+    def images(self, images: Iterable[Tensor]) -> Tensor: ...
 
 
 class TextImageEncoder(ImageEncoder, Protocol):
-    def texts(self, texts: Sequence[str]) -> Tensor: ...
+    def texts(self, texts: Iterable[str]) -> Tensor: ...
 
 
 class PairDistance(Protocol):
     protocol: str
 
-    def pairs(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor: ...
+    def pairs(self, a: Tensor, b: Tensor) -> Tensor: ...
 
 
 class FidelityScorer:
@@ -68,10 +69,11 @@ class FidelityScorer:
         prompts: Sequence[Picture],
         class_prompts: Sequence[Picture],
     ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+        distances = self._distances(prompts) if self.distance else None  # refuses odd sizes first
         photos = subject.originals()
-        pixels, of_class = [p.pixels for p in prompts], [p.pixels for p in class_prompts]
         real_dino, real_clip = self.dino.images(photos), self.clip.images(photos)
-        dino, clip = self.dino.images(pixels), self.clip.images(pixels)
+        dino = self.dino.images(p.pixels for p in prompts)  # pixels of one batch at a time
+        clip = self.clip.images(p.pixels for p in prompts)
         texts = [
             p.prompt if self.keep_identifier else without_identifier(p.prompt, identifier)
             for p in prompts
@@ -85,23 +87,37 @@ class FidelityScorer:
             "copied": copies.closer,
         }
         rows = _rows(columns, len(prompts))
-        pres = prior_preservation(self.dino.images(of_class), real_dino)
+        pres = prior_preservation(self.dino.images(p.pixels for p in class_prompts), real_dino)
         class_rows = _rows({"pres": pres}, len(class_prompts))
-        named = [p.prompt for p in prompts]
-        if self.distance is None:
-            distances = diversity(dino, named, cosine_distance)
-        else:
-            distances = diversity(torch.stack(pixels), named, self.distance.pairs)
-        return rows + class_rows, self._summary(rows, class_rows, distances, len(photos))
+        if distances is None:
+            distances = diversity(dino, [p.prompt for p in prompts], cosine_distance)
+        return rows + class_rows, self._summary(rows, class_rows, distances, photos)
+
+    def _distances(self, prompts: Sequence[Picture]) -> Tensor:
+        """Of all pairs of one prompt, whose pixels are in memory together."""
+        assert self.distance is not None
+        found = [torch.empty(0, dtype=torch.float64)]
+        for prompt, group in groupby(sorted(prompts, key=_prompt), key=_prompt):
+            pixels = [p.pixels for p in group]
+            if len({image.shape for image in pixels}) > 1:
+                raise ValueError(
+                    f"the images of the prompt {prompt!r} have several sizes ({sizes(pixels)}), "
+                    "and DIV compares them pixel by pixel: resize them to one size"
+                )
+            found.append(
+                diversity(torch.stack(pixels), [prompt] * len(pixels), self.distance.pairs)
+            )
+        return torch.cat(found)
 
     def _summary(
         self,
         rows: list[dict[str, Score]],
         class_rows: list[dict[str, Score]],
         distances: Tensor,
-        num_photos: int,
+        photos: Sequence[Tensor],
     ) -> dict[str, Metric]:
-        pairs = f"mean cosine, all images x {num_photos} real photos"
+        real = f"{len(photos)} real photos ({sizes(photos)}, 8 bits)"
+        pairs = f"mean cosine, all images x {real}"
         dino, clip = self.dino.protocol, self.clip.protocol
         token = "[V] stays in the text" if self.keep_identifier else "[V] left out of the text"
         distance = "1 - cosine; " + dino if self.distance is None else self.distance.protocol
@@ -112,11 +128,22 @@ class FidelityScorer:
             "clip_t": mean(rows, "clip_t", f"mean cosine, image and its prompt, {token}; {clip}"),
             "pres": mean(class_rows, "pres", f"class prompt's images: {pairs}; {dino}"),
             "div": mean(div_rows, "div", f"mean over pairs of one prompt; {distance}"),
-            "copy": mean(rows, "copy", f"mean cosine to the nearest photo; {dino}"),
+            "copy": mean(rows, "copy", f"mean cosine to the nearest of {real}; {dino}"),
             "copied": mean(
-                rows, "copied", f"share nearer to a photo than any two photos are; {dino}"
+                rows, "copied", f"share nearer to one of {real} than any two of them; {dino}"
             ),
         }
+
+
+def sizes(images: Sequence[Tensor]) -> str:
+    """Width x height of images (3, H, W), the smallest and the largest: "64x64 px"."""
+    found = sorted({image.shape[:0:-1] for image in images}, key=lambda size: size[0] * size[1])
+    ends = [f"{width}x{height}" for width, height in dict.fromkeys([found[0], found[-1]])]
+    return " to ".join(ends) + " px"
+
+
+def _prompt(picture: Picture) -> str:
+    return picture.prompt
 
 
 def _rows(columns: dict[str, Tensor], count: int) -> list[dict[str, Score]]:

@@ -27,9 +27,8 @@ class MeanColour:
         return F.normalize(torch.stack(pooled)) if pooled else torch.empty(0, 12)
 
     def texts(self, texts):
-        return F.normalize(
-            torch.tensor([[1.0 + text.count(c) for c in "abcdeghimnor"] for text in texts])
-        )
+        counts = [[1.0 + text.count(c) for c in "abcdeghimnor"] for text in texts]
+        return F.normalize(torch.tensor(counts).reshape(-1, 12))
 
 
 class MeanDifference:
