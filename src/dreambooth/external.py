@@ -49,7 +49,7 @@ def read_external(
     if not listed:
         raise ValueError(
             f"no images in {images}: give a folder with a subfolder for each prompt, named by it, "
-            f"that holds {', '.join(SUFFIXES)} files, or a CSV file with the columns path and prompt"
+            f"of {', '.join(SUFFIXES)} files, or a CSV file with the columns path and prompt"
         )
     phrase = subject_phrase(identifier, subject.class_noun).strip()
     counts: Counter[str] = Counter()
@@ -107,8 +107,8 @@ def _check_named(prompt: str, class_noun: str, identifier: str, path: Path) -> N
     words = prompt.lower()
     if class_noun.lower() not in words and (not identifier or identifier.lower() not in words):
         raise ValueError(
-            f"the prompt {prompt!r} of {path} does not name the subject, a {class_noun}: write {{}} "
-            "where it stands, or give identifier=, the word that the prompts have for it"
+            f"the prompt {prompt!r} of {path} does not name the subject, a {class_noun}: write "
+            "{} where it stands, or give identifier=, the word that the prompts have for it"
         )
 
 

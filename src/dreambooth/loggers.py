@@ -30,6 +30,8 @@ def wandb_logger(
     """
     import wandb
 
+    # Pictures of tables wait there for their upload; W&B's own place is in the home directory.
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
     mode = os.environ.get("WANDB_MODE") or (
         "online" if wandb.login(prompt=False, verify=False) else "offline"
     )
@@ -83,7 +85,7 @@ def _log_table(logger: WandbLogger, scored: Sequence[tuple[Picture, Mapping[str,
     for picture, row in scored:
         image = wandb.Image(picture.pixels.permute(1, 2, 0).numpy())
         table.add_data(image, *(row.get(column) for column in columns))
-    logger.experiment.log({"scores": table})
+    logger.log_metrics({"scores": table})
 
 
 def _summary(metrics: Mapping[str, Metric]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from dreambooth.evaluation import Scorer, evaluate
 from dreambooth.experiment import Names, check_count
@@ -21,10 +21,10 @@ class ScoreCurves(L.Callback):
     """`curves/NAME` to the logger, of every score that needs no second picture of a prompt.
 
     Before the first step and after every `every_n_steps` the same small set is drawn from the same
-    noise: one picture of each of `num_prompts` of the subject's prompts, spread over its list, and
-    `num_class_images` of the class prompt. The training is not touched: neither its random numbers
-    nor the mode of its modules. `curves/seconds` is what one point took; a line at the end tells
-    the whole cost.
+    noise: one picture of each of at most `num_prompts` of the subject's prompts, spread over their
+    list, and `num_class_images` of the class prompt. The training is not touched: neither its
+    random numbers nor the mode of its modules. `curves/seconds` is what one point took; a line at
+    the end tells the whole cost.
 
     `draw`: (template, prompt, index) of each picture -> the pictures.
     """
@@ -85,8 +85,7 @@ class ScoreCurves(L.Callback):
         seconds = time.monotonic() - started
         self.seconds += seconds
         values = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
-        curves = {
-            f"curves/{name}": value for name, value in (values | {"seconds": seconds}).items()
-        }
+        values["seconds"] = seconds
+        curves = {f"curves/{name}": value for name, value in values.items()}
         assert trainer.logger is not None
         trainer.logger.log_metrics(curves, step=trainer.global_step)

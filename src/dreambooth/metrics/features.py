@@ -1,8 +1,9 @@
 """Features of images and texts: DINO, CLIP, and LPIPS distances, each with its protocol in words.
 
 Images come as uint8 (3, H, W), RGB, of any size; each class owns range, resize and normalisation.
-`device`: of torch, or "auto": CUDA where it is there. PIL resizes images: its bicubic filter is antialiased and rounds to 8 bits, as in the original code of
+PIL resizes them: its bicubic filter is antialiased and rounds to 8 bits, as in the original code of
 DINO and in open_clip's own transform (on float tensors the numbers would be slightly others).
+`device` is torch's, or "auto": CUDA where it is there.
 """
 
 import hashlib

@@ -49,9 +49,8 @@ class OracleScorer:
         identity = self.oracle.identity(reading.embeddings, truth).tolist()
         rows: list[dict[str, Score]] = []
         for picture, seen, same in zip(pictures, reading.values, identity, strict=True):
-            asked = prompted_values(picture.template or picture.prompt) | {
-                "class": subject.class_noun
-            }
+            asked = prompted_values(picture.template or picture.prompt)
+            asked["class"] = subject.class_noun
             right = {f"{name}_right": int(seen[name] == value) for name, value in asked.items()}
             rows.append({"identity": same, **{f"seen_{k}": v for k, v in seen.items()}, **right})
         n = len(prompts)
