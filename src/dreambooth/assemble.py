@@ -128,6 +128,12 @@ def quieten_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
+    logging.getLogger().addFilter(_is_no_step)
+
+
+def _is_no_step(record: logging.LogRecord) -> bool:
+    """open_clip tells what it does through the root logger, which nobody else writes to."""
+    return record.levelno > logging.INFO
 
 
 def _built(settings: dict[str, Any]) -> Any:
