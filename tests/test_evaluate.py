@@ -158,7 +158,7 @@ def test_the_papers_metrics_on_real_photos_equal_a_computation_in_float64(tmp_pa
     ended = command(
         "evaluate",
         f"images={table}",
-        *("subject=folder", f"photos={photos}", "class_noun=dog", "identifier=kzn"),
+        *("subject=folder", f"photos={photos}", "class_noun=dog", "identifier.text=kzn"),
         *("metrics=paper", f"metrics.fidelity.dino.pretrained={vit}"),
         *(f"metrics.fidelity.clip.pretrained={clip}", "metrics.fidelity.clip.device=cpu"),
         *(f"metrics.fidelity.distance.backbone={alexnet}", "metrics.fidelity.dino.device=cpu"),

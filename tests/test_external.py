@@ -110,7 +110,7 @@ def test_a_table_that_cannot_be_followed(tmp_path, text, said):
 
 def test_a_prompt_may_name_the_subject_by_its_identifier(tmp_path):
     save(tmp_path / "a kzn in the snow" / "0.png")
-    with pytest.raises(ValueError, match=r"write \{\} where it stands, or give identifier="):
+    with pytest.raises(ValueError, match=r"write \{\} where it stands, or give identifier\.text="):
         read_external(tmp_path, DOG)
     ((picture,), _) = read_external(tmp_path, DOG, "kzn")
     assert picture.prompt == "a kzn in the snow"

@@ -94,10 +94,11 @@ def subject_of(config: Mapping[str, Any]) -> Subject:
 
 
 def scorers_of(metrics: dict[str, Any], subject: Subject | None = None) -> list[Scorer]:
-    """What `metrics` names, checked against the subject."""
+    """What `metrics` names, checked against the subject, if there is one."""
     found: list[Scorer] = list(_built(metrics).values())
-    for scorer in found if subject else []:
-        scorer.check(subject)
+    for scorer in found:
+        if subject is not None:
+            scorer.check(subject)
     return found
 
 

@@ -26,7 +26,7 @@ class PictureFile(Picture):
             object.__setattr__(self, name, value)  # a Picture is frozen
 
     @property
-    def pixels(self) -> Tensor:  # type: ignore[override]
+    def pixels(self) -> Tensor:
         return read_original(self.path)
 
 
@@ -108,7 +108,7 @@ def _check_named(prompt: str, class_noun: str, identifier: str, path: Path) -> N
     if class_noun.lower() not in words and (not identifier or identifier.lower() not in words):
         raise ValueError(
             f"the prompt {prompt!r} of {path} does not name the subject, a {class_noun}: write "
-            "{} where it stands, or give identifier=, the word that the prompts have for it"
+            "{} where it stands, or give identifier.text=, the word that the prompts have for it"
         )
 
 

@@ -46,7 +46,7 @@ def score_external(config: Mapping[str, Any]) -> None:
             "subject=folder photos=DIR class_noun=NOUN"
         )
     images = Path(str(config["images"])).expanduser()
-    identifier = str(config["identifier"] or "")
+    identifier = str(config["identifier"]["text"] or "")
     subject = subject_of(config)
     scorers = _some(scorers_of(config["metrics"], subject))
     prompts, of_class = read_external(images, subject, identifier)

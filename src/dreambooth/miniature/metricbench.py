@@ -51,7 +51,7 @@ class Level:
 
     def drawn(self, rng: np.random.Generator, photos: Sequence[Scene]) -> tuple[Scene, np.ndarray]:
         if self.is_photo:
-            scene = photos[rng.integers(len(photos))]
+            scene = photos[int(rng.integers(len(photos)))]
         else:
             scene = random_scene(rng, self.of(rng, photos[0].individual))
         return scene, self.spoil(rng, draw(scene))
