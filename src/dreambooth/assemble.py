@@ -5,9 +5,12 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -16,12 +19,24 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.evaluation import Scorer
-from dreambooth.experiment import Drawing, Experiment, Names, Prior, draw_pictures, to_device
+from dreambooth.experiment import (
+    Drawing,
+    Experiment,
+    Names,
+    Prior,
+    SuperResolution,
+    Training,
+    draw_pictures,
+    to_device,
+)
+from dreambooth.metrics.detail import DetailScorer
 from dreambooth.module import check_prior_weight
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.subject import Subject
+
+log = logging.getLogger(__name__)
 
 
 def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -39,8 +54,19 @@ def start_run(cfg: DictConfig) -> Run:
     """A run folder where Hydra says, with the resolved config in it."""
     quieten_libraries()
     hydra = HydraConfig.get()
-    config = plain_config(cfg, list(hydra.overrides.task))
-    return Run.create(Path(hydra.runtime.output_dir), config)
+    overrides = list(hydra.overrides.task)
+    if cfg.stage == "sr":
+        cfg, overrides = _with_base_of(cfg.run, overrides)
+    return Run.create(Path(hydra.runtime.output_dir), plain_config(cfg, overrides))
+
+
+def _with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """The config of the run whose base stage is taken over, with what the command line changes."""
+    if folder is None:
+        raise ValueError("stage=sr goes on from a finished run: give run=DIR")
+    earlier = Run.open(Path(folder)).config["overrides"]
+    last = {text.partition("=")[0]: text for text in [*earlier, *overrides]}
+    return compose("train", overrides=list(last.values())), list(last.values())
 
 
 def assemble(run: Run) -> Experiment:
@@ -57,8 +83,13 @@ def assemble(run: Run) -> Experiment:
     for template in ("a {}", *subject.prompts):
         backbone.check_prompt(template.format(names.subject), identifier)
     backbone.check_prompt(names.class_prompt)
+    super_resolution = _super_resolution(config["sr"], backbone)
+    base_weights = _base_weights(config, names)
+    _warn_of_small_photos(subject, backbone)
     sampling = config["model"]["sampling"]
     scorers = scorers_of(config["metrics"], subject)
+    if "sr" in backbone.stages and scorers:
+        scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
     image_samplers = samplers(sampling["images"], backbone.stages)
     parts = {
         "run": run,
@@ -81,16 +112,79 @@ def assemble(run: Run) -> Experiment:
         prior_sampling=samplers(sampling["prior"], backbone.stages),
         sampling=image_samplers,
         drawing=Drawing(**config["drawing"]),
-        module=instantiate(config["method"]["module"]),
+        training=_training(config),
+        super_resolution=super_resolution,
+        base_weights=base_weights,
         trainer=instantiate(config["trainer"]),
-        callbacks=[_callback(settings, parts) for settings in config["callbacks"].values()],
+        callbacks=lambda: [_callback(c, parts) for c in config["callbacks"].values()],
         logger=logger_of(config, run),
         scorers=scorers,
-        max_steps=config["method"]["max_steps"],
-        batch_size=config["method"]["batch_size"],
         seed=config["seed"],
         device=device,
     )
+
+
+def _training(config: Mapping[str, Any]) -> dict[str, Training]:
+    """How each stage is fine-tuned that is: the base, then SR if it is given a noise level."""
+    method, sr, only = config["method"], config["sr"], config["stage"]
+    make = instantiate(method["module"])
+    found = {"base": Training(make, method["max_steps"], method["batch_size"])}
+    if sr["noise_level"] is not None:
+        of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
+        found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr")
+    if only not in (None, "base", "sr"):
+        raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
+    if only == "sr" and "sr" not in found:
+        raise ValueError("stage=sr has nothing to fine-tune: give sr=noise_1e-5 or sr.noise_level")
+    return found if only is None else {only: found[only]}
+
+
+def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolution:
+    levels = {key: sr[key] for key in ("noise_level", "inference_noise_level")}
+    given = {key: level for key, level in levels.items() if level is not None}
+    for key, level in given.items():
+        if not isinstance(level, int | float) or not 0 <= level < 1:
+            raise ValueError(f"sr.{key}={level}: give a variance from 0 to below 1, as in 1e-3")
+        if not sr["enabled"]:
+            raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or take sr=frozen")
+    if "sr" not in backbone.stages and sr["enabled"]:
+        raise ValueError(f"the model {backbone.name} has no SR stage: take sr=off")
+    if levels["noise_level"] is not None:
+        backbone.stages["sr"].noise_level = levels["noise_level"]
+    return SuperResolution(sr["enabled"], list(given.values())[-1] if given else None)
+
+
+def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
+    """With stage=sr, those of the run that it goes on from."""
+    if config["stage"] != "sr":
+        if config["run"] is not None:
+            raise ValueError("run=DIR goes with stage=sr: leave it out, or give stage=sr")
+        return None
+    earlier = Run.open(Path(config["run"]))
+    same = ("subject", "class", "identifier", "model")
+    changed = [key for key in same if earlier.config[key] != config[key]]
+    if changed or Names(**earlier.read_names()) != names:
+        raise ValueError(
+            f"{earlier.folder} was trained with another {' and '.join(changed) or 'identifier'}: "
+            "with stage=sr leave that as it was"
+        )
+    weights: dict[str, Any] = reload(earlier)[0].stages["base"].denoiser.state_dict()
+    return weights
+
+
+def _warn_of_small_photos(subject: Subject, backbone: Backbone) -> None:
+    resolution_px = list(backbone.stages.values())[-1].resolution_px
+    sizes = [min(photo.shape[-2:]) for photo in subject.originals()]
+    small = [size for size in sizes if size < resolution_px]
+    if small:
+        log.warning(
+            "%d of %d photos are smaller than the model's %d px (the smallest: %d): they are "
+            "enlarged, and the detail that they lack is learnt as blur",
+            len(small),
+            len(sizes),
+            resolution_px,
+            min(small),
+        )
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:
@@ -120,6 +214,7 @@ def reload(run: Run) -> tuple[Backbone, Names]:
     )
     for stage in backbone.stages.values():
         stage.denoiser.to(_device("auto"))
+    backbone.set_super_resolution(*astuple(_super_resolution(config["sr"], backbone)))
     return backbone, Names(**run.read_names())
 
 

@@ -25,6 +25,11 @@ class Scorer(Protocol):
     ) -> tuple[list[Row], dict[str, Metric]]:
         """A row for each picture (those of `prompts`, then of `class_prompts`), and the summary."""
 
+    def score_restored(
+        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
+    ) -> tuple[list[Row], dict[str, Metric]]:
+        """The same of photos that the SR stage has enlarged, each against its original."""
+
 
 def evaluate(
     scorers: Sequence[Scorer],
@@ -33,10 +38,13 @@ def evaluate(
     prompts: Sequence[Picture],
     class_prompts: Sequence[Picture],
     seed: int | None = None,
+    restored: Sequence[Picture] = (),
+    originals: Sequence[Picture] = (),
 ) -> tuple[list[Row], dict[str, Metric]]:
     """The rows and numbers of all scorers: what scores.csv and metrics.json hold.
 
-    `seed` is the run's, None for pictures of other systems. A row has `set` ("prompts" or "class"),
+    `restored`: photos that the SR stage has enlarged, and their `originals`. `seed` is the run's,
+    None for pictures of other systems. A row has `set` ("prompts", "class" or "restored"),
     `prompt`, `template`, `index`, `seed`, the `path` of a picture of another system, and a column
     for each score of the picture.
     """
@@ -46,7 +54,14 @@ def evaluate(
         columns, summary = scorer.score(subject, identifier, prompts, class_prompts)
         rows = [row | column for row, column in zip(rows, columns, strict=True)]
         metrics |= summary
-    return rows, metrics
+    if not restored:
+        return rows, metrics
+    more = [_row("restored", picture, seed) for picture in restored]
+    for scorer in scorers:
+        columns, summary = scorer.score_restored(subject, restored, originals)
+        more = [row | column for row, column in zip(more, columns, strict=True)]
+        metrics |= summary
+    return rows + more, metrics
 
 
 def joined(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:

@@ -3,12 +3,13 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -83,6 +84,28 @@ class Drawing:
         check_count("drawing.num_class_images", self.num_class_images)
 
 
+@dataclass(frozen=True)
+class Training:
+    """How one stage is fine-tuned."""
+
+    module: Callable[..., DreamBooth]  # of a stage, its two conditions and lambda
+    max_steps: int
+    batch_size: int
+    group: str = "method"  # of the config
+
+    def __post_init__(self) -> None:
+        check_count(f"{self.group}.max_steps", self.max_steps)
+        check_count(f"{self.group}.batch_size", self.batch_size)
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """How pictures are enlarged: by the SR stage or plainly."""
+
+    enabled: bool
+    noise_level: float | None  # told and applied when pictures are drawn; None: the model's own
+
+
 @dataclass
 class Experiment:
     """Everything that a run needs, built and checked; see `assemble`."""
@@ -95,19 +118,15 @@ class Experiment:
     prior_sampling: Mapping[str, Sampler]
     sampling: Mapping[str, Sampler]
     drawing: Drawing
-    module: Callable[..., DreamBooth]  # of a stage, its two conditions and lambda
+    super_resolution: SuperResolution
+    training: Mapping[str, Training]  # of the stages that are fine-tuned, in this order
     trainer: Callable[..., L.Trainer]  # of its callbacks and its loggers
-    callbacks: Sequence[L.Callback]
+    callbacks: Callable[[], Sequence[L.Callback]]  # anew for each stage
     logger: Any
     scorers: Sequence[Scorer]
-    max_steps: int
-    batch_size: int
     seed: int
     device: torch.device  # where pictures are drawn
-
-    def __post_init__(self) -> None:
-        check_count("method.max_steps", self.max_steps)
-        check_count("method.batch_size", self.batch_size)
+    base_weights: Mapping[str, Tensor] | None = None  # of a run whose base stage is taken over
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
         """Samples of the frozen model under the class prompt, from the cache where they are there;
@@ -124,6 +143,9 @@ class Experiment:
             "guidance": sampler.guidance_scale,
             "resolution_px": stage.resolution_px,
         }
+        if stage_name != "base":  # its pictures follow from the stage before it too
+            before = self.prior_sampling["base"]
+            key["base"] = f"{before.name} {before.num_steps} {before.guidance_scale:g}"
         digest = key_digest(key)
         to_device(self.backbone, self.device)
 
@@ -145,47 +167,69 @@ class Experiment:
         images = torch.from_numpy(found.images).permute(0, 3, 1, 2).float() / 127.5 - 1
         return stage.encode(images)
 
-    def train(self, stage_name: str = "base") -> None:
-        """Fine-tune one stage and save the model."""
+    def train(self) -> None:
+        """Fine-tune the stages, one after the other, and save the model."""
+        # These first: they refuse what they cannot do, and prior images take long.
+        modules = {name: self._module(name, how) for name, how in self.training.items()}
+        trainers = {name: self._trainer(how) for name, how in self.training.items()}
+        self.run.write_names(asdict(self.names))
+        self.run.save_images("photos", self._photos(self.subject.photos))
+        # All of them of the frozen model, and now: training changes it.
+        prior = {name: self.encode_prior(name) for name in self.training}
+        self.backbone.set_super_resolution(*astuple(self.super_resolution))
+        if self.base_weights is not None:
+            self.backbone.stages["base"].denoiser.load_state_dict(self.base_weights)
+        for name, how in self.training.items():
+            stage = self.backbone.stages[name]
+            draws = TrainingDraws(
+                stage.encode(self.subject.photos(stage.resolution_px)),
+                prior[name],
+                stage.schedule.num_timesteps,
+                how.max_steps * how.batch_size,
+                self.seed,
+                name,
+                stage.added_condition,
+                self.prior.caption_dropout,
+            )
+            started = time.monotonic()
+            trainers[name].fit(modules[name], DataLoader(draws, batch_size=how.batch_size))
+            seconds = time.monotonic() - started
+            log.info(
+                "%s: %d steps in %.1f s: %.1f ms a step",
+                name,
+                how.max_steps,
+                seconds,
+                1e3 * seconds / how.max_steps,
+            )
+        self.backbone.save(self.run.weights)
+
+    def _module(self, stage_name: str, how: Training) -> DreamBooth:
         stage = self.backbone.stages[stage_name]
-        # These two first: they refuse what they cannot do, and prior images take long.
-        module = self.module(
+        with_prior = self.prior.weight != 0
+        module = how.module(
             stage=stage,
             subject_condition=stage.condition([self.names.subject_prompt]),
-            prior_condition=stage.condition([self.names.class_prompt, ""])
-            if self.prior.weight
-            else None,
+            prior_condition=stage.condition([self.names.class_prompt, ""]) if with_prior else None,
             prior_weight=self.prior.weight,
         )
-        trainer = self.trainer(
-            callbacks=list(self.callbacks),
+        steps = {name: other.max_steps for name, other in self.training.items()}
+        names = list(steps)
+        before = sum(steps[name] for name in names[: names.index(stage_name)])
+        module.share = (before / sum(steps.values()), how.max_steps / sum(steps.values()))
+        return module
+
+    def _trainer(self, how: Training) -> L.Trainer:
+        return self.trainer(
+            callbacks=list(self.callbacks()),
             logger=self.logger,
-            max_steps=self.max_steps,
+            max_steps=how.max_steps,
             plugins=[AtomicCheckpoints()],
         )
-        photos = self.subject.photos(stage.resolution_px)
-        self.run.write_names(asdict(self.names))
-        self.run.save_images("photos", pictures_of(photos, self.names.subject_prompt))
-        prior = self.encode_prior(stage_name)
-        draws = TrainingDraws(
-            stage.encode(photos),
-            prior,
-            stage.schedule.num_timesteps,
-            self.max_steps * self.batch_size,
-            self.seed,
-            stage_name,
-            self.prior.caption_dropout,
-        )
-        started = time.monotonic()
-        trainer.fit(module, DataLoader(draws, batch_size=self.batch_size))
-        seconds = time.monotonic() - started
-        log.info(
-            "%d steps in %.1f s: %.1f ms a step",
-            self.max_steps,
-            seconds,
-            1e3 * seconds / self.max_steps,
-        )
-        self.backbone.save(self.run.weights)
+
+    def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
+        """At the resolution of the last stage."""
+        resolution_px = list(self.backbone.stages.values())[-1].resolution_px
+        return pictures_of(photos(resolution_px), self.names.subject_prompt)
 
     def draw(self) -> None:
         """The subject under every prompt of its set, and the class under its own prompt."""
@@ -202,16 +246,44 @@ class Experiment:
         for image_set in ("prompts", "class"):
             chosen = [p for p, job in zip(images, jobs, strict=True) if job[0] == image_set]
             self.run.save_images(image_set, chosen)
+        if "sr" in self.backbone.stages:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Photos of the subject, if possible not those of the training, shrunk to the base stage's
+        resolution and enlarged again: what super-resolution does to a known truth."""
+        photos = self.subject.held_out or self.subject.photos
+        self.run.save_images("originals", self._photos(photos))
+        originals = self.run.read_images("originals")
+        low = self.backbone.stages["base"].resolution_px
+        pixels = torch.stack([p.pixels for p in originals]).float() / 127.5 - 1
+        images = self.backbone.super_resolve(
+            F.adaptive_avg_pool2d(pixels, low),
+            [p.prompt for p in originals],
+            [("restored", p.index) for p in originals],
+            self.sampling,
+        )
+        found = zip(images, originals, strict=True)
+        self.run.save_images("restored", [replace(p, pixels=image) for image, p in found])
 
     def score(self) -> dict[str, Metric]:
         """scores.csv and metrics.json of what `draw` has drawn."""
         prompts, of_class = self.run.read_images("prompts"), self.run.read_images("class")
+        pairs = ("restored", "originals") if "sr" in self.backbone.stages else ()
+        enlarged = [self.run.read_images(name) for name in pairs]
         rows, metrics = evaluate(
-            self.scorers, self.subject, self.names.identifier, prompts, of_class, self.seed
+            self.scorers,
+            self.subject,
+            self.names.identifier,
+            prompts,
+            of_class,
+            self.seed,
+            *enlarged,
         )
         self.run.write_scores(rows)
         self.run.write_metrics(metrics)
-        publish(self.logger, metrics, rows, [*prompts, *of_class])
+        restored = enlarged[0] if enlarged else []
+        publish(self.logger, metrics, rows, [*prompts, *of_class, *restored])
         log.info("scores: %s", told(metrics) or "none (metrics=none)")
         return metrics
 

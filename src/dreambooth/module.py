@@ -53,6 +53,8 @@ class DreamBooth(L.LightningModule):
         self.prior_weight, self.weighting = prior_weight, weighting
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.decay_share = decay_share
+        self.share = (0.0, 1.0)  # of the run's steps: those before, and these
+        self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         self.denoiser.train().requires_grad_(False)
         self.trained = stage.trainable_parameters(train)
         for parameter in self.trained:
@@ -66,9 +68,9 @@ class DreamBooth(L.LightningModule):
                 f"lower method.module.learning_rate (it is {self.learning_rate:g})"
             )
         size = len(batch["subject"]["t"])
-        self.log("loss/subject", losses.subject, prog_bar=True, batch_size=size)
+        self.log(f"{self.prefix}loss/subject", losses.subject, prog_bar=True, batch_size=size)
         if losses.prior is not None:
-            self.log("loss/prior", losses.prior, prog_bar=True, batch_size=size)
+            self.log(f"{self.prefix}loss/prior", losses.prior, prog_bar=True, batch_size=size)
         return losses.total
 
     def calc_loss(self, subject: Draw, prior: Draw | None) -> Losses:

@@ -30,7 +30,10 @@ def score_again(config: Mapping[str, Any]) -> None:
     scorers = _some(scorers_of(config["metrics"], subject))
     prompts, of_class = run.read_images("prompts"), run.read_images("class")
     identifier = Names(**run.read_names()).identifier
-    rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class, run.config["seed"])
+    pairs = ("restored", "originals") if run.has_images("restored") else ()
+    restored = [run.read_images(name) for name in pairs]
+    seed = run.config["seed"]
+    rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class, seed, *restored)
     run.write_scores(joined(run.read_scores(), rows))
     run.write_metrics(run.read_metrics() | metrics)
     log.info("scores: %s", told(metrics))

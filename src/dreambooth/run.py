@@ -195,6 +195,9 @@ class Run:
         """The pictures of a set, ordered by file name."""
         return [_read_picture(path) for path in self.image_paths(image_set)]
 
+    def has_images(self, image_set: str) -> bool:
+        return self._image_set(image_set).is_dir()
+
     def image_paths(self, image_set: str) -> list[Path]:
         folder = self._image_set(image_set)
         if not folder.is_dir():

@@ -8,8 +8,12 @@ PHOTOS = Encoded(torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2).contiguou
 PRIOR = Encoded(torch.arange(100.0, 107.0).view(7, 1, 1, 1).expand(7, 3, 2, 2).contiguous())
 
 
+def nothing_added(x, generator):
+    return {}
+
+
 def draws_of(prior=PRIOR, seed=0, stage="base", photos=PHOTOS):
-    return TrainingDraws(photos, prior, 1000, 70, seed, stage)
+    return TrainingDraws(photos, prior, 1000, 70, seed, stage, nothing_added)
 
 
 def image_of(draw):
@@ -111,7 +115,7 @@ def test_an_encoding_that_is_a_distribution_is_sampled_anew_at_each_step():
 
 
 def test_a_share_of_the_prior_samples_is_under_the_empty_prompt_and_no_subject_sample_is():
-    drawn = TrainingDraws(PHOTOS, PRIOR, 1000, 70, 0, "base", caption_dropout=0.25)
+    drawn = TrainingDraws(PHOTOS, PRIOR, 1000, 70, 0, "base", nothing_added, 0.25)
     rows = [drawn[i]["prior"]["row"].item() for i in range(68)]
     assert rows == [0, 0, 0, 1] * 17
     assert not any(drawn[i]["subject"]["row"] for i in range(70))

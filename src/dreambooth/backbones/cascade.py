@@ -95,7 +95,9 @@ class CascadeStage:
         if self.low_resolution_px is None:
             return {}
         low = F.adaptive_avg_pool2d(x[None], self.low_resolution_px)
-        return {k: row[0] for k, row in self.low_condition(low, self.noise_level, [generator]).items()}
+        return {
+            k: row[0] for k, row in self.low_condition(low, self.noise_level, [generator]).items()
+        }
 
     def low_condition(
         self, low: Tensor, noise_level: float, generators: Sequence[torch.Generator]

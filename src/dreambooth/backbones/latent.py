@@ -36,7 +36,7 @@ class LatentStage:
         for frozen in (pipeline.vae, pipeline.text_encoder):
             frozen.requires_grad_(False).eval()
 
-        self.name = "base"
+        self.name, self.noise_level = "base", 0.0
         self.denoiser: nn.Module = pipeline.unet
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.resolution_px = resolution_px
@@ -134,6 +134,13 @@ class LatentBackbone:
 
     def check_prompt(self, prompt: str, identifier: str = "") -> None:
         self._stage.check_prompt(prompt)
+
+    def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
+        if enabled or noise_level is not None:
+            raise ValueError(f"the model {self.name} has no SR stage: take sr=off")
+
+    def super_resolve(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        raise ValueError(f"the model {self.name} has no SR stage")
 
     def generate(
         self,

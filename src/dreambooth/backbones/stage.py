@@ -60,6 +60,7 @@ class Stage(Protocol):
     denoiser: nn.Module
     schedule: NoiseSchedule
     x_shape: tuple[int, int, int]
+    noise_level: float  # an SR stage's: variance of the noise on what it enlarges, in training
     resolution_px: int  # of the images that `encode` takes and `decode` gives
 
     def encode(self, images: Tensor) -> Encoded:
@@ -112,8 +113,17 @@ class Backbone(Protocol):
         """
 
     def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
-        """Whether pictures are drawn with the SR stage or enlarged plainly, and at which variance of
-        the noise on its condition (None: the model's own). ValueError where there is no SR stage."""
+        """Whether pictures are drawn with the SR stage or enlarged plainly, and at which variance
+        of the noise on its condition (None: as before). ValueError where there is no SR stage."""
+
+    def super_resolve(
+        self,
+        low: Tensor,
+        prompts: Sequence[str],
+        keys: Sequence[tuple],
+        sampling: Mapping[str, Sampler],
+    ) -> Tensor:
+        """As `generate`, from images of the base stage's resolution, [-1, 1] (N, 3, h, w)."""
 
     def save(self, folder: Path) -> None:
         """The weights, in the diffusers layout that `load` (and plain diffusers) reads."""

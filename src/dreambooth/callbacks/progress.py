@@ -32,4 +32,6 @@ class Progress(L.Callback):
         self._last_step = now
         if now - self._last_write > _SECONDS_BETWEEN_WRITES and trainer.is_global_zero:
             self._last_write = now
-            self.run.set_status("running", progress=trainer.global_step / trainer.max_steps)
+            before, own = getattr(pl_module, "share", (0.0, 1.0))
+            done = before + own * trainer.global_step / trainer.max_steps
+            self.run.set_status("running", progress=done)

@@ -93,6 +93,19 @@ class FidelityScorer:
             distances = diversity(dino, [p.prompt for p in prompts], cosine_distance)
         return rows + class_rows, self._summary(rows, class_rows, distances, photos)
 
+    def score_restored(
+        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
+    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+        ours, theirs = ([p.pixels for p in pictures] for pictures in (restored, originals))
+        cosine = (self.dino.images(ours) * self.dino.images(theirs)).sum(1)
+        columns = {"sr_dino": cosine}
+        says = {"sr_dino": f"mean cosine, enlarged photo and its original; {self.dino.protocol}"}
+        if self.distance is not None:
+            columns["sr_lpips"] = self.distance.pairs(torch.stack(ours), torch.stack(theirs))
+            says["sr_lpips"] = f"enlarged photo and its original; {self.distance.protocol}"
+        rows = _rows(columns, len(ours))
+        return rows, {name: mean(rows, name, protocol) for name, protocol in says.items()}
+
     def _distances(self, prompts: Sequence[Picture]) -> Tensor:
         """Of all pairs of one prompt, whose pixels are in memory together."""
         assert self.distance is not None

@@ -10,10 +10,11 @@ from torch import Tensor
 from dreambooth.metrics.intervals import mean
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
+from dreambooth.miniature.canvas import INK
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_values
 from dreambooth.miniature.scenes import to_tensor
-from dreambooth.miniature.world import Individual, random_scene
+from dreambooth.miniature.world import COLOURS, Individual, random_scene
 from dreambooth.run import Metric, Picture, Score
 from dreambooth.subjects.subject import Subject
 
@@ -56,6 +57,32 @@ class OracleScorer:
         n = len(prompts)
         return rows, summary(rows[:n], rows[n:], reading.embeddings[n:])
 
+    def score_restored(
+        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
+    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+        assert isinstance(subject.truth, Individual), "checked before"
+        truth = self.oracle.read(reference_images(subject.truth)).embeddings
+        identity = self.oracle.identity(self._read(restored).embeddings, truth)
+        wrong = [
+            layout_error(one.pixels, other.pixels, subject.truth)
+            for one, other in zip(restored, originals, strict=True)
+        ]
+        rows: list[dict[str, Score]] = [
+            {"sr_identity": float(same), "sr_layout_error": error}
+            for same, error in zip(identity, wrong, strict=True)
+        ]
+        return rows, {
+            "sr_identity": mean(
+                rows, "sr_identity", f"P(same individual) of enlarged photos, oracle, {_REFERENCES}"
+            ),
+            "sr_layout_error": mean(
+                rows,
+                "sr_layout_error",
+                "share of the original's pixels of one of the individual's colours that show "
+                "another of them, or its outline's, once enlarged",
+            ),
+        }
+
     def _read(self, pictures: Sequence[Picture]) -> Reading:
         parts = [Reading([], torch.empty(0, EMBEDDING))]
         for start in range(0, len(pictures), _BATCH_SIZE):
@@ -69,6 +96,25 @@ class OracleScorer:
             parts.append(self.oracle.read(torch.stack(pixels)))
         values = [value for part in parts for value in part.values]
         return Reading(values, torch.cat([part.embeddings for part in parts]))
+
+
+def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | None:
+    """Share of the pixels that have one of the individual's colours in `original` and are nearer to
+    another one, or to the outline's, in `image`; None where the original shows none of them.
+
+    uint8 (3, H, W) both. A pixel has a colour if it differs by at most 40 of 255 (Euclidean).
+    """
+    names = [name for name in (who.main, who.second, who.emblem_colour) if name]
+    palette = torch.tensor([*(COLOURS[name] for name in names), INK]).float()
+
+    def distances(pixels: Tensor) -> Tensor:
+        return torch.cdist(pixels.float().flatten(1).T, palette)  # (H * W, colours)
+
+    there = distances(original)
+    known = (there.min(1).values <= 40) & (there.argmin(1) < len(names))
+    if not known.any():
+        return None
+    return float((distances(image).argmin(1) != there.argmin(1))[known].float().mean())
 
 
 def fidelity_scorer(weights: str | None = None) -> FidelityScorer:

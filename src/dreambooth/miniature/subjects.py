@@ -11,6 +11,8 @@ from dreambooth.miniature.world import CLASSES, individual, kind_of
 from dreambooth.subjects.prompts import MINIBENCH
 from dreambooth.subjects.subject import Subject, other_class
 
+NUM_HELD_OUT = 16  # casual photos that no training sees
+
 
 def drawn_subject(
     class_noun: str,
@@ -29,14 +31,16 @@ def drawn_subject(
     if not isinstance(num_photos, int) or num_photos < 1:
         raise ValueError(f"subject.num_photos={num_photos}: give 1 or more, 3 to 5 in the paper")
     who = individual(class_noun, seed)
-    pixels = to_tensor(np.stack([draw(s) for s in casual_photos(class_noun, seed, num_photos)]))
+    scenes = casual_photos(class_noun, seed, num_photos + NUM_HELD_OUT)
+    pixels = to_tensor(np.stack([draw(s) for s in scenes]))
     words = [who.main, "" if who.pattern == "plain" else who.pattern, class_noun]
     return Subject(
         name=name or f"{class_noun}{seed}",
         class_noun=class_noun,
         wrong_class_noun=wrong_class_noun or other_class(class_noun, CLASSES),
         kind=kind,
-        photos=lambda resolution_px: shrink(pixels, resolution_px),
+        photos=lambda resolution_px: shrink(pixels[:num_photos], resolution_px),
+        held_out=lambda resolution_px: shrink(pixels[num_photos:], resolution_px),
         originals=lambda: list(((pixels + 1) * 127.5).round().to(torch.uint8)),
         prompts=MINIBENCH[kind],
         description=" ".join(w for w in words if w),

@@ -12,6 +12,16 @@ from rich.text import Text
 from dreambooth.run import Metric, Run, csv_of, describe, find_runs, write_atomically
 
 Row = dict[str, str | Metric]
+OF_SUPER_RESOLUTION = (
+    "detail",
+    "sr_detail",
+    "sr_psnr",
+    "sr_ssim",
+    "sr_identity",
+    "sr_layout_error",
+    "sr_dino",
+    "sr_lpips",
+)
 
 
 def sweep_rows(folder: Path) -> list[Row]:
@@ -46,9 +56,14 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """The table; under it why runs failed, and how each number was measured."""
+    """The table; under it why runs failed, and how each number was measured.
+
+    The scores of super-resolution are in it where the runs differ in `sr`.
+    """
     console = console or Console()
     metrics = _metric_names(rows)
+    if not any(column.partition(".")[0] == "sr" for column in _columns(rows)):
+        metrics = [name for name in metrics if name not in OF_SUPER_RESOLUTION]
     for part in _parts(rows, metrics, console.width):
         table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         for column in part:
@@ -101,7 +116,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
     """The columns of one table, or of several under each other where the metrics do not fit beside
     what names the runs, which all of them then have; `width`: of the terminal, in characters."""
-    names = [column for column in _columns(rows) if column not in metrics]
+    scores = _metric_names(rows)
+    names = [column for column in _columns(rows) if column not in scores]
 
     def breadth(column: str) -> int:
         cells = [line for row in rows for line in _cell(row.get(column, "")).plain.splitlines()]

@@ -16,8 +16,8 @@ class TrainingDraws(Dataset):
 
     Neither the number of processes, nor the split into batches, nor a resume changes them. The two
     terms draw their image, t and eps independently (paper, section 3.3). An item is
-    {"subject": {"x", "eps", "t", "row", "added"}, "prior": ...}, with no "prior" where there are no prior
-    images. `row` is 1, for the empty prompt, in a share `caption_dropout` of the prior term's
+    {"subject": {"x", "eps", "t", "row", "added"}, "prior": ...}, with no "prior" where there are no
+    prior images. `row` is 1, for the empty prompt, in a share `caption_dropout` of the prior term's
     samples, evenly spread; else 0. `added` is what the stage's condition has beside text.
     """
 

@@ -27,6 +27,7 @@ class Subject:
     originals: Callable[[], list[Tensor]]  # uint8 (3, H, W), each whole and at its own size
     prompts: tuple[str, ...]  # templates with {} for "[V] [class noun]"
     description: str = ""  # in words, for prompt engineering without training
+    held_out: Callable[[int], Tensor] | None = None  # other photos of it, if there are; as `photos`
     truth: Any = None  # what is known of it beyond its photos: a miniature's individual
 
     def __post_init__(self) -> None:
