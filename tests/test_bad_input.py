@@ -69,6 +69,12 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("model.sampling.images.sr.guidance_scale=-1", "guidance_scale is -1: give a number"),
         ("drawing.images_per_prompt=0", "drawing.images_per_prompt=0: give a whole number from 1"),
         ("drawing.num_class_images=0.5", "drawing.num_class_images=0.5: give a whole number"),
+        ("sr.noise_level=1", "sr.noise_level=1: give a variance from 0 to below 1, as in 1e-3"),
+        ("sr.noise_level=-0.1", "sr.noise_level=-0.1: give a variance from 0"),
+        ("sr.noise_level=high", "sr.noise_level=high: give a variance from 0"),
+        ("sr.inference_noise_level=2", "sr.inference_noise_level=2: give a variance from 0"),
+        ("stage=text", "stage=text is not known: give base or sr"),
+        ("run=nowhere", "run=DIR goes with stage=sr"),
         ("prior.caption_dropout=1", "prior.caption_dropout=1: give a share from 0 to below 1"),
         ("prior.num_images=0", "prior.num_images=0: give a whole number from 1 up"),
         ("method.max_steps=0", "method.max_steps=0: give a whole number from 1 up"),
@@ -81,6 +87,24 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
 )
 def test_a_setting_that_cannot_be(tiny, tmp_path, override, said):
     assert said in refused(tiny, tmp_path / "run", override)
+
+
+def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, finished):
+    ended = train(tiny, tmp_path / "run", "stage=sr", "sr=noise_1e-5")
+    assert ended.sentence == "stage=sr goes on from a finished run: give run=DIR"
+    again = ("stage=sr", "sr=noise_1e-5", f"run={finished}")
+    said = refused(tiny, tmp_path / "run", *again, "subject=olive")
+    assert said.endswith("trained with another subject: with stage=sr leave that as it was")
+    said = refused(tiny, tmp_path / "other", "stage=sr", f"run={finished}")
+    assert said == "stage=sr has nothing to fine-tune: give sr=noise_1e-5 or sr.noise_level"
+
+
+def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
+    sentence = refused(tiny, tmp_path / "run", *from_folder, "sr=frozen")
+    assert sentence.endswith("has no SR stage: take sr=off")
+    assert "sr=off has no use for sr.noise_level" in refused(
+        tiny, tmp_path / "other", "sr=off", "sr.noise_level=1e-5"
+    )
 
 
 def test_a_group_choice_that_does_not_exist_names_those_that_do(tiny, tmp_path):

@@ -1,0 +1,164 @@
+"""The SR stage is fine-tuned like the base stage, by the same module, at any noise level."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import train
+
+from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.module import DreamBooth
+from dreambooth.run import Run
+from dreambooth.sampling import Sampler
+
+SAMPLING = {"base": Sampler("dpm", 2, 1.0), "sr": Sampler("dpm", 2, 1.0)}
+BASE = "weights/base/diffusion_pytorch_model.safetensors"
+SR = "weights/sr/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def backbone(tiny):
+    return CascadeBackbone.load(tiny)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def image():
+    return torch.rand(3, 64, 64, generator=rng()) * 2 - 1
+
+
+def batch(stage, level):
+    """Two training images of a stage, as the loader gives them."""
+    stage.noise_level = level
+    x = torch.stack([image(), image().flip(-1)])
+    added = [stage.added_condition(one, rng(i)) for i, one in enumerate(x)]
+    return {
+        "x": x,
+        "eps": torch.randn(x.shape, generator=rng(7)),
+        "t": torch.tensor([100, 900]),
+        "added": {name: torch.stack([a[name] for a in added]) for name in added[0]},
+    }
+
+
+def test_without_noise_the_condition_is_the_image_shrunk_by_area(backbone):
+    stage = backbone.stages["sr"]
+    for level, tolerance in ((0.0, 0.0), (1e-8, 1e-3)):
+        stage.noise_level = level
+        condition = stage.added_condition(image(), rng())
+        shrunk = F.avg_pool2d(image(), 2)
+        assert (condition["low_resolution"] - shrunk).abs().max() <= tolerance
+        assert condition["noise_level"] == pytest.approx(level)
+    assert backbone.stages["base"].added_condition(image(), rng()) == {}
+
+
+def test_the_noise_of_the_condition_has_the_levels_variance(backbone):
+    stage = backbone.stages["sr"]
+    stage.noise_level = 0.3
+    noisy = stage.added_condition(torch.zeros(3, 64, 64), rng())["low_resolution"]
+    assert noisy.var() == pytest.approx(0.3, rel=0.1)
+
+
+def test_the_model_is_told_the_level(backbone):
+    stage = backbone.stages["sr"]
+    told = []
+    stage.denoiser.class_embedding.register_forward_hook(lambda *a: told.append(a[2]))
+    condition = stage.condition(["a dog"]) | {"low_resolution": torch.zeros(1, 3, 32, 32)}
+    for level in (1e-3, 1e-5):
+        condition = condition | {"noise_level": torch.tensor([level])}
+        stage.predict(torch.zeros(1, 3, 64, 64), torch.tensor([500]), condition)
+    assert (told[0] - told[1]).abs().max() > 1e-3
+
+
+def test_the_loss_is_the_two_terms_of_the_enlarged_image_and_leaves_the_base_alone(backbone):
+    stage = backbone.stages["sr"]
+    module = DreamBooth(stage, stage.condition(["a kzn dog"]), stage.condition(["a dog"]))
+    subject, prior = batch(stage, 1e-3), batch(stage, 1e-3)
+    losses = module.calc_loss(subject, prior)
+    losses.total.backward()
+    for found, draw, prompt in (
+        (losses.subject, subject, "a kzn dog"),
+        (losses.prior, prior, "a dog"),
+    ):
+        alpha, sigma = stage.schedule.alpha_sigma(draw["t"])
+        condition = stage.condition([prompt] * 2) | draw["added"]
+        x_hat = stage.predict(alpha * draw["x"] + sigma * draw["eps"], draw["t"], condition)
+        torch.testing.assert_close(found, F.mse_loss(x_hat, draw["x"]), rtol=1e-5, atol=1e-6)
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.denoiser.parameters())
+    for part in (backbone.stages["base"].denoiser, backbone.prompt_encoder.model):
+        assert all(p.grad is None for p in part.parameters())
+
+
+def test_off_enlarges_the_bases_picture_plainly(backbone):
+    jobs = (["a dog", "a cat"], [("x", 0), ("x", 1)], SAMPLING)
+    base = backbone.generate(*jobs, last_stage="base")
+    with_sr = backbone.generate(*jobs)
+    backbone.set_super_resolution(False, None)
+    found = backbone.generate(*jobs)
+    low = base.float() / 127.5 - 1
+    plain = F.interpolate(low, 64, mode="bicubic", antialias=True).clamp(-1, 1)
+    assert (found.float() - (plain + 1) * 127.5).abs().max() <= 2  # the base's were rounded
+    assert (found != with_sr).any()
+
+
+def test_the_level_of_drawing_can_be_another_than_that_of_training(backbone):
+    jobs = (["a dog"], [("x", 0)], SAMPLING)
+    first = backbone.generate(*jobs)
+    backbone.set_super_resolution(True, 0.3)
+    assert (backbone.generate(*jobs) != first).any()
+    backbone.set_super_resolution(True, 1e-3)
+    assert torch.equal(backbone.generate(*jobs), first)
+
+
+def test_enlarging_the_bases_own_picture_is_generating(backbone):
+    """But for the base's rounding to 8 bits, which the pictures do not have in between."""
+    keys = [("x", 0), ("x", 1)]
+    base = backbone.generate(["a dog"] * 2, keys, SAMPLING, last_stage="base")
+    found = backbone.super_resolve(base.float() / 127.5 - 1, ["a dog"] * 2, keys, SAMPLING)
+    whole = backbone.generate(["a dog"] * 2, keys, SAMPLING)
+    assert (found.float() - whole.float()).abs().mean() < 1
+
+
+def same(a, b):
+    return a.read_bytes() == b.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, tiny):
+    """A run that fine-tunes both stages."""
+    folder = tmp_path_factory.mktemp("sr") / "both"
+    ended = train(tiny, folder, "sr=noise_1e-3")
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def test_a_run_fine_tunes_both_stages(tuned, finished, tiny):
+    assert same(tuned / BASE, finished / BASE)  # which does not depend on SR
+    assert not same(tuned / SR, finished / SR)
+    assert same(finished / SR, tiny / "sr/diffusion_pytorch_model.safetensors")
+    metrics = Run.open(tuned).read_metrics()
+    assert {"detail", "sr_psnr", "sr_ssim", "sr_identity", "sr_layout_error"} <= set(metrics)
+    assert metrics["sr_psnr"].count == 16
+
+
+def test_the_sr_stage_alone_is_fine_tuned_on_from_a_runs_base_stage(tuned, tmp_path, tiny):
+    ended = train(tiny, tmp_path / "base", "stage=base", "sr=noise_1e-3")
+    assert ended.code == 0, ended.output
+    assert same(tmp_path / "base" / BASE, tuned / BASE)
+    ended = train(tiny, tmp_path / "sr", "stage=sr", f"run={tmp_path / 'base'}")
+    assert ended.code == 0, ended.output
+    assert same(tmp_path / "sr" / BASE, tuned / BASE)
+    assert same(tmp_path / "sr" / SR, tuned / SR)
+
+
+def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
+    from dreambooth.assemble import reload
+
+    ended = train(tiny, tmp_path / "off", "sr=off")
+    assert ended.code == 0, ended.output
+    backbone, _ = reload(Run.open(tmp_path / "off"))
+    assert not backbone.super_resolution
+    ended = train(tiny, tmp_path / "level", "sr.inference_noise_level=0.2")
+    assert ended.code == 0, ended.output
+    assert reload(Run.open(tmp_path / "level"))[0].inference_noise_level == 0.2
+    assert reload(Run.open(finished))[0].inference_noise_level == 1e-3
