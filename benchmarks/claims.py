@@ -24,6 +24,8 @@ def cells(folders: list[Path]) -> dict[str, dict[Cell, dict[str, float]]]:
     """Subject -> cell -> metric -> value, of the finished runs."""
     found: dict[str, dict[Cell, dict[str, float]]] = {}
     for run in (run for folder in folders for run in find_runs(folder)):
+        if run.config.get("method") == "external":
+            continue
         if run.status().state != "finished":
             print(f"left out: {run.folder} is {run.status().state}")
             continue

@@ -1,6 +1,6 @@
 """Pretrain the miniature's models from nothing, one part at a time; a killed one goes on.
 
-for part in text base sr oracle; do python src/pretrain.py part=$part; done
+for part in text base sr oracle clip dino; do python src/pretrain.py part=$part; done
 """
 
 import sys

@@ -28,6 +28,15 @@ def stable_diffusion(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def encoders(tmp_path_factory):
+    """Overrides of metrics=miniature_encoders with tiny random encoders."""
+    from tiny_encoders import miniature_folder
+
+    folder = miniature_folder(tmp_path_factory.mktemp("encoders"))
+    return ("metrics=miniature_encoders", f"metrics.fidelity.weights={folder}")
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny):
     """A finished run of the tiny cascade, its prior cache in ../prior. Only to be read: copy it."""
     from commands import train

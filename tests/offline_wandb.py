@@ -21,6 +21,8 @@ class Offline:
     name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    summary: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)  # of its artifacts: pictures of tables
     exit_code: int | None = None  # None: never finished
 
 
@@ -51,6 +53,12 @@ def _read(path: Path) -> Offline:
             for item in record.history.item:
                 key = item.key or "/".join(item.nested_key)
                 found.history[key].append(json.loads(item.value_json))
+        elif kind == "summary":
+            for item in record.summary.update:
+                found.summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        elif kind == "artifact":
+            for entry in record.artifact.manifest.contents:
+                found.files[entry.path] = Path(entry.local_path)
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

@@ -1,26 +1,34 @@
 import csv
+import json
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from offline_wandb import read_offline
+from PIL import Image
 
 from dreambooth.loggers import csv_logger, grid, publish, wandb_logger
 from dreambooth.run import Metric, Picture
 
-METRICS = {"identity": Metric(0.25, 4, "cosine")}
+METRICS = {"identity": Metric(0.25, 4, "cosine", (0.125, 0.5))}
 
 
 def picture(prompt, index, value=0):
     return Picture(torch.full((3, 4, 4), value, dtype=torch.uint8), prompt, index)
 
 
+DOG = picture("a dog", 0, 200)
+
+
 def test_the_csv_logger_writes_into_the_run_folder(tmp_path):
     logger = csv_logger(tmp_path, {})
     assert isinstance(logger, CSVLogger)
-    publish(logger, METRICS, [picture("a dog", 0)])
+    publish(
+        logger, METRICS | {"pres": Metric(float("nan"), 0, "none")}, [{"set": "prompts"}], [DOG]
+    )
     with (tmp_path / "logs" / "metrics.csv").open() as file:
-        assert [float(row["score/identity"]) for row in csv.DictReader(file)] == [0.25]
+        assert list(csv.DictReader(file)) == [{"step": "0", "score/identity": "0.25"}]
 
 
 @pytest.mark.parametrize(
@@ -39,14 +47,30 @@ def test_a_wandb_run_is_named_by_its_overrides_and_grouped_by_its_sweep(
     config = {"seed": 1, "prior": {"lambda": 0}, "overrides": ["seed=1", "prior.lambda=0"]}
     (tmp_path / folder).mkdir(parents=True)
     logger = wandb_logger(tmp_path / folder, config, "dreambooth", group, name)
-    pictures = [picture("a dog", 0), picture("a dog", 1), picture("a red dog", 0)]
-    publish(logger, METRICS, pictures)
+    pictures = [picture("a dog", 0), picture("a dog", 1, 50), picture("a red dog", 0, 100), DOG]
+    rows = [{"set": "prompts", "dino": i / 4} for i in range(3)] + [{"set": "class", "pres": 0.75}]
+    publish(logger, METRICS, rows, pictures)
     wandb.finish()
     kept = read_offline(tmp_path / folder)
     assert (kept.group, kept.name) == expected
     assert {k: kept.config[k] for k in config} == config
     assert kept.history["score/identity"] == [0.25]
     assert kept.history["pictures/captions"] == [["a dog; a red dog"]]
+    summary = {"count": 4, "protocol": "cosine", "low": 0.125, "high": 0.5}
+    assert {k: kept.summary[f"score/identity_{k}"] for k in summary} == summary
+    table = json.loads(kept.files["scores.table.json"].read_text())
+    assert table["columns"] == ["picture", "set", "dino", "pres"]
+    assert [row[1:] for row in table["data"]] == [
+        ["prompts", 0.0, None],
+        ["prompts", 0.25, None],
+        ["prompts", 0.5, None],
+        ["class", None, 0.75],
+    ]
+    for (image, *_), shown in zip(table["data"], pictures, strict=True):
+        path = kept.files[image["path"]]
+        assert path.is_relative_to(tmp_path / folder)
+        with Image.open(path) as found:
+            assert np.array_equal(found, shown.pixels.permute(1, 2, 0))
     assert kept.exit_code == 0
 
 

@@ -95,3 +95,10 @@ def lpips_backbone(file: Path, net: str = "alex", seed: int = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({k: v for k, v in state.items() if k.startswith("features.")}, file)
     return file
+
+
+def miniature_folder(folder: Path) -> Path:
+    """`dino` and `clip` for images of 64 px, as the miniature's weights have them."""
+    tiny_vit_folder(folder / "dino")
+    tiny_clip_folder(folder / "clip")
+    return folder

@@ -1,6 +1,7 @@
 """Config to objects. Below this file nothing knows Hydra or OmegaConf, nor the two keywords `class`
 and `lambda`; everything a user can say wrong is found here, before any long work starts."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.backbones.stage import Backbone, Stage
-from dreambooth.experiment import Drawing, Experiment, Names, Prior
+from dreambooth.evaluation import Scorer
+from dreambooth.experiment import Drawing, Experiment, Names, Prior, draw_pictures, to_device
 from dreambooth.module import check_prior_weight
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
@@ -35,7 +37,7 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
 
 def start_run(cfg: DictConfig) -> Run:
     """A run folder where Hydra says, with the resolved config in it."""
-    _quieten_libraries()
+    quieten_libraries()
     hydra = HydraConfig.get()
     config = plain_config(cfg, list(hydra.overrides.task))
     return Run.create(Path(hydra.runtime.output_dir), config)
@@ -47,7 +49,7 @@ def assemble(run: Run) -> Experiment:
     prior = config["prior"]
     check_prior_weight(prior["lambda"])
     device = _device(config["trainer"]["accelerator"])
-    subject: Subject = _built(config["subject"])
+    subject = subject_of(config)
     noun = _class_noun(config["class"], subject)
     backbone: Backbone = _built(config["model"]["backbone"])
     identifier = _identifier(config["identifier"], config["model"], backbone)
@@ -56,9 +58,15 @@ def assemble(run: Run) -> Experiment:
         backbone.check_prompt(template.format(names.subject), identifier)
     backbone.check_prompt(names.class_prompt)
     sampling = config["model"]["sampling"]
-    scorers = list(_built(config["metrics"]).values())
-    for scorer in scorers:
-        scorer.check(subject)
+    scorers = scorers_of(config["metrics"], subject)
+    image_samplers = samplers(sampling["images"], backbone.stages)
+    parts = {
+        "run": run,
+        "subject": subject,
+        "names": names,
+        "scorers": scorers,
+        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, image_samplers),
+    }
     return Experiment(
         run=run,
         subject=subject,
@@ -71,12 +79,12 @@ def assemble(run: Run) -> Experiment:
             prior["caption_dropout"],
         ),
         prior_sampling=samplers(sampling["prior"], backbone.stages),
-        sampling=samplers(sampling["images"], backbone.stages),
+        sampling=image_samplers,
         drawing=Drawing(**config["drawing"]),
         module=instantiate(config["method"]["module"]),
         trainer=instantiate(config["trainer"]),
-        callbacks=[_partial(callback)(run=run) for callback in config["callbacks"].values()],
-        logger=_partial(config["logger"])(folder=run.folder, config=dict(config)),
+        callbacks=[_callback(settings, parts) for settings in config["callbacks"].values()],
+        logger=logger_of(config, run),
         scorers=scorers,
         max_steps=config["method"]["max_steps"],
         batch_size=config["method"]["batch_size"],
@@ -85,9 +93,27 @@ def assemble(run: Run) -> Experiment:
     )
 
 
+def subject_of(config: Mapping[str, Any]) -> Subject:
+    found: Subject = _built(config["subject"])
+    return found
+
+
+def scorers_of(metrics: dict[str, Any], subject: Subject | None = None) -> list[Scorer]:
+    """What `metrics` names, checked against the subject, if there is one."""
+    found: list[Scorer] = list(_built(metrics).values())
+    for scorer in found:
+        if subject is not None:
+            scorer.check(subject)
+    return found
+
+
+def logger_of(config: Mapping[str, Any], run: Run) -> Any:
+    return _partial(config["logger"])(folder=run.folder, config=dict(run.config))
+
+
 def reload(run: Run) -> tuple[Backbone, Names]:
     """The fine-tuned model of a finished run and its words, from nothing but its folder."""
-    _quieten_libraries()
+    quieten_libraries()
     config = run.config
     backbone: Backbone = _built(
         config["model"]["backbone"] | {"pretrained": str(run.weights.resolve())}
@@ -97,7 +123,7 @@ def reload(run: Run) -> tuple[Backbone, Names]:
     return backbone, Names(**run.read_names())
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Progress bars and advice of libraries, which would bury our own lines."""
     import diffusers
     import transformers
@@ -108,6 +134,12 @@ def _quieten_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
+    logging.getLogger().addFilter(_is_no_step)
+
+
+def _is_no_step(record: logging.LogRecord) -> bool:
+    """open_clip tells what it does through the root logger, which nobody else writes to."""
+    return record.levelno > logging.INFO
 
 
 def _built(settings: dict[str, Any]) -> Any:
@@ -124,6 +156,13 @@ def _partial(settings: dict[str, Any]) -> Any:
     """What `settings` names, to be called with objects (given to `instantiate`, Hydra would take
     them for configs and instantiate what is inside)."""
     return instantiate(settings, _partial_=True)
+
+
+def _callback(settings: dict[str, Any], parts: dict[str, Any]) -> Any:
+    """A callback, of those parts of the experiment that its constructor names."""
+    make = _partial(settings)
+    wanted = inspect.signature(make.func).parameters
+    return make(**{name: part for name, part in parts.items() if name in wanted})
 
 
 def samplers(settings: dict[str, Any], stages: Mapping[str, Stage]) -> dict[str, Sampler]:

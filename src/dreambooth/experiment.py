@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded
 from dreambooth.callbacks.checkpoints import AtomicCheckpoints
+from dreambooth.evaluation import Scorer, evaluate, told
 from dreambooth.loggers import publish
 from dreambooth.module import DreamBooth
-from dreambooth.run import Metric, Picture, Run, Score
+from dreambooth.run import Metric, Picture, Run
 from dreambooth.sampling import Sampler
 from dreambooth.subjects.draws import TrainingDraws
 from dreambooth.subjects.prior import key_digest, prior_images
@@ -24,18 +25,6 @@ from dreambooth.subjects.prompts import class_prompt, subject_phrase
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """Numbers for a run's pictures: the seam for every metric."""
-
-    def check(self, subject: Subject) -> None:
-        """ValueError, before any work, if it cannot score pictures of this subject."""
-
-    def score(
-        self, subject: Subject, prompts: Sequence[Picture], class_prompts: Sequence[Picture]
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
-        """A row for each picture (those of `prompts`, then of `class_prompts`), and the summary."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ class Experiment:
             "resolution_px": stage.resolution_px,
         }
         digest = key_digest(key)
-        self._to_device()
+        to_device(self.backbone, self.device)
 
         def make(indices: list[int]) -> Any:
             keys: list[tuple] = [("prior", digest, i) for i in indices]
@@ -207,37 +196,31 @@ class Experiment:
         ]
         template, prompt = "a {}", self.names.class_prompt
         jobs += [("class", template, prompt, i) for i in range(self.drawing.num_class_images)]
-        self._to_device()
+        to_device(self.backbone, self.device)
         log.info("drawing %d pictures", len(jobs))
         images = draw_pictures(self.backbone, [(t, p, i) for _, t, p, i in jobs], self.sampling)
         for image_set in ("prompts", "class"):
             chosen = [p for p, job in zip(images, jobs, strict=True) if job[0] == image_set]
             self.run.save_images(image_set, chosen)
 
-    def _to_device(self) -> None:
-        """Lightning takes a trained stage back to the CPU."""
-        for stage in self.backbone.stages.values():
-            stage.denoiser.to(self.device)
-
     def score(self) -> dict[str, Metric]:
         """scores.csv and metrics.json of what `draw` has drawn."""
         prompts, of_class = self.run.read_images("prompts"), self.run.read_images("class")
-        rows: list[dict[str, Score]] = [
-            {"set": name, "prompt": p.prompt, "template": p.template, "index": p.index}
-            for name, pictures in (("prompts", prompts), ("class", of_class))
-            for p in pictures
-        ]
-        metrics: dict[str, Metric] = {}
-        for scorer in self.scorers:
-            columns, summary = scorer.score(self.subject, prompts, of_class)
-            rows = [row | column for row, column in zip(rows, columns, strict=True)]
-            metrics |= summary
+        rows, metrics = evaluate(
+            self.scorers, self.subject, self.names.identifier, prompts, of_class, self.seed
+        )
         self.run.write_scores(rows)
         self.run.write_metrics(metrics)
-        publish(self.logger, metrics, prompts)
-        told = ", ".join(f"{name} {metric.value:.3f}" for name, metric in metrics.items())
-        log.info("scores: %s", told or "none (metrics=none)")
+        publish(self.logger, metrics, rows, [*prompts, *of_class])
+        log.info("scores: %s", told(metrics) or "none (metrics=none)")
         return metrics
+
+
+def to_device(backbone: Backbone, device: torch.device) -> Backbone:
+    """All stages: Lightning moves the one it trains only, and takes it back to the CPU."""
+    for stage in backbone.stages.values():
+        stage.denoiser.to(device)
+    return backbone
 
 
 def draw_pictures(

@@ -1,5 +1,6 @@
 """Where losses, pictures and scores go: Weights & Biases, or a CSV file."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from dreambooth.run import Metric, Picture
+from dreambooth.run import Metric, Picture, Score
 
 _LONGEST_NAME = 128  # of W&B
+_MOST_PICTURES = 500
 
 
 def wandb_logger(
@@ -28,6 +30,8 @@ def wandb_logger(
     """
     import wandb
 
+    # Pictures of tables wait there for their upload; W&B's own place is in the home directory.
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
     mode = os.environ.get("WANDB_MODE") or (
         "online" if wandb.login(prompt=False, verify=False) else "offline"
     )
@@ -49,13 +53,48 @@ def csv_logger(folder: Path, config: dict[str, Any]) -> CSVLogger:
     return CSVLogger(folder, name="", version="logs")
 
 
-def publish(logger: Logger, metrics: Mapping[str, Metric], pictures: Sequence[Picture]) -> None:
-    """A run's final numbers, and a grid of its pictures, one for each prompt."""
-    logger.log_metrics({f"score/{name}": metric.value for name, metric in metrics.items()})
+def publish(
+    logger: Logger,
+    metrics: Mapping[str, Metric],
+    rows: Sequence[Mapping[str, Score]],
+    pictures: Sequence[Picture],
+) -> None:
+    """Final numbers; in W&B also a grid of the pictures, one for each prompt, a table of pictures
+    and their scores (the first 500), and each number's count, interval and protocol in its summary.
+
+    `rows`: the scores of `pictures`, one to one.
+    """
+    numbers = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
+    logger.log_metrics({f"score/{name}": value for name, value in numbers.items()})
     if isinstance(logger, WandbLogger):
-        firsts = [picture for picture in pictures if picture.index == 0]
-        logger.log_image("pictures", [grid(firsts)], caption=["; ".join(p.prompt for p in firsts)])
+        scored = list(zip(pictures, rows, strict=True))[:_MOST_PICTURES]
+        firsts = [p for p, row in scored if p.index == 0 and row["set"] == "prompts"]
+        if len({p.pixels.shape for p in firsts}) == 1:  # pictures of other systems may differ
+            captions = ["; ".join(p.prompt for p in firsts)]
+            logger.log_image("pictures", [grid(firsts)], caption=captions)
+        _log_table(logger, scored)
+        logger.experiment.summary.update(_summary(metrics))
     logger.save()
+
+
+def _log_table(logger: WandbLogger, scored: Sequence[tuple[Picture, Mapping[str, Score]]]) -> None:
+    import wandb
+
+    columns = list(dict.fromkeys(key for _, row in scored for key in row))
+    table = wandb.Table(columns=["picture", *columns])
+    for picture, row in scored:
+        image = wandb.Image(picture.pixels.permute(1, 2, 0).numpy())
+        table.add_data(image, *(row.get(column) for column in columns))
+    logger.log_metrics({"scores": table})
+
+
+def _summary(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        low, high = metric.ci95 or (None, None)
+        found |= {f"score/{name}_count": metric.count, f"score/{name}_protocol": metric.protocol}
+        found |= {f"score/{name}_low": low, f"score/{name}_high": high}
+    return found
 
 
 def grid(pictures: Sequence[Picture], columns: int = 5) -> Any:

@@ -112,8 +112,8 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Load a finished run. ValueError says what the folder lacks."""
+    def open(cls, folder: Path, with_weights: bool = True) -> Run:
+        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
         if not _holds_a_run(folder):
@@ -125,7 +125,7 @@ class Run:
                 f"the run in {folder} is not finished ({describe(status)}): start it again "
                 "with the same command"
             )
-        if not run.weights.is_dir():
+        if with_weights and not run.weights.is_dir():
             raise ValueError(f"the run in {folder} is damaged: weights/ is missing")
         return run
 

@@ -81,13 +81,18 @@ class SweepTable(Callback):
         _failures.clear()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from dreambooth.reporting.table import print_table, sweep_rows, write_csv
-
-        folder = Path(config.hydra.sweep.dir)
-        rows = sweep_rows(folder)
-        print_table(rows)
-        write_csv(rows, folder / "sweep.csv")
-        print(f"\n{folder / 'sweep.csv'}")
+        rows = tell_table(Path(config.hydra.sweep.dir))
         failed = [row for row in rows if row["state"] in ("failed", "damaged")]
         if failed or _failures:
             sys.exit(f"{max(len(failed), len(_failures))} of {len(rows)} runs failed")
+
+
+def tell_table(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder of runs: in the terminal, and as its sweep.csv."""
+    from dreambooth.reporting.table import print_table, sweep_rows, write_csv
+
+    rows = sweep_rows(folder)
+    print_table(rows)
+    write_csv(rows, folder / "sweep.csv")
+    print(f"\n{folder / 'sweep.csv'}")
+    return rows

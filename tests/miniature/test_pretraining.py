@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from dreambooth.backbones.cascade import CascadeBackbone, PromptEncoder
+from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+from dreambooth.miniature.encoders import ClipPretraining, DinoPretraining, new_clip, new_dino
 from dreambooth.miniature.oracle import Oracle
 from dreambooth.miniature.pretraining import (
     PARTS,
@@ -35,23 +37,34 @@ class KilledError(Exception):
     pass
 
 
-class KilledText(TextPretraining):
-    def on_train_batch_start(self, batch, batch_idx):
-        if self.trainer.global_step == 3:
-            raise KilledError
+def killed(module_class):
+    class Killed(module_class):
+        def on_train_batch_start(self, batch, batch_idx):
+            if self.trainer.global_step == 3:
+                raise KilledError
+
+    return Killed
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(scenes, tmp_path):
+@pytest.mark.parametrize(
+    ("module_class", "new_model"),
+    [
+        (TextPretraining, new_text_encoder),
+        (ClipPretraining, new_clip),
+        (DinoPretraining, new_dino),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_weights(module_class, new_model, scenes, tmp_path):
     def trained(module_class, folder):
         L.seed_everything(0, verbose=False)
-        module = module_class(new_text_encoder(), NUM_STEPS)
-        fit(module, batches_of(scenes, module.text_encoder), NUM_STEPS, folder, 0.9, save_every=2)
+        module = module_class(new_model(), NUM_STEPS)
+        fit(module, batches_of(scenes, new_text_encoder()), NUM_STEPS, folder, 0.9, save_every=2)
         return module.state_dict()
 
     with pytest.raises(KilledError):
-        trained(KilledText, tmp_path / "killed")
-    resumed = trained(TextPretraining, tmp_path / "killed")
-    straight = trained(TextPretraining, tmp_path / "straight")
+        trained(killed(module_class), tmp_path / "killed")
+    resumed = trained(module_class, tmp_path / "killed")
+    straight = trained(module_class, tmp_path / "straight")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
@@ -62,7 +75,7 @@ def test_a_batch_follows_from_seed_and_step_alone(scenes):
     assert not torch.equal(a["tokens"], batches_of(scenes, new_text_encoder())[4]["tokens"])
 
 
-def test_every_part_is_pretrained_from_nothing_into_a_model_that_draws(tmp_path):
+def test_every_part_is_pretrained_from_nothing_into_models_that_draw_and_see(tmp_path):
     weights, work = tmp_path / "weights", tmp_path / "work"
     for part in PARTS:
         done = pretrain(
@@ -77,6 +90,12 @@ def test_every_part_is_pretrained_from_nothing_into_a_model_that_draws(tmp_path)
         )
         assert done
     Oracle.load(weights)
+    picture = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    clip = ClipEncoder(weights / "clip")
+    assert clip.images(picture).isfinite().all()
+    assert clip.texts(["a red dog"]).isfinite().all()
+    dino = DinoEncoder(weights / "dino", resize_px=64, crop_px=64)
+    assert dino.images(picture).isfinite().all()
     backbone = CascadeBackbone.load(weights)
     sampler = Sampler("ddim", 1, 1.0)
     images = backbone.generate(["a red dog"], [("key", 0)], {"base": sampler, "sr": sampler})

@@ -1,12 +1,11 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from dreambooth.miniature import scoring
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
-from dreambooth.miniature.scoring import OracleScorer, mean, reference_images, summary
+from dreambooth.miniature.scoring import OracleScorer, reference_images, summary
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import individual
 from dreambooth.run import Picture
@@ -53,7 +52,7 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
         picture("a {} in the snow", context="beach"),
         picture("a red {}", noun="cat", embedding=1),
     ]
-    rows, metrics = scorer.score(SUBJECT, prompts, [picture("a {}", embedding=2)])
+    rows, metrics = scorer.score(SUBJECT, "kzn", prompts, [picture("a {}", embedding=2)])
     assert [row["identity"] for row in rows] == [1, 1, 0, 0]
     assert [row["class_right"] for row in rows] == [1, 1, 0, 1]
     assert [row.get("context_right") for row in rows] == [1, 0, None, None]
@@ -67,7 +66,7 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
 
 
 def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
-    rows, _ = scorer.score(SUBJECT, [picture("a cat {}")], [picture("a {}", noun="cat")])
+    rows, _ = scorer.score(SUBJECT, "kzn", [picture("a cat {}")], [picture("a {}", noun="cat")])
     assert [row["class_right"] for row in rows] == [1, 0]
 
 
@@ -80,23 +79,6 @@ def test_drift_and_diversity_are_of_the_class_prompts_pictures():
     assert metrics["diversity"].count == 3
     assert math.isnan(metrics["identity"].value)
     assert metrics["identity"].count == 0
-
-
-def test_a_share_has_wilsons_interval():
-    metric = mean([{"a": 1}] * 9 + [{"a": 0}] + [{"a": None}, {}], "a", "how")
-    z, n, p = 1.959964, 10, 0.9
-    centre, half = (p + z**2 / (2 * n)), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    expected = ((centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n))
-    assert (metric.value, metric.count, metric.protocol) == (pytest.approx(p), n, "how")
-    assert metric.ci95 == pytest.approx(expected)
-
-
-def test_a_mean_of_scores_has_a_bootstraps_interval_near_the_normal_one():
-    values = np.random.default_rng(0).uniform(0.2, 0.9, 400)
-    metric = mean([{"a": v} for v in values], "a", "how")
-    half = 1.96 * values.std(ddof=1) / 20
-    assert metric.ci95 == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
-    assert mean([{"a": 0.4}], "a", "how").ci95 is None
 
 
 def test_references_show_the_individual_in_the_same_scenes_each_time():
@@ -125,7 +107,9 @@ def test_the_subject_itself_is_scored_by_a_network_of_any_weights():
 
 
 def test_a_subject_that_is_not_drawn_is_refused_before_any_work(scorer):
-    photos = Subject("mine", "dog", "cat", "live", lambda r: torch.zeros(1, 3, r, r), ("a {}",))
+    photos = Subject(
+        "mine", "dog", "cat", "live", lambda r: torch.zeros(1, 3, r, r), list, ("a {}",)
+    )
     with pytest.raises(ValueError, match="knows drawn subjects only, and mine is none"):
         scorer.check(photos)
     scorer.check(SUBJECT)

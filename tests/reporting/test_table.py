@@ -116,6 +116,28 @@ def test_the_table_fits_a_narrow_terminal(sweep):
     assert text.count("(0.650,") == text.count("0.770)") == 4  # nothing is cut off
 
 
+def test_metrics_that_do_not_fit_beside_each_other_follow_in_tables_of_their_own(tmp_path):
+    names = [f"metric{i}" for i in range(12)]
+    for number, noun in enumerate(["none", "wrong"]):
+        cell(tmp_path / str(number), f"class={noun}", **dict.fromkeys(names, IDENTITY))
+    text = printed(sweep_rows(tmp_path), width=80)
+    assert max(map(len, text.partition("Under each value")[0].splitlines())) <= 80
+    headings = [line.split() for line in text.splitlines() if line.startswith("class")]
+    assert len(headings) == 3
+    assert all(heading[:3] == ["class", "run", "state"] for heading in headings)
+    assert [name for heading in headings for name in heading[3:]] == names
+    assert text.count("(0.650, 0.770)") == 2 * len(names)  # none is cut or folded
+    assert len(printed(sweep_rows(tmp_path), width=300).partition("class")[2].split("class")) == 1
+
+
+def test_a_number_that_a_run_could_not_have_is_a_dash(tmp_path):
+    cell(tmp_path / "0", "seed=0", pres=Metric(float("nan"), 0, "no images"))
+    cell(tmp_path / "1", "seed=1", pres=Metric(0.25, 4, "no images"))
+    text = printed(sweep_rows(tmp_path))
+    assert "nan" not in text
+    assert text.splitlines()[2].split()[-1] == "-"
+
+
 def test_headings_are_shortened_where_that_leaves_no_doubt(tmp_path):
     cell(tmp_path / "0", "model.name=a", "subject.name=a", "prior.lambda=0")
     cell(tmp_path / "1", "model.name=b", "subject.name=b", "prior.lambda=1")

@@ -3,6 +3,7 @@
 Images come as uint8 (3, H, W), RGB, of any size; each class owns range, resize and normalisation.
 PIL resizes them: its bicubic filter is antialiased and rounds to 8 bits, as in the original code of
 DINO and in open_clip's own transform (on float tensors the numbers would be slightly others).
+`device` is torch's, or "auto": CUDA where it is there.
 """
 
 import hashlib
@@ -44,6 +45,7 @@ class DinoEncoder:
     ):
         from torchvision import transforms as T
 
+        device = _resolved(device)
         model = load_vit(pretrained).requires_grad_(False).eval().to(device)
         settings = model.config
         if not crop_px == settings.image_size <= resize_px:
@@ -99,6 +101,7 @@ class ClipEncoder:
         from open_clip.transform import PreprocessCfg, image_transform_v2
         from open_clip.transformer import QuickGELU
 
+        device = _resolved(device)
         clip, self._tokenize = load_clip(model, pretrained, tokenize)
         clip.requires_grad_(False).eval().to(device)
         self._vocabulary_size = clip.vocab_size
@@ -160,6 +163,7 @@ class LpipsDistance:
         device: str | torch.device = "cpu",
         backbone: str | Path | None = None,
     ):
+        device = _resolved(device)
         self._network = load_lpips(net, backbone).requires_grad_(False).to(device)
         self._batch_size, self._device = _positive(batch_size), device
         weights = f"torchmetrics, {weights_sha(self._network)}"
@@ -192,11 +196,11 @@ class CachedFeatures:
         key: Callable[[Any], str],
         size: int,
         batch_size: int,
-        device: str | torch.device,
+        device: torch.device,
         folder: Path | None = None,
     ):
         self._prepare, self._forward, self._key, self._size = prepare, forward, key, size
-        self._batch_size, self._device = _positive(batch_size), torch.device(device)
+        self._batch_size, self._device = _positive(batch_size), device
         self._folder = folder
         self._kept: dict[str, Tensor] = {}
 
@@ -267,8 +271,15 @@ def _content_sha(image: Tensor) -> str:
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def _precision(device: str | torch.device) -> str:
-    return "float16 autocast" if torch.device(device).type == "cuda" else "float32"
+def _resolved(device: str | torch.device) -> torch.device:
+    """`auto`: CUDA where it is there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _precision(device: torch.device) -> str:
+    return "float16 autocast" if device.type == "cuda" else "float32"
 
 
 def _cache_folder(cache: str | Path | None, protocol: str) -> Path | None:

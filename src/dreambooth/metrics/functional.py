@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 # A lead in similarity that two encodings of one image may have in float32 is none.
 _ROUNDING = 1e-6
+_PAIRS_AT_ONCE = 64  # of pixels, a prompt's pairs may be more than memory holds
 
 
 def pairwise_similarity(generated: Tensor, real: Tensor) -> Tensor:
@@ -90,8 +91,8 @@ def diversity(
     pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
     if not pairs:
         return torch.empty(0, dtype=torch.float64, device=images.device)
-    i, j = torch.tensor(pairs, device=images.device).T
-    return distance(images[i], images[j]).double()
+    chunks = torch.tensor(pairs, device=images.device).split(_PAIRS_AT_ONCE)
+    return torch.cat([distance(images[c[:, 0]], images[c[:, 1]]) for c in chunks]).double()
 
 
 class CopyScores(NamedTuple):

@@ -9,6 +9,7 @@ random variance that it is told (paper, section 5).
 import string
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_to
 from dreambooth.miniature.world import Scene, caption
 from dreambooth.module import decayed
 
-PARTS = ("text", "base", "sr", "oracle")
+PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
 TEXT_WIDTH = 128
 BASE_PX, SR_PX = 32, 64
 FACE_WEIGHT = 3  # a scene with an expression is seen so many times as often: it is a few pixels
@@ -245,15 +246,19 @@ def pretrain(
 ) -> bool:
     """Train one part of the miniature and write it to `weights`; resumes what `work` holds.
 
-    Parts, in their order: `text`, then `base` and `sr` (either first); `oracle` at any time.
+    Parts, in their order: `text`, then `base` and `sr` (either first); the others at any time.
     Returns whether all steps are done; the averaged weights so far are written in any case.
     """
     from transformers import CLIPTextModel
+
+    from dreambooth.miniature import encoders  # which needs `decaying_adamw` of here
 
     if part not in PARTS:
         raise ValueError(f"part={part!r} is not known; choose one of {', '.join(PARTS)}")
     if part in ("base", "sr") and not (weights / "text_encoder").is_dir():
         raise ValueError(f"part={part} needs the text encoder in {weights}: run part=text first")
+    if part == "dino" and find_spec("lightly") is None:
+        raise ValueError("part=dino needs lightly: pip install -e '.[pretrain]'")
     L.seed_everything(seed, verbose=False)
     if part == "oracle":
         oracle = OraclePretraining(OracleNetwork(), num_steps, learning_rate)
@@ -263,10 +268,10 @@ def pretrain(
         Oracle(oracle.network).save(weights)
         return done
 
-    if part == "text":
-        text_encoder = new_text_encoder()
-    else:
+    if part in ("base", "sr"):
         text_encoder = CLIPTextModel.from_pretrained(weights / "text_encoder", dtype=torch.float32)
+    else:
+        text_encoder = new_text_encoder()
     prompt_encoder = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS)
     scenes, pixels = drawn_scenes(work.parent, num_scenes, seed)
     batches = SceneBatches(
@@ -275,7 +280,7 @@ def pretrain(
         prompt_encoder.tokens,
         batch_size,
         num_steps,
-        dropout=0.02 if part == "text" else 0.1,
+        dropout={"text": 0.02, "clip": 0.0, "dino": 0.0}.get(part, 0.1),
         seed=seed,
     )
     if part == "text":
@@ -284,6 +289,16 @@ def pretrain(
         done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
         save_as(text_encoder, weights / "text_encoder", torch.float16)
         prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
+        return done
+    if part == "clip":
+        pairs = encoders.ClipPretraining(encoders.new_clip(), num_steps, learning_rate)
+        done = fit(pairs, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        encoders.save_clip(pairs.model, weights / "clip")
+        return done
+    if part == "dino":
+        pupil = encoders.DinoPretraining(encoders.new_dino(), num_steps, learning_rate)
+        done = fit(pupil, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        save_as(pupil.model, weights / "dino", torch.float16)
         return done
 
     stage = new_stage(part, prompt_encoder)

@@ -1,20 +1,25 @@
 """What the oracle says of a run: is it the subject, in the class and context that was asked for?"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dreambooth.metrics.intervals import mean
+from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
-from dreambooth.miniature.drawing import draw
-from dreambooth.miniature.oracle import Oracle, prompted_values
+from dreambooth.miniature.drawing import SIZE_PX, draw
+from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_values
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.world import Individual, random_scene
 from dreambooth.run import Metric, Picture, Score
 from dreambooth.subjects.subject import Subject
 
 _NUM_REFERENCES = 16
+_BATCH_SIZE = 64
+_REFERENCES = f"mean over {_NUM_REFERENCES} drawings of it ({SIZE_PX}x{SIZE_PX} px, 8 bits)"
 
 
 class OracleScorer:
@@ -27,24 +32,64 @@ class OracleScorer:
         if not isinstance(subject.truth, Individual):
             raise ValueError(
                 f"metrics=miniature knows drawn subjects only, and {subject.name} is none: "
-                "take metrics=none"
+                "take metrics=paper, or metrics=none for pictures only"
             )
 
     def score(
-        self, subject: Subject, prompts: Sequence[Picture], class_prompts: Sequence[Picture]
+        self,
+        subject: Subject,
+        _identifier: str,
+        prompts: Sequence[Picture],
+        class_prompts: Sequence[Picture],
     ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
         assert isinstance(subject.truth, Individual), "checked before"
         truth = self.oracle.read(reference_images(subject.truth)).embeddings
         pictures = [*prompts, *class_prompts]
-        reading = self.oracle.read(torch.stack([p.pixels for p in pictures]))
+        reading = self._read(pictures)
         identity = self.oracle.identity(reading.embeddings, truth).tolist()
         rows: list[dict[str, Score]] = []
         for picture, seen, same in zip(pictures, reading.values, identity, strict=True):
-            asked = prompted_values(picture.template) | {"class": subject.class_noun}
+            asked = prompted_values(picture.template or picture.prompt)
+            asked["class"] = subject.class_noun
             right = {f"{name}_right": int(seen[name] == value) for name, value in asked.items()}
             rows.append({"identity": same, **{f"seen_{k}": v for k, v in seen.items()}, **right})
         n = len(prompts)
         return rows, summary(rows[:n], rows[n:], reading.embeddings[n:])
+
+    def _read(self, pictures: Sequence[Picture]) -> Reading:
+        parts = [Reading([], torch.empty(0, EMBEDDING))]
+        for start in range(0, len(pictures), _BATCH_SIZE):
+            pixels = [p.pixels for p in pictures[start : start + _BATCH_SIZE]]
+            for image in pixels:
+                if image.shape != (3, SIZE_PX, SIZE_PX):
+                    raise ValueError(
+                        f"the oracle of metrics=miniature reads images of {SIZE_PX}x{SIZE_PX} px, "
+                        f"and one is of {sizes([image])}: resize it"
+                    )
+            parts.append(self.oracle.read(torch.stack(pixels)))
+        values = [value for part in parts for value in part.values]
+        return Reading(values, torch.cat([part.embeddings for part in parts]))
+
+
+def fidelity_scorer(weights: str | None = None) -> FidelityScorer:
+    """The field's scores by the miniature's own DINO and CLIP; DIV by 1 - cosine of the former.
+
+    `weights`: a folder that holds `dino` and `clip`; None: those shipped with the project.
+    ValueError where they are not there.
+    """
+    from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+
+    folder = Path(weights or WEIGHTS)
+    for part in ("dino", "clip"):
+        if not (folder / part).is_dir():
+            raise ValueError(
+                f"the miniature's {part} encoder is not in {folder}: make it by "
+                f"python src/pretrain.py part={part}, or take metrics=miniature, the oracle alone"
+            )
+    return FidelityScorer(
+        DinoEncoder(folder / "dino", resize_px=SIZE_PX, crop_px=SIZE_PX),
+        ClipEncoder(folder / "clip"),
+    )
 
 
 def summary(
@@ -52,12 +97,14 @@ def summary(
 ) -> dict[str, Metric]:
     """Means over the rows; `drawn`: embeddings (N, 64) of the class prompt's images."""
     metrics = {
-        "identity": mean(prompts, "identity", "P(same individual), oracle, all prompts"),
+        "identity": mean(prompts, "identity", f"P(same individual), oracle, {_REFERENCES}"),
         "class_accuracy": mean(
             prompts, "class_right", "share that shows the subject's true class, oracle"
         ),
         "context_accuracy": mean(prompts, "context_right", "share in the prompted context, oracle"),
-        "drift": mean(of_class, "identity", "identity of the class prompt's images (PRES-like)"),
+        "drift": mean(
+            of_class, "identity", f"identity of the class prompt's images, {_REFERENCES}"
+        ),
     }
     if len(drawn) > 1:
         distances = 1 - drawn @ drawn.T
@@ -65,24 +112,6 @@ def summary(
         protocol = "mean pairwise 1 - cosine of oracle embeddings, class prompt's images"
         metrics["diversity"] = Metric(float(pairs.mean()), len(drawn), protocol)
     return metrics
-
-
-def mean(rows: Sequence[dict[str, Score]], column: str, protocol: str) -> Metric:
-    """With its 95 % interval, images as independent: Wilson's for shares, else a bootstrap's."""
-    from scipy import stats
-
-    values = np.array([row[column] for row in rows if row.get(column) is not None], float)
-    if not len(values):
-        return Metric(float("nan"), 0, protocol)
-    if set(values) <= {0.0, 1.0}:
-        share = stats.binomtest(int(values.sum()), len(values))
-        low, high = share.proportion_ci(method="wilson")
-    elif len(values) > 1:
-        draws = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
-        low, high = draws.confidence_interval
-    else:
-        return Metric(float(values[0]), 1, protocol)
-    return Metric(float(values.mean()), len(values), protocol, (float(low), float(high)))
 
 
 def reference_images(who: Individual) -> Tensor:

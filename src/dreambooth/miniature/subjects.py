@@ -1,6 +1,7 @@
 """Individuals of the drawn world as subjects: five photos, and the truth behind them."""
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +37,7 @@ def drawn_subject(
         wrong_class_noun=wrong_class_noun or other_class(class_noun, CLASSES),
         kind=kind,
         photos=lambda resolution_px: shrink(pixels, resolution_px),
+        originals=lambda: list(((pixels + 1) * 127.5).round().to(torch.uint8)),
         prompts=MINIBENCH[kind],
         description=" ".join(w for w in words if w),
         truth=who,

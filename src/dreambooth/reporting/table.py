@@ -49,14 +49,15 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """The table; under it why runs failed, and how each number was measured."""
     console = console or Console()
     metrics = _metric_names(rows)
-    table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for column in _columns(rows):
-        heading = column.replace("_", " ") if column in metrics else _short(column, rows)
-        justify: JustifyMethod = "right" if column in metrics else "left"
-        table.add_column(Text(heading), justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(column, "")) for column in _columns(rows)))
-    console.print(table)
+    for part in _parts(rows, metrics, console.width):
+        table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+        for column in part:
+            heading = column.replace("_", " ") if column in metrics else _short(column, rows)
+            justify: JustifyMethod = "right" if column in metrics else "left"
+            table.add_column(Text(heading), justify=justify, overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(row.get(column, "")) for column in part))
+        console.print(table)
     for row in rows:
         if row["reason"]:
             console.print(Text(f"run {row['run']} {row['state']}: {row['reason']}"))
@@ -97,6 +98,26 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in dict.fromkeys(key for row in rows for key in row) if key != "reason"]
 
 
+def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
+    """The columns of one table, or of several under each other where the metrics do not fit beside
+    what names the runs, which all of them then have; `width`: of the terminal, in characters."""
+    names = [column for column in _columns(rows) if column not in metrics]
+
+    def breadth(column: str) -> int:
+        cells = [line for row in rows for line in _cell(row.get(column, "")).plain.splitlines()]
+        heading = column.split("_") if column in metrics else [_short(column, rows)]
+        return 1 + max(map(len, [*cells, *heading]))
+
+    used = sum(map(breadth, names))
+    parts, left = [list(names)], width - used
+    for metric in metrics:
+        if breadth(metric) > left and len(parts[-1]) > len(names):
+            parts, left = [*parts, list(names)], width - used
+        parts[-1].append(metric)
+        left -= breadth(metric)
+    return parts
+
+
 def _short(column: str, rows: Sequence[Row]) -> str:
     """`lambda` for `prior.lambda`, if only one column ends so: a terminal has 80 characters."""
     last = column.rpartition(".")[2]
@@ -111,7 +132,7 @@ def _metric_names(rows: Sequence[Row]) -> list[str]:
 def _cell(value: str | Metric) -> Text:
     if isinstance(value, str):
         return Text(value, style={"failed": "red", "damaged": "red"}.get(value, ""))
-    text = Text(f"{value.value:.3f}")
+    text = Text(f"{value.value:.3f}" if value.count else "-")
     if value.ci95:
         text.append("\n({:.3f}, {:.3f})".format(*value.ci95), style="dim")
     return text

@@ -64,18 +64,27 @@ def photo_paths(folder: Path) -> tuple[Path, ...]:
 
 def read_photo(path: Path, resolution_px: int) -> Tensor:
     """One photo, [-1, 1] (3, R, R); see `load_photos`."""
-    try:
-        with Image.open(path) as file:
-            image = to_rgb(ImageOps.exif_transpose(file))
-    except Exception as error:  # Pillow's decoders raise many kinds of error on a broken file
-        raise ValueError(
-            f"cannot read the photo {path} ({error}): repair it or take it away"
-        ) from error
+    image = _opened(path)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
     resized = square.resize((resolution_px, resolution_px), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def read_original(path: Path) -> Tensor:
+    """One photo, upright and whole, at its own size: uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(_opened(path))).permute(2, 0, 1).contiguous()
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return to_rgb(ImageOps.exif_transpose(file))
+    except Exception as error:  # Pillow's decoders raise many kinds of error on a broken file
+        raise ValueError(
+            f"cannot read the photo {path} ({error}): repair it or take it away"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.randomness import generator
-from dreambooth.subjects.photos import load_photos, read_photo
+from dreambooth.subjects.photos import load_photos, read_original, read_photo
 from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS
 
 KINDS = ("live", "object")
@@ -24,6 +24,7 @@ class Subject:
     wrong_class_noun: str  # of the "wrong class noun" ablation (paper, section 4.3)
     kind: str  # live or object: which prompts it is evaluated on
     photos: Callable[[int], Tensor]  # resolution_px -> [-1, 1] (N, 3, R, R)
+    originals: Callable[[], list[Tensor]]  # uint8 (3, H, W), each whole and at its own size
     prompts: tuple[str, ...]  # templates with {} for "[V] [class noun]"
     description: str = ""  # in words, for prompt engineering without training
     truth: Any = None  # what is known of it beyond its photos: a miniature's individual
@@ -68,6 +69,7 @@ def subject_from_folder(
         wrong_class_noun=wrong_class_noun or other_class(class_noun, DREAMBENCH_CLASSES),
         kind=kind,
         photos=lambda resolution_px: torch.stack([read_photo(p, resolution_px) for p in paths]),
+        originals=lambda: [read_original(p) for p in paths],
         prompts=PROMPT_SETS[prompts][kind],
         description=description,
     )

@@ -1,0 +1,245 @@
+"""The miniature's own CLIP and DINO, and how they are pretrained on drawn scenes.
+
+CLIP (arXiv 2103.00020) learns from pictures and captions; what no caption tells, it may ignore.
+DINO (arXiv 2104.14294) learns from pictures alone: two views of one picture must look alike to it.
+It never learns which scenes show the same individual. Both are saved as their libraries save them.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreambooth.metrics.features import IMAGENET_MEAN, IMAGENET_STD
+from dreambooth.miniature.oracle import roughen
+from dreambooth.miniature.pretraining import decaying_adamw
+from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer
+
+IMAGE_PX = 64
+MIDDLE_PX, LOCAL_PX, NUM_LOCAL = 48, 32, 2
+PROTOTYPES = 1024
+CLIP_CONFIG: dict[str, Any] = {
+    "embed_dim": 96,
+    "vision_cfg": {
+        "image_size": IMAGE_PX,
+        "layers": [1, 1, 1, 1],
+        "width": 12,
+        "head_width": 64,
+    },
+    "text_cfg": {
+        "context_length": MAX_TOKENS,
+        "vocab_size": VOCABULARY_SIZE,
+        "width": 64,
+        "heads": 2,
+        "layers": 2,
+        "pool_type": "eos",
+        "eos_id": 2,
+        "hf_tokenizer_name": "miniature",  # open_clip then takes the one beside the weights
+    },
+}
+# A picture in [0, 1] becomes one in [-1, 1].
+CLIP_PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+
+
+# --- CLIP ------------------------------------------------------------------------------------
+
+
+def new_clip() -> Any:
+    from open_clip import CLIP
+
+    return CLIP(**CLIP_CONFIG).to(memory_format=torch.channels_last)
+
+
+def save_clip(model: Any, folder: Path) -> None:
+    """In open_clip's `local-dir:` layout, the tokenizer beside it, in half precision."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": CLIP_CONFIG, "preprocess_cfg": CLIP_PREPROCESSING}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    build_tokenizer().save_pretrained(folder)
+
+
+class ClipPretraining(L.LightningModule):
+    """The contrastive loss, symmetric in pictures and captions.
+
+    The pictures are seen by a ResNet: on a CPU a ViT takes several times as long to learn.
+    """
+
+    def __init__(self, model: Any, num_steps: int, lr: float = 1e-3):
+        from open_clip import ClipLoss
+
+        super().__init__()
+        self.model, self.num_steps, self.lr = model, num_steps, lr
+        self.contrast = ClipLoss()
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        noise = torch.Generator().manual_seed(batch["step"])
+        pictures = roughen(batch["images"], noise).to(memory_format=torch.channels_last)
+        images = self.model.encode_image(pictures)
+        texts = self.model.encode_text(batch["tokens"])
+        with torch.autocast(images.device.type, enabled=False):
+            images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+            # At most 100, as in CLIP.
+            loss = self.contrast(images, texts, self.model.logit_scale.exp().clamp(max=100.0))
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    def configure_optimizers(self) -> Any:
+        return decaying_adamw(self.parameters(), self.lr, self.num_steps)
+
+
+# --- DINO ------------------------------------------------------------------------------------
+
+
+def new_dino() -> Any:
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=384,
+        image_size=IMAGE_PX,
+        patch_size=16,
+        layer_norm_eps=1e-6,
+    )
+    return ViTModel(config, add_pooling_layer=False)
+
+
+def to_dino_input(images: Tensor) -> Tensor:
+    """[-1, 1] (B, 3, H, W) to the range that DINO's extractor gives: ImageNet's mean and std."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
+    return (images / 2 + 0.5 - mean) / std
+
+
+def uniform(low: float, high: float, shape: tuple[int, ...], noise: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=noise)
+
+
+def crop(
+    images: Tensor, size_px: int, side: tuple[float, float], reach: float, noise: torch.Generator
+) -> Tensor:
+    """A square out of each image (B, 3, H, H), turned by up to 10 degrees, half of them mirrored.
+
+    `side`: the least and greatest length of its sides, of the image's. Its centre is at most
+    `reach` of the way from the image's centre to where the square would touch the border.
+    """
+    n = len(images)
+    length = uniform(*side, (n,), noise)
+    angle = uniform(-10, 10, (n,), noise).deg2rad()
+    mirror = torch.where(torch.rand(n, generator=noise) < 0.5, -1.0, 1.0)
+    centre = uniform(-reach, reach, (n, 2), noise) * (1 - length)[:, None]
+    cos, sin = length * angle.cos(), length * angle.sin()
+    rows = [cos * mirror, -sin, centre[:, 0], sin * mirror, cos, centre[:, 1]]
+    theta = torch.stack(rows, 1).view(n, 2, 3).to(images)
+    grid = F.affine_grid(theta, [n, 3, size_px, size_px], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def erase_surroundings(images: Tensor, noise: torch.Generator) -> Tensor:
+    """All but an ellipse about the centre of each image (B, 3, H, W) becomes one random colour: who
+    is photographed is in the middle, so what such a view lacks of the whole is mostly the place."""
+    n, _, height, width = images.shape
+    y, x = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    radius = uniform(0.45, 0.8, (n, 2, 1, 1), noise)
+    centre = uniform(-0.1, 0.1, (n, 2, 1, 1), noise)
+    across, down = (x - centre[:, :1]) / radius[:, :1], (y[:, None] - centre[:, 1:]) / radius[:, 1:]
+    kept = torch.sigmoid(12 * (1 - across**2 - down**2)).to(images)  # (n, 1, H, W), a soft edge
+    colour = uniform(-1, 1, (n, 3, 1, 1), noise).to(images)
+    return colour + kept * (images - colour)
+
+
+def tint(images: Tensor, noise: torch.Generator) -> Tensor:
+    """Paler, darker or lighter, flatter or harsher; the hue stays."""
+    each = (len(images), 1, 1, 1)
+    grey = images.mean(1, keepdim=True)
+    pale = uniform(0, 0.35, each, noise).to(images)
+    contrast = uniform(0.85, 1.1, each, noise).to(images)
+    light = uniform(-0.1, 0.15, each, noise).to(images)
+    return ((images + pale * (grey - images)) * contrast + light).clamp(-1, 1)
+
+
+def views(images: Tensor, noise: torch.Generator) -> list[Tensor]:
+    """Of each image: twice its middle, the surroundings erased; nearly all of it; parts of it.
+
+    [-1, 1] (B, 3, 64, 64) to two (B, 3, 48, 48), one (B, 3, 64, 64) and `NUM_LOCAL` (B, 3, 32, 32).
+    `noise` is a CPU generator, so that the draws are alike on every device.
+    """
+    middle = [
+        crop(erase_surroundings(images, noise), MIDDLE_PX, (0.6, 0.85), 0.3, noise)
+        for _ in range(2)
+    ]
+    whole = crop(images, IMAGE_PX, (0.8, 1.0), 1.0, noise)
+    local = [crop(images, LOCAL_PX, (0.35, 0.6), 0.3, noise) for _ in range(NUM_LOCAL)]
+    return [roughen(tint(view, noise), noise) for view in (*middle, whole, *local)]
+
+
+class DinoPretraining(L.LightningModule):
+    """Self-distillation: the student must say of each view what the teacher says of the others.
+
+    The teacher, the student's moving average, sees the two middles only: what it says is of whom
+    they show, and to say the same of the whole picture is to overlook the place. `model` is the
+    student's encoder; what `fit` leaves in it is its average, which is what a teacher is.
+    """
+
+    def __init__(self, model: Any, num_steps: int, lr: float = 1e-3):
+        from lightly.loss import DINOLoss
+        from lightly.models.modules import DINOProjectionHead
+        from lightly.models.utils import deactivate_requires_grad
+
+        super().__init__()
+        self.model, self.num_steps, self.lr = model, num_steps, lr
+        width = model.config.hidden_size
+        self.head = DINOProjectionHead(width, 256, 64, PROTOTYPES)
+        # A result kept from its making, made again at each forward; copying would refuse it.
+        del self.head.last_layer.weight
+        self.teacher, self.teacher_head = copy.deepcopy(self.model), copy.deepcopy(self.head)
+        for part in (self.teacher, self.teacher_head):
+            deactivate_requires_grad(part)
+        self.distance = DINOLoss(PROTOTYPES)
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        self._teach(batch["step"])
+        noise = torch.Generator().manual_seed(batch["step"])
+        inputs = [to_dino_input(view) for view in views(batch["images"], noise)]
+        middle, whole, local = torch.cat(inputs[:2]), inputs[2], torch.cat(inputs[3:])
+        with torch.no_grad():
+            said = self.teacher_head(_cls(self.teacher, middle)).float()
+        states = torch.cat([_cls(self.model, x) for x in (middle, whole, local)])
+        guessed = self.head(states).float()
+        with torch.autocast(guessed.device.type, enabled=False):
+            loss = self.distance(list(said.chunk(2)), list(guessed.chunk(len(inputs))))
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def _teach(self, step: int) -> None:
+        # Before the step, not after it: checkpoints are written between a step and its end.
+        from lightly.models.utils import update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        momentum = cosine_schedule(step, self.num_steps, 0.98, 1.0)
+        update_momentum(self.model, self.teacher, momentum)
+        update_momentum(self.head, self.teacher_head, momentum)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    def configure_optimizers(self) -> Any:
+        learning = [p for p in self.parameters() if p.requires_grad]
+        return decaying_adamw(learning, self.lr, self.num_steps)
+
+
+def _cls(model: Any, images: Tensor) -> Tensor:
+    return model(images, interpolate_pos_encoding=True).last_hidden_state[:, 0]

@@ -1,0 +1,43 @@
+"""Score pictures: those of a finished run again, those of any other system, or MetricBench's.
+
+python src/evaluate.py run=DIR metrics=paper
+python src/evaluate.py images=DIR subject=folder photos=DIR class_noun=dog metrics=paper
+python src/evaluate.py experiment=metric_validity
+"""
+
+import sys
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from dreambooth.assemble import plain_config, quieten_libraries, scorers_of
+    from dreambooth.miniature.metricbench import bench, report
+    from dreambooth.rescoring import score_again, score_external
+
+    try:
+        config: dict[str, Any] = plain_config(cfg, list(HydraConfig.get().overrides.task))
+        given = [key for key in ("run", "images", "bench") if config[key] is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give one of run=DIR (a finished run), images=DIR (of any system; or a CSV file) "
+                f"and experiment=metric_validity, not {' and '.join(given) or 'none'}"
+            )
+        quieten_libraries()
+        if given == ["run"]:
+            score_again(config)
+        elif given == ["images"]:
+            score_external(config)
+        else:
+            print(report(bench(scorers_of(config["metrics"]), **config["bench"])))
+    except ValueError as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Scores while training goes on: they tell, and change nothing."""
+
+import csv
+
+import pytest
+import torch
+from commands import same_files, train
+
+from dreambooth.callbacks.score_curves import ScoreCurves
+from dreambooth.experiment import Names
+from dreambooth.miniature.subjects import drawn_subject
+from dreambooth.run import Metric, Picture
+
+SUBJECT = drawn_subject("dog", 7)
+NAMES = Names("kzn", "dog", "dog")
+CURVES = ("callbacks=score_curves", "callbacks.score_curves.every_n_steps=1")
+
+
+def logged(folder):
+    with (folder / "logs" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, encoders, tmp_path):
+    ended = train(tiny, tmp_path / "run", *CURVES, *encoders)
+    assert ended.code == 0, ended.output
+    assert same_files(finished, tmp_path / "run", "*.safetensors")
+    assert same_files(finished / "images", tmp_path / "run" / "images", "*.png")
+    before, after = (
+        [row["loss/subject"] for row in logged(folder) if row["loss/subject"]]
+        for folder in (finished, tmp_path / "run")
+    )
+    assert len(before) == 2
+    assert before == after
+    rows = [row for row in logged(tmp_path / "run") if row["curves/identity"]]
+    assert [int(row["step"]) for row in rows] == [0, 1, 2]  # of 2
+    for name in ("dino", "clip_i", "clip_t", "copy", "pres", "identity", "drift", "seconds"):
+        values = [float(row[f"curves/{name}"]) for row in rows]
+        assert len(values) == 3
+    assert len({row["curves/dino"] for row in rows}) == 3  # the model changes from step to step
+    assert "curves/div" not in rows[0]  # of one picture a prompt
+    assert "score curves: 15 pictures at each point, " in ended.output
+
+
+class Recorded:
+    """A trainer that steps by hand, its logger, a scorer and a model that uses random numbers."""
+
+    global_step = 0
+
+    def __init__(self):
+        self.logger, self.points, self.drawn = self, [], []
+
+    def log_metrics(self, metrics, step):
+        self.points.append((step, metrics))
+
+    def draw(self, jobs):
+        self.drawn.append(list(jobs))
+        torch.rand(3)
+        pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+        return [Picture(pixels, prompt, i, template) for template, prompt, i in jobs]
+
+    def score(self, subject, identifier, prompts, class_prompts):
+        rows = [{} for _ in [*prompts, *class_prompts]]
+        return rows, {"dino": Metric(0.5, 1, ""), "div": Metric(float("nan"), 0, "")}
+
+
+def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():
+    trainer = Recorded()
+    callback = ScoreCurves(trainer.draw, SUBJECT, NAMES, [trainer], 2, num_prompts=3)
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    callback.on_train_start(trainer, None)
+    for step in range(1, 6):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, None, None, None, step - 1)
+    assert torch.equal(torch.rand(4), expected)
+    assert [step for step, _ in trainer.points] == [0, 2, 4]
+    assert [set(metrics) for _, metrics in trainer.points] == [
+        {"curves/dino", "curves/seconds"}
+    ] * 3
+    assert trainer.drawn == trainer.drawn[:2] * 3
+    prompts, of_class = trainer.drawn[:2]
+    assert [t for t, _, _ in prompts] == [SUBJECT.prompts[i] for i in (0, 9, 18)]
+    assert of_class == [("a {}", "a dog", i) for i in range(8)]
+
+
+def test_curves_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="callbacks=score_curves has nothing to draw curves of"):
+        ScoreCurves(None, SUBJECT, NAMES, [])
+    with pytest.raises(ValueError, match=r"callbacks\.score_curves\.every_n_steps=0: give a whole"):
+        ScoreCurves(None, SUBJECT, NAMES, [Recorded()], every_n_steps=0)

@@ -1,0 +1,121 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dreambooth.metrics.scoring import FidelityScorer
+from dreambooth.miniature.subjects import drawn_subject
+from dreambooth.run import Picture
+
+SUBJECT = drawn_subject("dog", 7)
+
+
+class MeanColour:
+    """Features: mean colour of each quarter of an image; of a text, its letters' counts."""
+
+    protocol = "mean colours"
+
+    def __init__(self):
+        self.seen = 0
+
+    def images(self, images):
+        images = list(images)
+        self.seen += len(images)
+        pooled = [F.adaptive_avg_pool2d(image.float(), 2).flatten() for image in images]
+        return F.normalize(torch.stack(pooled)) if pooled else torch.empty(0, 12)
+
+    def texts(self, texts):
+        counts = [[1.0 + text.count(c) for c in "abcdeghimnor"] for text in texts]
+        return F.normalize(torch.tensor(counts).reshape(-1, 12))
+
+
+class MeanDifference:
+    protocol = "mean difference"
+
+    def pairs(self, a, b):
+        return (a.float() - b.float()).abs().flatten(1).mean(1)
+
+
+def pictures(prompt, count, seed):
+    noise = np.random.default_rng(seed)
+    return [
+        Picture(torch.from_numpy(noise.integers(0, 255, (3, 64, 64), np.uint8)), prompt, i)
+        for i in range(count)
+    ]
+
+
+PROMPTS = [*pictures("a kzn dog in the snow", 2, 1), *pictures("a red kzn dog", 3, 2)]
+OF_CLASS = pictures("a dog", 4, 3)
+
+
+def cosines(a, b):
+    a, b = a.double().numpy(), b.double().numpy()
+    return a @ b.T
+
+
+def test_the_scores_are_those_of_a_plain_recomputation():
+    encoder = MeanColour()
+    rows, metrics = FidelityScorer(encoder, encoder).score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    real = encoder.images(SUBJECT.originals())
+    drawn = encoder.images([p.pixels for p in PROMPTS])
+    among = cosines(real, real)[~np.eye(len(real), dtype=bool)]
+    nearest = cosines(drawn, real).max(1)
+    texts = encoder.texts(["a dog in the snow"] * 2 + ["a red dog"] * 3)
+    own = cosines(drawn, drawn)
+    pairs = [own[0, 1], own[2, 3], own[2, 4], own[3, 4]]
+    assert metrics["dino"].value == pytest.approx(cosines(drawn, real).mean())
+    assert metrics["clip_i"].value == pytest.approx(cosines(drawn, real).mean())
+    assert metrics["clip_t"].value == pytest.approx(np.diag(cosines(drawn, texts)).mean())
+    assert metrics["copy"].value == pytest.approx(nearest.mean())
+    assert metrics["copied"].value == pytest.approx((nearest > among.max() + 1e-6).mean())
+    assert metrics["div"].value == pytest.approx(1 - np.mean(pairs), abs=1e-6)
+    assert metrics["div"].count == 4
+    of_class = encoder.images([p.pixels for p in OF_CLASS])
+    assert metrics["pres"].value == pytest.approx(cosines(of_class, real).mean())
+    assert [set(row) for row in rows] == [{"dino", "clip_i", "clip_t", "copy", "copied"}] * 5 + [
+        {"pres"}
+    ] * 4
+    assert np.mean([row["dino"] for row in rows[:5]]) == pytest.approx(metrics["dino"].value)
+
+
+def test_each_picture_goes_through_each_encoder_once():
+    dino, clip = MeanColour(), MeanColour()
+    FidelityScorer(dino, clip).score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    num_photos = len(SUBJECT.originals())
+    assert dino.seen == len(PROMPTS) + len(OF_CLASS) + num_photos
+    assert clip.seen == len(PROMPTS) + num_photos
+
+
+def test_a_distance_on_pixels_takes_the_place_of_the_features():
+    encoder = MeanColour()
+    scorer = FidelityScorer(encoder, encoder, MeanDifference())
+    _, metrics = scorer.score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    x = [p.pixels.double().numpy() for p in PROMPTS]
+    pairs = [np.abs(x[i] - x[j]).mean() for i, j in [(0, 1), (2, 3), (2, 4), (3, 4)]]
+    assert metrics["div"].value == pytest.approx(np.mean(pairs))
+    assert "mean difference" in metrics["div"].protocol
+
+
+def test_the_identifier_is_left_out_of_the_text_unless_it_is_kept():
+    encoder = MeanColour()
+    stripped = FidelityScorer(encoder, encoder).score(SUBJECT, "kzn", PROMPTS, [])[1]["clip_t"]
+    kept = FidelityScorer(encoder, encoder, keep_identifier=True).score(
+        SUBJECT, "kzn", PROMPTS, []
+    )[1]["clip_t"]
+    assert stripped.value != kept.value
+    assert "[V] left out" in stripped.protocol
+    assert "[V] stays" in kept.protocol
+
+
+def test_no_pictures_give_no_numbers_and_one_photo_no_share_of_copies():
+    encoder = MeanColour()
+    one = drawn_subject("dog", 7, num_photos=1)
+    _, metrics = FidelityScorer(encoder, encoder).score(one, "kzn", PROMPTS[:1], [])
+    assert metrics["dino"].count == 1
+    for name in ("pres", "div", "copied"):
+        assert math.isnan(metrics[name].value), name
+        assert metrics[name].count == 0
+    _, metrics = FidelityScorer(encoder, encoder).score(SUBJECT, "kzn", [], [])
+    assert all(metric.count == 0 for metric in metrics.values())
