@@ -85,9 +85,9 @@ def assemble(run: Run) -> Experiment:
     backbone.check_prompt(names.class_prompt)
     super_resolution = _super_resolution(config["sr"], backbone)
     base_weights = _base_weights(config, names)
-    _warn_of_small_photos(subject, backbone)
     sampling = config["model"]["sampling"]
     scorers = scorers_of(config["metrics"], subject)
+    _warn_of_small_photos(subject, backbone)
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
     image_samplers = samplers(sampling["images"], backbone.stages)

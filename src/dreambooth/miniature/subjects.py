@@ -41,7 +41,7 @@ def drawn_subject(
         kind=kind,
         photos=lambda resolution_px: shrink(pixels[:num_photos], resolution_px),
         held_out=lambda resolution_px: shrink(pixels[num_photos:], resolution_px),
-        originals=lambda: list(((pixels + 1) * 127.5).round().to(torch.uint8)),
+        originals=lambda: list(((pixels[:num_photos] + 1) * 127.5).round().to(torch.uint8)),
         prompts=MINIBENCH[kind],
         description=" ".join(w for w in words if w),
         truth=who,
