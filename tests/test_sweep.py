@@ -1,4 +1,5 @@
 import errno
+import sys
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -44,6 +45,19 @@ def test_a_run_that_fails_says_why_and_passes_the_error_on(run, error, reason):
         raise error
     status = run.status()
     assert (status.state, status.reason) == ("failed", reason)
+
+
+def _interrupted_lightning():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def test_ctrl_c_while_lightning_trains_is_an_interruption(run):
+    with pytest.raises(SystemExit), recorded(run):
+        _interrupted_lightning()
+    assert run.status().reason == "interrupted"
 
 
 @pytest.mark.parametrize(

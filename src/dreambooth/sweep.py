@@ -34,6 +34,11 @@ def recorded(run: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         run.set_status("failed", "interrupted")
         raise
+    except SystemExit as error:
+        # Lightning's answer to Ctrl-C is to exit.
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)
+        run.set_status("failed", "interrupted" if interrupted else str(error))
+        raise
     except BaseException as error:
         run.set_status("failed", str(error) or type(error).__name__)
         raise
