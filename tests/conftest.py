@@ -29,11 +29,11 @@ def stable_diffusion(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
-    """Overrides of metrics=miniature_encoders with tiny random encoders."""
+    """Overrides of metrics=miniature with tiny random encoders."""
     from tiny_encoders import miniature_folder
 
     folder = miniature_folder(tmp_path_factory.mktemp("encoders"))
-    return ("metrics=miniature_encoders", f"metrics.fidelity.weights={folder}")
+    return ("metrics=miniature", f"metrics.fidelity.weights={folder}")
 
 
 @pytest.fixture(scope="session")

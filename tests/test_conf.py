@@ -21,8 +21,7 @@ ENTRY_POINTS = [file for file in FILES if file.parent == Path()]
 # Files that need words of their own; each has a run of its own. `trainer/gpu`: see below.
 OWN = [
     "callbacks/score_curves",  # tests/callbacks/test_score_curves.py
-    "experiment/metric_validity",  # these three: test_evaluate.py
-    "metrics/miniature_encoders",
+    "experiment/metric_validity",  # these two: test_evaluate.py
     "metrics/paper",
     "model/sd15",
     "subject/folder",

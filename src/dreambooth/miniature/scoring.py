@@ -130,7 +130,7 @@ def fidelity_scorer(weights: str | None = None) -> FidelityScorer:
         if not (folder / part).is_dir():
             raise ValueError(
                 f"the miniature's {part} encoder is not in {folder}: make it by "
-                f"python src/pretrain.py part={part}, or take metrics=miniature, the oracle alone"
+                f"python src/pretrain.py part={part}, or take metrics=oracle"
             )
     return FidelityScorer(
         DinoEncoder(folder / "dino", resize_px=SIZE_PX, crop_px=SIZE_PX),
