@@ -308,6 +308,7 @@ class CascadeBackbone:
             generators = [generator(*key, name) for _, key in jobs]
             if stage.low_resolution_px is not None:
                 assert images is not None, "an SR stage follows a base stage"
+                images = images.to(condition["text"].device)
                 extra = stage.low_condition(images, self.inference_noise_level, generators)
                 condition, null = {**condition, **extra}, {**null, **extra}
             images = stage.decode(sample(stage, condition, null, generators, sampling[name]))
