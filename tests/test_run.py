@@ -319,7 +319,7 @@ def test_a_kill_while_writing_leaves_the_previous_file_whole(tmp_path, monkeypat
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dreambooth.run.os.fsync", interrupt)
+    monkeypatch.setattr("dreambooth.files.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

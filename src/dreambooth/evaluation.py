@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dreambooth.external import PictureFile
-from dreambooth.run import Metric, Picture, Score
+from dreambooth.files import Score
+from dreambooth.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
 
 Row = dict[str, Score]

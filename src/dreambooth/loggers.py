@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from dreambooth.run import Metric, Picture, Score
+from dreambooth.files import Score
+from dreambooth.run import Metric, Picture
 
 _LONGEST_NAME = 128  # of W&B
 _MOST_PICTURES = 500

@@ -9,7 +9,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from dreambooth.run import Run, write_atomically
+from dreambooth.files import write_atomically
+from dreambooth.run import Run
 
 
 class Checkpoints(ModelCheckpoint):

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreambooth.run import Metric, Score
+from dreambooth.files import Score
+from dreambooth.run import Metric
 
 
 def mean(rows: Sequence[dict[str, Score]], column: str, protocol: str) -> Metric:

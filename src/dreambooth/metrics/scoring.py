@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dreambooth.files import Score
 from dreambooth.metrics.functional import (
     copy_score,
     cosine_distance,
@@ -20,7 +21,7 @@ from dreambooth.metrics.functional import (
     without_identifier,
 )
 from dreambooth.metrics.intervals import mean
-from dreambooth.run import Metric, Picture, Score
+from dreambooth.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreambooth.files import Score
 from dreambooth.metrics.intervals import mean
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
@@ -15,7 +16,7 @@ from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_values
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.world import COLOURS, Individual, random_scene
-from dreambooth.run import Metric, Picture, Score
+from dreambooth.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
 
 _NUM_REFERENCES = 16

@@ -9,7 +9,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from dreambooth.run import Metric, Run, csv_of, describe, find_runs, write_atomically
+from dreambooth.files import csv_of, write_atomically
+from dreambooth.run import Metric, Run, describe, find_runs
 
 Row = dict[str, str | Metric]
 OF_SUPER_RESOLUTION = (
