@@ -56,7 +56,7 @@ def test_a_failure_half_way_leaves_the_checkpoint_before_whole(run, monkeypatch)
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dreambooth.run.os.fsync", full)
+    monkeypatch.setattr("dreambooth.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         fit(run, max_steps=1, every_n_steps=1)
     (path,) = run.checkpoints.iterdir()
