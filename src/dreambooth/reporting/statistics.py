@@ -7,13 +7,13 @@ subject counts alike. What is drawn anew is the highest level that has more than
 further down is in the means of these units, and drawing it anew too would count it twice.
 
 The interval is a bootstrap of the units, with quantiles spread for few of them: by
-t_{n-1} / z * sqrt(n / (n - 1)), which for normal data makes it as wide as Student's. Over 1,000
-simulated studies of 3 to 30 subjects with 25 prompts of 4 pictures it covers the truth in 94 to
-95 % (90 to 94 % where subjects are as skewed as an exponential; Student's t there 90 to 94 %).
-Plain percentiles of all levels cover 79 % with 3 subjects, 85 % with 5, 94 % with 30.
+t_{n-1} / z * sqrt(n / (n - 1)), which for normal data makes it as wide as Student's. Over 10,000
+simulated studies of 2, 3, 5, 8 and 30 units it covers the truth in 92.9, 94.6, 95.0, 94.6 and
+94.7 %. Where the units are as skewed as an exponential, 5 to 15 of them give 90 to 92 %, as
+Student's does. Plain percentiles of all levels drawn anew cover 79 % with 3 subjects, 85 % with 5.
 
-The test is Student's t over the same units. Flipping signs would need 10 subjects before it could
-reach the levels that Holm's correction asks for.
+The test is Student's t over the same units, since with few of them flipping signs cannot reach the
+levels that Holm's correction asks for (with 5 subjects its least p is 0.06).
 """
 
 from __future__ import annotations
