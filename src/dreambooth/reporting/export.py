@@ -170,11 +170,10 @@ def _what_was_run(study: Study) -> str:
         states[trial.status.state] = states.get(trial.status.state, 0) + 1
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     seeds = {trial.seed for trial in study.trials if trial.seed}
-    return _md(
-        f"{_counted(len(study.cells), 'cell')}, {_counted(len(study.subjects), 'subject')}, "
-        f"{_counted(len(seeds), 'training seed')}: {_counted(len(study.trials), 'run')} ({counts}). "
-        f"From {', '.join(map(str, study.folders))}."
-    )
+    of = {"cell": study.cells, "subject": study.subjects, "training seed": seeds}
+    told = ", ".join(counted(len(some), noun) for noun, some in of.items())
+    runs = counted(len(study.trials), "run")
+    return _md(f"{told}: {runs} ({counts}). From {', '.join(map(str, study.folders))}.")
 
 
 def _gaps(study: Study) -> list[str]:
@@ -215,7 +214,7 @@ def _differences(table: Table) -> list[str]:
         name = one.sentence.rpartition(" (")[0]
         paper = "" if one.paper is None else f"{one.paper:+.3f}"
         size = "-" if math.isnan(d.effect_size) else f"{d.effect_size:+.2f}"
-        count = f"{d.num_pairs} of {_counted(d.num_subjects, 'subject')}"
+        count = f"{d.num_pairs} of {counted(d.num_subjects, 'subject')}"
         cells = [name, f"({d.low:+.3f}, {d.high:+.3f})", p_in_words(d.p_holm), size, count, paper]
         lines.append(f"| {' | '.join(map(_md, [*cells, _verdict(one)]))} |")
     return [*lines, ""]
@@ -230,10 +229,10 @@ def _sources(study: Study) -> list[str]:
             if key.startswith(("git.", "code", "versions.", "hardware.")):
                 count = values.setdefault(key, {})
                 count[str(value)] = count.get(str(value), 0) + 1
-    lines = [
-        f"- {_md(key)}: {', '.join(f'{_md(v)} ({_counted(n, 'run')})' for v, n in some.items())}"
-        for key, some in values.items()
-    ]
+    lines = []
+    for key, some in values.items():
+        told = ", ".join(f"{_md(value)} ({counted(n, 'run')})" for value, n in some.items())
+        lines.append(f"- {_md(key)}: {told}")
     seconds = sum(sum(t.provenance.get("seconds", {}).values()) for t in known)
     if known:
         lines.append(f"- time of all runs: {seconds / 3600:.2f} h; energy was not measured")
@@ -280,7 +279,7 @@ def _paper(entry: Entry) -> str:
     return "" if entry.paper is None else f"paper {entry.paper:.3f}"
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

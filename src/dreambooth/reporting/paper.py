@@ -149,8 +149,8 @@ CLASS_NOUN = PaperTable(
         ),
     ),
     note=(
-        "The paper's values are of Imagen, over 5 subjects. CLIP-T is left out: its text has the noun, "
-        "and so is another one in each cell."
+        "The paper's values are of Imagen, over 5 subjects. CLIP-T is left out: its text has "
+        "the noun, and so is another one in each cell."
     ),
 )
 PHOTOS = PaperTable(

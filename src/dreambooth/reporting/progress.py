@@ -17,7 +17,6 @@ from dreambooth.reporting.planned import planned
 from dreambooth.run import Metric, Run, Status, find_runs
 
 _MOST_ROWS = 6
-_MOST_SCORES = 5
 _COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "yellow"}
 
 
@@ -39,7 +38,7 @@ def tell_progress(folder: Path, console: Console | None = None) -> None:
     console.print(line)
     last = sorted((one for one in found if one[1].ended), key=lambda one: one[1].ended)
     if last:
-        console.print(_table(last[-_MOST_ROWS:], plan))
+        console.print(_table(last[-_MOST_ROWS:], plan, console.width))
     console.print()
 
 
@@ -51,17 +50,24 @@ def in_words(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _table(last: Sequence[tuple[Run, Status]], plan: Mapping[str, Sequence[str]]) -> Table:
+def _table(
+    last: Sequence[tuple[Run, Status]], plan: Mapping[str, Sequence[str]], width: int
+) -> Table:
     scores = {run.folder: _scores(run, status) for run, status in last}
-    names = list(dict.fromkeys(name for own in scores.values() for name in own))[:_MOST_SCORES]
+    cells = {run.folder: _name(run, plan) for run, _ in last}
+    names = list(dict.fromkeys(name for own in scores.values() for name in own))
+    left = width - max(map(len, cells.values())) - 24  # of state and time
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("cell", overflow="fold")
-    for name in ("state", "time", *(name.replace("_", " ") for name in names)):
-        table.add_column(Text(name), justify="left" if name == "state" else "right")
+    for name in ("cell", "state"):
+        table.add_column(name, overflow="fold")
+    table.add_column("time", justify="right")
+    names = names[: max(1, left // 12)]
+    for name in names:
+        table.add_column(Text(name.removesuffix("_accuracy").replace("_", " ")), justify="right")
     for run, status in last:
         values = [scores[run.folder].get(name) for name in names]
         table.add_row(
-            Text(_name(run, plan)),
+            Text(cells[run.folder]),
             Text(status.state, style=_COLOURS.get(status.state, "")),
             in_words(_seconds(status)),
             *("" if value is None else f"{value:.3f}" for value in values),
@@ -70,10 +76,10 @@ def _table(last: Sequence[tuple[Run, Status]], plan: Mapping[str, Sequence[str]]
 
 
 def _name(run: Run, plan: Mapping[str, Sequence[str]]) -> str:
-    """What the run's overrides say that those of the others do not; else its folder's name."""
+    """What the run's overrides say that those of others do not; else its folder's name."""
     shared = set.intersection(*map(set, plan.values())) if plan else set()
-    own = plan.get(run.folder.name, [])
-    return " ".join(o for o in own if o not in shared) or run.folder.name
+    own = [o for o in plan.get(run.folder.name, []) if o not in shared]
+    return " ".join(o.rpartition("prior.")[2] for o in own) or run.folder.name
 
 
 def _scores(run: Run, status: Status) -> dict[str, float]:
