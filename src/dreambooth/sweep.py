@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from dreambooth.provenance import provenance
 from dreambooth.run import FinishedRunError, Run
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,10 @@ _failures: list[str] = []  # of this process's sweep
 
 @contextmanager
 def recorded(run: Run) -> Iterator[None]:
-    """status.json tells how it ended, and the logger is closed."""
+    """status.json tells how it ended, provenance.json what made it, and the logger is closed."""
     exit_code = 1
     try:
+        run.write_provenance(provenance())
         yield
         run.set_status("finished")
         log.info("finished: %s", run.folder)
