@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dreambooth.files import write_atomically
 from dreambooth.reporting.look import INK, MUTED, STYLE, WIDTH, Look, heading, looks, panels
@@ -72,12 +72,15 @@ def losses(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
         chosen = [(title, lines) for title, lines in chosen if lines]
         if not chosen:
             continue
-        canvas, rows = panels(len(chosen), study, height=2.5, share=True)
+        canvas, rows = panels(len(chosen), study, height=2.5, lines=True)
         for axes, (title, lines) in zip(rows, chosen, strict=True):
             smooth = {key: _smoothed(line) for key, line in lines.items()}
             _draw_lines(axes, smooth, study)
-            axes.set(title=title, xlabel="step", ylim=(0, None))
-        rows[0].set_ylabel("loss, mean square")
+            axes.set(title=title, xlabel="step")
+        top = max(axes.get_ylim()[1] for axes in rows)
+        for axes in rows:
+            axes.set_ylim(0, 1.03 * top)
+        rows[0].set_ylabel("loss")
         caption = (
             "Both terms of the loss, before lambda; running means over a tenth of the steps, and "
             "means over the runs of a cell. Cells without a prior term have no second line."
@@ -94,7 +97,7 @@ def curves(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
     fidelity = next((name for name in ("dino", "identity") if name in chosen), None)
     if fidelity is None:
         return
-    canvas, all_axes = panels(len(chosen), study, height=1.9)
+    canvas, all_axes = panels(len(chosen), study, height=1.9, lines=True)
     enough = {key: _enough(line) for key, line in chosen[fidelity].items()}
     for axes, (name, lines) in zip(all_axes, chosen.items(), strict=True):
         _draw_lines(axes, lines, study)
@@ -102,7 +105,8 @@ def curves(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
         for key, step in enough.items():
             value = dict(lines.get(key, [])).get(step)
             if value is not None:
-                axes.plot(step, value, "o", ms=11, mfc="none", mec=looks(study)[key].colour, mew=1)
+                colour = looks(study)[key].colour
+                axes.plot(step, value, "o", ms=10, mfc="none", mec=colour, mew=1, clip_on=False)
     caption = (
         "The same few pictures from the same noise, scored while training goes on. The ring: the "
         f"first step at which {heading(fidelity)} is within 0.01 of its highest. Beyond it, more "
@@ -143,8 +147,7 @@ def per_subject(study: Study, tables: Sequence[Table]) -> Iterator[Plot]:
     values = {m: _by_subject(study, m) for m in ("dino", "clip_t", "pres", "div")}
     if not any(values["dino"].values()):
         values = {
-            m: _by_subject(study, m)
-            for m in ("identity", "context_accuracy", "drift", "diversity")
+            m: _by_subject(study, m) for m in ("identity", "context_accuracy", "drift", "diversity")
         }
     chosen = {name: cells for name, cells in values.items() if any(cells.values())}
     if not chosen:
@@ -165,7 +168,7 @@ def per_subject(study: Study, tables: Sequence[Table]) -> Iterator[Plot]:
             if estimate and math.isfinite(estimate.low):
                 axes.plot([estimate.low, estimate.high], [y, y], color=INK, lw=1.2, zorder=3)
             if estimate:
-                axes.plot(estimate.mean, y, zorder=4, ms=6.5, **look.point, ls="")
+                axes.plot(estimate.mean, y, zorder=4, ms=6.5, **look.point)
         axes.set(title=heading(name), ylim=(-0.6, len(cells) - 0.4))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -187,9 +190,7 @@ def copying(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
         ]
         for cell in study.cells
     }
-    dots = {
-        key: [(a, b) for a, b in found if math.isfinite(a + b)] for key, found in dots.items()
-    }
+    dots = {key: [(a, b) for a, b in found if math.isfinite(a + b)] for key, found in dots.items()}
     if not any(dots.values()):
         return
     canvas, (axes,) = panels(1, study, height=3.0)
@@ -197,16 +198,17 @@ def copying(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
         many = len(found) > 1
         look = looks(study)[key]
         if many:
-            axes.scatter(*zip(*found, strict=True), s=9, color=look.colour, alpha=0.4, linewidths=0)
+            x, y = zip(*found, strict=True)
+            axes.scatter(x, y, s=9, color=look.colour, alpha=0.4, linewidths=0)
         if found:
             mean = [fmean(values) for values in zip(*found, strict=True)]
-            axes.plot(*mean, ls="", zorder=4, ms=6.5, **look.point)
+            axes.plot(*mean, zorder=4, ms=6.5, **look.point)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color=MUTED, lw=0.8, dashes=(4, 3), zorder=1)
     axes.set_xlim(low, high)
     axes.annotate(
-        "copy score = DINO", (high, high), xytext=(-4, -12), textcoords="offset points",
-        ha="right", va="top", color=MUTED, fontsize=7,
+        "copy score = DINO", (low, low), xytext=(16, 4), textcoords="offset points",
+        color=MUTED, fontsize=7,
     )  # fmt: skip
     axes.set(xlabel="DINO: likeness to all photos", ylabel="copy score: likeness to the nearest")
     caption = (
@@ -245,7 +247,7 @@ def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look) -> None:
             across = [y.mean, y.mean] if horizontal else [x.mean, x.mean]
             line = (ends, across) if horizontal else (across, ends)
             axes.plot(*line, color=look.colour, lw=0.9, alpha=0.8, zorder=2)
-    axes.plot(x.mean, y.mean, ls="", zorder=4, ms=6.5, **look.point)
+    axes.plot(x.mean, y.mean, zorder=4, ms=6.5, **look.point)
 
 
 def _means(study: Study, name: str) -> dict[str, list[tuple[float, float]]]:
@@ -267,8 +269,7 @@ def _smoothed(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
     reach = len(line) // 20
     values = [value for _, value in line]
     return [
-        (step, fmean(values[max(0, i - reach) : i + reach + 1]))
-        for i, (step, _) in enumerate(line)
+        (step, fmean(values[max(0, i - reach) : i + reach + 1])) for i, (step, _) in enumerate(line)
     ]
 
 

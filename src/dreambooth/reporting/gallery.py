@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dreambooth.reporting.look import heading
 from dreambooth.reporting.pictures import Sample, samples_of, spread
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.thumbnails import thumbnails
@@ -66,7 +67,7 @@ def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery
                 "index": sample.index,
                 "link": _link(sample.path, folder),
                 "small": small.get(sample.path, ""),
-                "scores": {k: _short(v) for k, v in sample.scores.items()},
+                "scores": {heading(k): _short(v) for k, v in sample.scores.items()},
                 "command": command_of(trial, sample),
             }
             for trial, sample in sorted(chosen, key=_order)
@@ -114,17 +115,15 @@ def _all(study: Study) -> Iterator[tuple[Trial, Sample]]:
                 yield trial, sample
 
 
-def _chosen(
-    everything: Sequence[tuple[Trial, Sample]], most: int
-) -> list[tuple[Trial, Sample]]:
+def _chosen(everything: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[Trial, Sample]]:
     if len(everything) <= most:
         return list(everything)
     few = [(trial, s) for trial, s in everything if s.image_set == "photos" and s.index < 3]
     rest = [(trial, s) for trial, s in everything if s.image_set not in _ONCE]
     rest.sort(key=lambda item: (item[1].index, _group(item[1])))
     draws = [list(found) for _, found in groupby(rest, lambda i: (i[1].index, _group(i[1])))]
-    number = most // max(1, max(len(found) for found in draws))
-    chosen = [item for found in spread(draws, max(1, number)) for item in found]
+    number = max(1, most // max(map(len, draws)))
+    chosen = [item for found in spread(draws, number) for item in found]
     return few + chosen
 
 

@@ -15,7 +15,7 @@ from dreambooth.reporting.tables import Table
 if TYPE_CHECKING:
     from dreambooth.reporting.figures import Plot
 
-MOST_SUBJECTS = 3  # with figures of their own; the page's gallery has them all
+MOST_SUBJECTS = 2  # with figures of their own; the page's gallery has them all
 COLUMNS = 7
 PIXELS = 224  # of a picture's longer side, at most: 300 a printed inch
 
@@ -161,7 +161,9 @@ def _plot(
         for i, (x, path) in enumerate(zip(xs, line.paths, strict=False)):
             pixels = path and _pixels(path, boxes[i] if boxes else None)
             if pixels is not None:
-                axes.imshow(pixels, extent=(x, x + 1, y + 1, y), interpolation="none", aspect="auto")
+                axes.imshow(
+                    pixels, extent=(x, x + 1, y + 1, y), interpolation="none", aspect="auto"
+                )
             elif i or not after_first:  # there may be fewer photos than rows
                 axes.text(x + 0.5, y + 0.5, "missing", ha="center", va="center", color=MUTED)
         y += 1 + gap
@@ -197,7 +199,12 @@ def _richest(path: Path) -> tuple[int, int, int, int]:
     change[:, 1:] += np.abs(np.diff(grey, axis=1))
     change[1:] += np.abs(np.diff(grey, axis=0))
     windows = [
-        (x * width // 8, y * height // 8, x * width // 8 + width // 2, y * height // 8 + height // 2)
+        (
+            x * width // 8,
+            y * height // 8,
+            x * width // 8 + width // 2,
+            y * height // 8 + height // 2,
+        )
         for y in range(5)
         for x in range(5)
     ]

@@ -79,11 +79,12 @@ class Look:
     def point(self) -> dict[str, Any]:
         """A marker; an empty one hides what is behind it."""
         face = self.colour if self.filled else PAPER
-        return {"marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
+        marker = {"marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
+        return marker | {"linestyle": ""}
 
     @property
     def line(self) -> dict[str, Any]:
-        return {"color": self.colour, "linestyle": self.dash, **self.point}
+        return self.point | {"color": self.colour, "linestyle": self.dash}
 
 
 def looks(study: Study) -> dict[str, Look]:
@@ -107,10 +108,10 @@ def looks(study: Study) -> dict[str, Look]:
 
 
 def panels(
-    number: int, study: Study, height: float, share: bool = False
+    number: int, study: Study, height: float, lines: bool = False
 ) -> tuple[Canvas, list[Axes]]:
     """Panels of `height` inches, at most three in a row, and the cells' legend: to their right, or
-    below where the panels take the whole width."""
+    below where the panels take the whole width. `lines`: they are what the legend tells apart."""
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
 
@@ -120,17 +121,20 @@ def panels(
     legend = 0.2 * math.ceil(len(study.cells) / 3) if below else 0
     width = WIDTH if number > 1 else 5.2
     canvas = Canvas(figsize=(width, height * rows + legend), layout="constrained")
-    grid = canvas.subplots(rows, columns, sharex=share, sharey=share, squeeze=False)
+    grid = canvas.subplots(rows, columns, squeeze=False)
     all_axes = [axes for line in grid for axes in line]
     for axes in all_axes[number:]:
         axes.remove()
+    styles = {key: look.line if lines else look.point for key, look in looks(study).items()}
     handles = [
-        Line2D([], [], label=cell.label, ms=4.5, **looks(study)[cell.key].line)
+        Line2D([], [], label=cell.label, ms=4.5 if lines else 6, **styles[cell.key])
         for cell in study.cells
         if cell.finished
     ]
     loc = "outside lower center" if below else "outside right upper"
-    canvas.legend(handles=handles, handlelength=3.4, loc=loc, ncols=3 if below else 1)
+    canvas.legend(
+        handles=handles, handlelength=3.4 if lines else 1, loc=loc, ncols=3 if below else 1
+    )
     return canvas, all_axes[:number]
 
 
@@ -139,10 +143,14 @@ def heading(metric: str) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of at most `width` characters, and a long word whole."""
+    """Lines of at most `width` characters, broken after commas first; a long word stays whole."""
     import textwrap
 
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False)) or text
+    parts = text.split(", ") if len(text) > width else [text]
+    parts = [part + "," * (part is not parts[-1]) for part in parts]
+    return "\n".join(
+        line for part in parts for line in textwrap.wrap(part, width, break_long_words=False)
+    )
 
 
 def mentioned(names: Sequence[str]) -> str:
