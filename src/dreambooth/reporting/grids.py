@@ -83,7 +83,7 @@ def _drift(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]
             prompt = next(iter(of_class.values())).prompt
             paths = {index: s.path for index, s in of_class.items()}
             after.setdefault(prompt, []).append((cell.label, paths))
-    lines = []
+    lines: list[Line] = []
     for prompt, cells in after.items():
         if prompt not in before:
             continue
@@ -159,11 +159,10 @@ def _plot(
         axes.text(left - 0.12, y + 0.5, wrapped(line.label, 21), ha="right", va="center",
                   fontsize=7, color=INK)  # fmt: skip
         for i, (x, path) in enumerate(zip(xs, line.paths, strict=False)):
-            pixels = path and _pixels(path, boxes[i] if boxes else None)
+            pixels = None if path is None else _pixels(path, boxes[i] if boxes else None)
             if pixels is not None:
-                axes.imshow(
-                    pixels, extent=(x, x + 1, y + 1, y), interpolation="none", aspect="auto"
-                )
+                extent = (x, x + 1, y + 1, y)
+                axes.imshow(pixels, extent=extent, interpolation="none", aspect="auto")
             elif i or not after_first:  # there may be fewer photos than rows
                 axes.text(x + 0.5, y + 0.5, "missing", ha="center", va="center", color=MUTED)
         y += 1 + gap
@@ -178,10 +177,9 @@ def _pixels(path: Path, box: tuple[int, int, int, int] | None) -> Any:
 
     try:
         with Image.open(path) as image:
-            image = image.convert("RGB")
-            image = image.crop(box) if box else image
-            image.thumbnail((PIXELS, PIXELS), Image.Resampling.LANCZOS)
-            return np.asarray(image)
+            part = image.convert("RGB").crop(box or (0, 0, *image.size))
+        part.thumbnail((PIXELS, PIXELS), Image.Resampling.LANCZOS)
+        return np.asarray(part)
     except (OSError, SyntaxError, ValueError):
         return None
 
@@ -199,14 +197,9 @@ def _richest(path: Path) -> tuple[int, int, int, int]:
     change[:, 1:] += np.abs(np.diff(grey, axis=1))
     change[1:] += np.abs(np.diff(grey, axis=0))
     windows = [
-        (
-            x * width // 8,
-            y * height // 8,
-            x * width // 8 + width // 2,
-            y * height // 8 + height // 2,
-        )
-        for y in range(5)
-        for x in range(5)
+        (x, y, x + width // 2, y + height // 2)
+        for y in range(0, height // 2 + 1, max(1, height // 8))
+        for x in range(0, width // 2 + 1, max(1, width // 8))
     ]
     return max(windows, key=lambda w: change[w[1] : w[3], w[0] : w[2]].sum())
 

@@ -131,10 +131,11 @@ def panels(
         for cell in study.cells
         if cell.finished
     ]
-    loc = "outside lower center" if below else "outside right upper"
-    canvas.legend(
-        handles=handles, handlelength=3.4 if lines else 1, loc=loc, ncols=3 if below else 1
-    )
+    length = 3.4 if lines else 1
+    if below:
+        canvas.legend(handles=handles, handlelength=length, loc="outside lower center", ncols=3)
+    else:
+        canvas.legend(handles=handles, handlelength=length, loc="outside right upper")
     return canvas, all_axes[:number]
 
 

@@ -139,7 +139,7 @@ def counted(estimate: Any) -> str:
 
 
 def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What the runs' records say: (name, [(value, how many runs say it)]), the most common first."""
+    """What the runs recorded: (name, [(value, how many runs say it)]), the most common first."""
     found: dict[str, Counter[str]] = {}
     for trial in trials:
         for name, value in _leaves(trial.provenance):
