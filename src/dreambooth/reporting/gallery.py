@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +99,8 @@ def _quoted(text: str, always: bool = False) -> str:
     plain = all(c.isalnum() or c in "/-_.:+@" for c in text)
     if plain and text and not always:
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${")
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + '\\"' * bool(m[2]), text)
+    escaped = escaped.replace("${", "\\${")
     return f'"{escaped}"'
 
 
@@ -118,13 +120,15 @@ def _all(study: Study) -> Iterator[tuple[Trial, Sample]]:
 def _chosen(everything: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[Trial, Sample]]:
     if len(everything) <= most:
         return list(everything)
-    few = [(trial, s) for trial, s in everything if s.image_set == "photos" and s.index < 3]
-    rest = [(trial, s) for trial, s in everything if s.image_set not in _ONCE]
-    rest.sort(key=lambda item: (item[1].index, _group(item[1])))
-    draws = [list(found) for _, found in groupby(rest, lambda i: (i[1].index, _group(i[1])))]
-    number = max(1, most // max(map(len, draws)))
-    chosen = [item for found in spread(draws, number) for item in found]
-    return few + chosen
+    chosen = [(trial, s) for trial, s in everything if s.image_set == "photos" and s.index < 3]
+    for image_set, part in (("prompts", most * 3 // 4), ("class", most // 4)):
+        own = [(trial, s) for trial, s in everything if s.image_set == image_set]
+        own.sort(key=lambda item: (item[1].index, _group(item[1])))
+        draws = [list(same) for _, same in groupby(own, lambda i: (i[1].index, _group(i[1])))]
+        if draws:
+            number = max(1, part // max(map(len, draws)))
+            chosen += [item for same in spread(draws, number) for item in same]
+    return chosen
 
 
 def _group(sample: Sample) -> tuple[str, str]:
