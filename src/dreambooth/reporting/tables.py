@@ -1,4 +1,4 @@
-"""A study as the paper's tables: estimates, paired comparisons, and the paper's values beside."""
+"""What a table of the report is: estimates, paired comparisons, the paper's values beside them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dreambooth.reporting.statistics import Difference, Estimate
-from dreambooth.reporting.study import Study
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class Entry:
     estimate: Estimate | None = None
     paper: float | None = None
     text: str = ""  # why there is no estimate, or what to know of it
+    claim: str = ""  # what the paper says of this value itself, in words
+    agrees: bool | None = None  # None: not settled, or no claim
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,3 @@ class Finding:
     sentence: str
     agrees: bool | None  # with the paper; None: not settled
     table: str = ""  # Table.key
-
-
-def tables_of(study: Study) -> list[Table]:
-    """The tables whose axis the study has, then those that need none."""
-    raise NotImplementedError
-
-
-def findings(tables: Sequence[Table]) -> list[Finding]:
-    """What agrees with the paper, what does not, and what is not settled."""
-    raise NotImplementedError
