@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.reporting.scores import HEADINGS
 from dreambooth.reporting.study import Study
 
 if TYPE_CHECKING:  # matplotlib takes a second
@@ -55,14 +56,6 @@ STYLE = {
     "svg.hashsalt": "dreambooth",  # the same figure twice is the same file
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.04,
-}
-_HEADINGS = {
-    "dino": "DINO",
-    "clip_i": "CLIP-I",
-    "clip_t": "CLIP-T",
-    "pres": "PRES",
-    "div": "DIV",
-    "copy": "copy score",
 }
 
 
@@ -140,7 +133,8 @@ def panels(
 
 
 def heading(metric: str) -> str:
-    return _HEADINGS.get(metric, metric.replace("_", " "))
+    """As in the tables, and else in words."""
+    return HEADINGS[metric].text if metric in HEADINGS else metric.replace("_", " ")
 
 
 def wrapped(text: str, width: int) -> str:

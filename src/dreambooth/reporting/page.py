@@ -22,8 +22,9 @@ from dreambooth.reporting import look
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.gallery import gallery_of
 from dreambooth.reporting.look import mentioned
+from dreambooth.reporting.settings import told
 from dreambooth.reporting.study import Study, Trial
-from dreambooth.reporting.tables import Finding, Table
+from dreambooth.reporting.tables import Comparison, Finding, Table
 from dreambooth.run import describe
 
 VERDICTS = {True: "agrees", False: "opposite", None: "not settled"}
@@ -60,6 +61,7 @@ def write_page(
         pictures=Markup(as_json(gallery.data)),
         ran=what_was_run(study),
         counted=counted,
+        split=of_the_paper_first,
         headings={(t.key, column.key): column.heading for t in tables for column in t.columns},
         gaps=[(cell, t, describe(t.status)) for cell in study.cells for t in cell.trials
               if t.status.state != "finished"],
@@ -85,7 +87,7 @@ def number(value: float) -> str:
     """Three decimals, but for what is larger than scores are."""
     if value != value:
         return "–"
-    return f"{value:.3f}".replace("-", "−") if abs(value) < 10 else f"{value:.1f}"
+    return (f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
 
 
 def signed(value: float) -> str:
@@ -106,13 +108,12 @@ def what_was_run(study: Study) -> str:
         _counting(len(seeds), "seed"),
     ]
     ended = [f"{count} {state}" for state, count in states.most_common()]
-    varied = [
-        f"{axis.replace('_', ' ')} ({', '.join(values)})"
-        for axis in study.axes
-        if (values := list(dict.fromkeys(cell.settings[axis] for cell in study.cells)))
-    ]
+    varied = []
+    for axis in study.axes:
+        values = dict.fromkeys(cell.settings[axis] for cell in study.cells)
+        varied.append(", ".join(told(axis, value) or "none" for value in values))
     said = f"{_counting(len(study.trials), 'run')}: {mentioned(parts)} ({mentioned(ended)})."
-    return said + (f" What was varied: {mentioned(varied)}." if varied else "")
+    return said + (f" What was varied: {'; '.join(varied)}." if varied else "")
 
 
 def _counting(number: int, noun: str) -> str:
@@ -136,6 +137,14 @@ def same_counts(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
 
 def counted(estimate: Any) -> str:
     return f"n = {estimate.num_subjects} / {estimate.num_images}"
+
+
+def of_the_paper_first(
+    comparisons: Sequence[Comparison],
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Those of which the paper says something, and the others."""
+    told = [c for c in comparisons if c.claim or c.paper is not None]
+    return told, [c for c in comparisons if not c.claim and c.paper is None]
 
 
 def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]]]:
