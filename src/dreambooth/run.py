@@ -180,7 +180,7 @@ class Run:
 
         folder = self._image_set(image_set)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{slug(p.prompt)}-{p.index:03d}.png" for p in pictures]
+        paths = [folder / picture_name(p.prompt, p.index) for p in pictures]
         assert len(set(paths)) == len(paths), "a prompt and index given twice"
         for path, picture in zip(paths, pictures, strict=True):
             metadata = PngImagePlugin.PngInfo()
@@ -315,6 +315,11 @@ def find_runs(folder: Path) -> list[Run]:
         if child.is_dir() and (child.name.isdecimal() or _holds_a_run(child))
     ]
     return [_found(cell) for cell in sorted(cells, key=lambda cell: (len(cell.name), cell.name))]
+
+
+def picture_name(prompt: str, index: int) -> str:
+    """The file of a picture in its set."""
+    return f"{slug(prompt)}-{index:03d}.png"
 
 
 def describe(status: Status) -> str:
