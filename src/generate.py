@@ -10,6 +10,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+SAME_BITS = 8  # pictures at once, from which on a picture is the same to the bit (found by trying)
+
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
 def main(cfg: DictConfig) -> None:
@@ -29,12 +31,16 @@ def main(cfg: DictConfig) -> None:
         if not templates:
             raise ValueError("prompts is empty: give some, as in 'prompts=[\"a {} on the beach\"]'")
         prompts = {str(t).replace("{}", names.subject): str(t) for t in templates}
+        if names.class_prompt in prompts:  # from the noise of the run's own pictures of its class
+            prompts[names.class_prompt] = "a {}"
         for prompt in prompts:
             backbone.check_prompt(prompt, names.identifier)
         indices = range(wanted["first_index"], wanted["first_index"] + wanted["images_per_prompt"])
         jobs = [(template, prompt, i) for prompt, template in prompts.items() for i in indices]
         sampling = samplers(run.config["model"]["sampling"]["images"], backbone.stages)
-        pictures = draw_pictures(backbone, jobs, sampling)
+        # The smallest batches are rounded otherwise than those of 8 and more that runs draw in.
+        filled = jobs + jobs[-1:] * (SAME_BITS - len(jobs))
+        pictures = draw_pictures(backbone, filled, sampling)[: len(jobs)]
         for path in run.save_images(wanted["image_set"], pictures):
             print(path)
     except ValueError as error:

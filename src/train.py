@@ -11,15 +11,16 @@ from omegaconf import DictConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     from dreambooth.assemble import assemble, start_run  # late: --cfg and --help stay fast
+    from dreambooth.provenance import timed
     from dreambooth.sweep import recorded, tell_errors
 
     with tell_errors():
         run = start_run(cfg)
         with recorded(run):
             experiment = assemble(run)
-            experiment.train()
-            experiment.draw()
-            experiment.score()
+            for part in (experiment.train, experiment.draw, experiment.score):
+                with timed(run, part.__name__):
+                    part()
 
 
 if __name__ == "__main__":

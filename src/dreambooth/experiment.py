@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from dreambooth.backbones.stage import Backbone, Encoded
 from dreambooth.callbacks.checkpoints import AtomicCheckpoints
 from dreambooth.evaluation import Scorer, evaluate, told
-from dreambooth.loggers import publish
+from dreambooth.loggers import History, publish
 from dreambooth.module import DreamBooth
+from dreambooth.provenance import timed
 from dreambooth.run import Metric, Picture, Run
 from dreambooth.sampling import Sampler
 from dreambooth.subjects.draws import TrainingDraws
@@ -26,6 +27,8 @@ from dreambooth.subjects.prompts import class_prompt, subject_phrase
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)
+
+_NUM_BEFORE = 8
 
 
 @dataclass(frozen=True)
@@ -171,12 +174,15 @@ class Experiment:
         """Fine-tune the stages, one after the other, and save the model."""
         # These first: they refuse what they cannot do, and prior images take long.
         modules = {name: self._module(name, how) for name, how in self.training.items()}
-        trainers = {name: self._trainer(how) for name, how in self.training.items()}
+        history = History(self.run)
+        trainers = {name: self._trainer(how, history) for name, how in self.training.items()}
         self.run.write_names(asdict(self.names))
         self.run.save_images("photos", self._photos(self.subject.photos))
         # All of them of the frozen model, and now: training changes it.
-        prior = {name: self.encode_prior(name) for name in self.training}
+        with timed(self.run, "prior_images"):
+            prior = {name: self.encode_prior(name) for name in self.training}
         self.backbone.set_super_resolution(*astuple(self.super_resolution))
+        self._draw_before()
         if self.base_weights is not None:
             self.backbone.stages["base"].denoiser.load_state_dict(self.base_weights)
         for name, how in self.training.items():
@@ -218,10 +224,10 @@ class Experiment:
         module.share = (before / sum(steps.values()), how.max_steps / sum(steps.values()))
         return module
 
-    def _trainer(self, how: Training) -> L.Trainer:
+    def _trainer(self, how: Training, history: History) -> L.Trainer:
         return self.trainer(
             callbacks=list(self.callbacks()),
-            logger=self.logger,
+            logger=[self.logger, history],
             max_steps=how.max_steps,
             plugins=[AtomicCheckpoints()],
         )
@@ -230,6 +236,14 @@ class Experiment:
         """At the resolution of the last stage."""
         resolution_px = list(self.backbone.stages.values())[-1].resolution_px
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
+
+    def _draw_before(self) -> None:
+        """The first pictures of the class prompt by the model as it was pretrained, from the same
+        noise as those after training: what the class meant before."""
+        count = min(_NUM_BEFORE, self.drawing.num_class_images)
+        jobs = [("a {}", self.names.class_prompt, i) for i in range(count)]
+        backbone = to_device(self.backbone, self.device)
+        self.run.save_images("before", draw_pictures(backbone, jobs, self.sampling))
 
     def draw(self) -> None:
         """The subject under every prompt of its set, and the class under its own prompt."""

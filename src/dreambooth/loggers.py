@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from dreambooth.files import Score
-from dreambooth.run import Metric, Picture
+from dreambooth.run import Metric, Picture, Run
 
 _LONGEST_NAME = 128  # of W&B
 _MOST_PICTURES = 500
+_STAGES = ("sr",)  # besides the base
 
 
 def wandb_logger(
@@ -52,6 +54,48 @@ def wandb_logger(
 def csv_logger(folder: Path, config: dict[str, Any]) -> CSVLogger:
     """`folder`/logs/metrics.csv."""
     return CSVLogger(folder, name="", version="logs")
+
+
+class History(Logger):
+    """history.csv in the run folder, whatever else is logged to.
+
+    A row holds everything that one stage logged at one step; all columns of a stage but the base
+    have its prefix ("sr/loss/subject"). Written at checkpoints and when training ends or fails.
+    """
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+        self.rows: dict[tuple[str, int], dict[str, Score]] = {}
+
+    name = "history"
+    version = 0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        prefix = next((f"{stage}/" for stage in _STAGES if _of_stage(stage, metrics)), "")
+        row = self.rows.setdefault((prefix, step or 0), {"step": step or 0})
+        for key, value in metrics.items():
+            if key != "epoch" and math.isfinite(value):
+                row[key if key.startswith(prefix) else prefix + key] = float(value)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They are in config.yaml."""
+
+    @rank_zero_only
+    def flush(self) -> None:
+        if self.rows:
+            self.run.write_history(list(self.rows.values()))
+
+    def after_save_checkpoint(self, _: Any) -> None:
+        self.flush()
+
+    def finalize(self, _: str) -> None:
+        self.flush()
+
+
+def _of_stage(stage: str, metrics: Mapping[str, float]) -> bool:
+    return any(key.startswith(f"{stage}/") for key in metrics)
 
 
 def publish(

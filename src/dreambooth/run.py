@@ -8,6 +8,8 @@
     images/SET/      PNG files, each with what it was made from in its metadata
     scores.csv       a row per image
     metrics.json     each number with its count and its protocol
+    history.csv      a row per logged step: losses, curves, times
+    provenance.json  command, code, versions, machine, seconds of each part
 
 Every name in it is written and read in this module only. Files are replaced whole: a full disk or
 a kill leaves the previous one. A user's mistake or a damaged file is a ValueError.
@@ -178,7 +180,7 @@ class Run:
 
         folder = self._image_set(image_set)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{slug(p.prompt)}-{p.index:03d}.png" for p in pictures]
+        paths = [folder / picture_name(p.prompt, p.index) for p in pictures]
         assert len(set(paths)) == len(paths), "a prompt and index given twice"
         for path, picture in zip(paths, pictures, strict=True):
             metadata = PngImagePlugin.PngInfo()
@@ -209,16 +211,26 @@ class Run:
 
     def read_scores(self) -> list[dict[str, Score]]:
         """Rows as written, but with every number a float; None where a row has no value."""
-        text = self._read("scores.csv").decode()
-        try:
-            rows = list(
-                csv.DictReader(io.StringIO(text), quoting=csv.QUOTE_NONNUMERIC, strict=True)
-            )
-        except (ValueError, csv.Error) as error:
-            raise _damaged(self.folder / "scores.csv", error) from error
-        if any(None in row or None in row.values() for row in rows):
-            raise _damaged(self.folder / "scores.csv", "a row is cut short")
-        return [{k: None if v == "" else v for k, v in row.items()} for row in rows]
+        return self._read_rows("scores.csv")
+
+    def write_history(self, rows: Sequence[Mapping[str, Score]]) -> None:
+        """history.csv: `step`, of the stage that a column's prefix names, and what was logged."""
+        write_atomically(self.folder / "history.csv", csv_of(rows).encode())
+
+    def read_history(self) -> list[dict[str, float]]:
+        """Rows as written, without what they lack; none where nothing was logged yet."""
+        if not (self.folder / "history.csv").exists():
+            return []
+        rows = self._read_rows("history.csv")
+        return [{k: v for k, v in row.items() if isinstance(v, float)} for row in rows]
+
+    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
+        self._write_json("provenance.json", provenance)
+
+    def read_provenance(self) -> dict[str, Any]:
+        """{} where there is none, as in older folders."""
+        exists = (self.folder / "provenance.json").exists()
+        return self._read_json("provenance.json") if exists else {}
 
     def write_names(self, names: Mapping[str, str | None]) -> None:
         """names.json: what a finished run is reloaded with, beside its weights."""
@@ -265,6 +277,16 @@ class Run:
         except FileNotFoundError as error:
             raise ValueError(f"the run in {self.folder} is damaged: {name} is missing") from error
 
+    def _read_rows(self, name: str) -> list[dict[str, Score]]:
+        text = io.StringIO(self._read(name).decode())
+        try:
+            rows = list(csv.DictReader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True))
+        except (ValueError, csv.Error) as error:
+            raise _damaged(self.folder / name, error) from error
+        if any(None in row or None in row.values() for row in rows):
+            raise _damaged(self.folder / name, "a row is cut short")
+        return [{k: None if v == "" else v for k, v in row.items()} for row in rows]
+
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             content = json.loads(self._read(name))
@@ -293,6 +315,11 @@ def find_runs(folder: Path) -> list[Run]:
         if child.is_dir() and (child.name.isdecimal() or _holds_a_run(child))
     ]
     return [_found(cell) for cell in sorted(cells, key=lambda cell: (len(cell.name), cell.name))]
+
+
+def picture_name(prompt: str, index: int) -> str:
+    """The file of a picture in its set."""
+    return f"{slug(prompt)}-{index:03d}.png"
 
 
 def describe(status: Status) -> str:

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from dreambooth.provenance import provenance
 from dreambooth.run import FinishedRunError, Run
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,10 @@ _failures: list[str] = []  # of this process's sweep
 
 @contextmanager
 def recorded(run: Run) -> Iterator[None]:
-    """status.json tells how it ended, and the logger is closed."""
+    """status.json tells how it ended, provenance.json what made it, and the logger is closed."""
     exit_code = 1
     try:
+        run.write_provenance(provenance())
         yield
         run.set_status("finished")
         log.info("finished: %s", run.folder)
@@ -80,13 +82,28 @@ def _finish_wandb(exit_code: int) -> None:
 
 
 class SweepTable(Callback):
-    """After a sweep: its table in the terminal, and sweep.csv in its folder."""
+    """Where a sweep stands after each cell; after the sweep its table in the terminal, sweep.csv in
+    its folder, and with `report` its report."""
+
+    def __init__(self, report: bool = False):
+        self.report = report
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _failures.clear()
 
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        from dreambooth.reporting.progress import tell_progress
+
+        if config.hydra.mode == RunMode.MULTIRUN:
+            tell_progress(Path(config.hydra.sweep.dir))
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        rows = tell_table(Path(config.hydra.sweep.dir))
+        from dreambooth.reporting.report import report_on
+
+        folder = Path(config.hydra.sweep.dir)
+        rows = tell_table(folder)
+        if self.report:
+            print(report_on([folder]))
         failed = [row for row in rows if row["state"] in ("failed", "damaged")]
         if failed or _failures:
             sys.exit(f"{max(len(failed), len(_failures))} of {len(rows)} runs failed")

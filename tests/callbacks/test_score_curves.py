@@ -9,7 +9,7 @@ from commands import same_files, train
 from dreambooth.callbacks.score_curves import ScoreCurves
 from dreambooth.experiment import Names
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.run import Metric, Picture
+from dreambooth.run import Metric, Picture, Run
 
 SUBJECT = drawn_subject("dog", 7)
 NAMES = Names("kzn", "dog", "dog")
@@ -39,6 +39,8 @@ def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, 
         assert len(values) == 3
     assert len({row["curves/dino"] for row in rows}) == 3  # the model changes from step to step
     assert "curves/div" not in rows[0]  # of one picture a prompt
+    history = [row for row in Run.open(tmp_path / "run").read_history() if "curves/dino" in row]
+    assert [row["curves/dino"] for row in history] == [float(row["curves/dino"]) for row in rows]
     assert "score curves: 15 pictures at each point, " in ended.output
 
 
@@ -48,7 +50,7 @@ class Recorded:
     global_step = 0
 
     def __init__(self):
-        self.logger, self.points, self.drawn = self, [], []
+        self.loggers, self.points, self.drawn = [self], [], []
 
     def log_metrics(self, metrics, step):
         self.points.append((step, metrics))

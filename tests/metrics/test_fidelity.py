@@ -74,9 +74,10 @@ def test_the_scores_are_those_of_a_plain_recomputation():
     assert metrics["div"].count == 4
     of_class = encoder.images([p.pixels for p in OF_CLASS])
     assert metrics["pres"].value == pytest.approx(cosines(of_class, real).mean())
-    assert [set(row) for row in rows] == [{"dino", "clip_i", "clip_t", "copy", "copied"}] * 5 + [
-        {"pres"}
-    ] * 4
+    of_prompts = {"dino", "clip_i", "clip_t", "copy", "copied", "div"}
+    assert [set(row) for row in rows] == [of_prompts] * 5 + [{"pres"}] * 4
+    assert rows[0]["div"] == rows[1]["div"] == pytest.approx(1 - own[0, 1], abs=1e-6)
+    assert rows[2]["div"] == pytest.approx(1 - (own[2, 3] + own[2, 4]) / 2, abs=1e-6)
     assert np.mean([row["dino"] for row in rows[:5]]) == pytest.approx(metrics["dino"].value)
 
 
@@ -91,10 +92,12 @@ def test_each_picture_goes_through_each_encoder_once():
 def test_a_distance_on_pixels_takes_the_place_of_the_features():
     encoder = MeanColour()
     scorer = FidelityScorer(encoder, encoder, MeanDifference())
-    _, metrics = scorer.score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    rows, metrics = scorer.score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
     x = [p.pixels.double().numpy() for p in PROMPTS]
     pairs = [np.abs(x[i] - x[j]).mean() for i, j in [(0, 1), (2, 3), (2, 4), (3, 4)]]
     assert metrics["div"].value == pytest.approx(np.mean(pairs))
+    assert rows[1]["div"] == pytest.approx(pairs[0])
+    assert rows[4]["div"] == pytest.approx((pairs[2] + pairs[3]) / 2)
     assert "mean difference" in metrics["div"].protocol
 
 

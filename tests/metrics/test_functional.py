@@ -9,6 +9,7 @@ from dreambooth.metrics.functional import (
     copy_score,
     cosine_distance,
     diversity,
+    diversity_of_each,
     pairwise_similarity,
     prior_preservation,
     self_similarity,
@@ -74,6 +75,17 @@ def test_diversity_pairs_images_of_one_prompt_once():
     ]
     assert len(expected) == 4
     close(diversity(images, prompts).sort().values, sorted(expected))
+
+
+def test_the_diversity_of_each_image_is_its_mean_distance_to_the_others_of_its_prompt():
+    prompts = ["snow", "beach", "snow", "snow", "moon", "beach"]
+    images = GENERATED[:6]
+    found = diversity_of_each(diversity(images, prompts), prompts)
+    assert math.isnan(found[4])
+    for i in (0, 1, 2, 3, 5):
+        others = [j for j in range(6) if prompts[j] == prompts[i] and j != i]
+        expected = sum(1 - cosine(images[i], images[j]) for j in others) / len(others)
+        assert float(found[i]) == pytest.approx(expected)
 
 
 def test_diversity_takes_any_distance_on_pixels():

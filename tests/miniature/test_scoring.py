@@ -5,7 +5,7 @@ import torch
 
 from dreambooth.miniature import scoring
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
-from dreambooth.miniature.scoring import OracleScorer, reference_images, summary
+from dreambooth.miniature.scoring import OracleScorer, mean_distances, reference_images, summary
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import individual
 from dreambooth.run import Picture
@@ -79,6 +79,14 @@ def test_drift_and_diversity_are_of_the_class_prompts_pictures():
     assert metrics["diversity"].count == 3
     assert math.isnan(metrics["identity"].value)
     assert metrics["identity"].count == 0
+
+
+def test_the_diversity_of_a_picture_is_its_mean_distance_to_the_others():
+    embeddings = torch.eye(64)[[0, 0, 1]]
+    each = mean_distances(embeddings)
+    assert each == [0.5, 0.5, 1.0]
+    assert sum(each) / 3 == pytest.approx(summary([], [], embeddings)["diversity"].value)
+    assert mean_distances(embeddings[:1]) == [None]
 
 
 def test_references_show_the_individual_in_the_same_scenes_each_time():

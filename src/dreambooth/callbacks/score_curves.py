@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class ScoreCurves(L.Callback):
-    """`curves/NAME` to the logger, of every score that needs no second picture of a prompt.
+    """`curves/NAME` to the loggers, of every score that needs no second picture of a prompt.
 
     Before the first step and after every `every_n_steps` the same small set is drawn from the same
     noise: one picture of each of at most `num_prompts` of the subject's prompts, spread over their
@@ -55,7 +55,7 @@ class ScoreCurves(L.Callback):
         self.seconds = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._score(trainer)
+        self._score(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -66,7 +66,7 @@ class ScoreCurves(L.Callback):
         batch_idx: int,
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            self._score(trainer)
+            self._score(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         log.info(
@@ -75,7 +75,7 @@ class ScoreCurves(L.Callback):
             self.seconds,
         )
 
-    def _score(self, trainer: L.Trainer) -> None:
+    def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         started = time.monotonic()
         with isolate_rng():
             prompts, of_class = self.draw(self.jobs), self.draw(self.class_jobs)
@@ -86,6 +86,7 @@ class ScoreCurves(L.Callback):
         self.seconds += seconds
         values = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
         values["seconds"] = seconds
-        curves = {f"curves/{name}": value for name, value in values.items()}
-        assert trainer.logger is not None
-        trainer.logger.log_metrics(curves, step=trainer.global_step)
+        prefix = getattr(pl_module, "prefix", "")  # of its stage
+        curves = {f"{prefix}curves/{name}": value for name, value in values.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(curves, step=trainer.global_step)

@@ -85,14 +85,25 @@ def diversity(
     """
     if len(images) != len(prompts):
         raise ValueError(f"every image has a prompt: {len(images)} images, {len(prompts)} prompts")
-    groups: dict[Hashable, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(i)
-    pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
+    pairs = _pairs(prompts)
     if not pairs:
         return torch.empty(0, dtype=torch.float64, device=images.device)
     chunks = torch.tensor(pairs, device=images.device).split(_PAIRS_AT_ONCE)
     return torch.cat([distance(images[c[:, 0]], images[c[:, 1]]) for c in chunks]).double()
+
+
+def diversity_of_each(distances: Tensor, prompts: Sequence[Hashable]) -> Tensor:
+    """Mean distance of each image to the others of its prompt: (N,); NaN for one that is alone.
+
+    `distances`: what `diversity` gives for these prompts. Where prompts have equally many images,
+    the mean over images is DIV.
+    """
+    total, count = (torch.zeros(len(prompts), dtype=torch.float64) for _ in range(2))
+    for (i, j), distance in zip(_pairs(prompts), distances.tolist(), strict=True):
+        for image in (i, j):
+            total[image] += distance
+            count[image] += 1
+    return total / count
 
 
 class CopyScores(NamedTuple):
@@ -131,6 +142,14 @@ def without_identifier(prompt: str, identifier: str) -> str:
         return prompt
     words = r"\s+".join(map(re.escape, identifier.split()))
     return re.sub(rf"(?<![\w-]){words}(?![\w-])\s*", "", prompt, flags=re.IGNORECASE).strip()
+
+
+def _pairs(prompts: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Pairs of images of the same prompt, prompt by prompt."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(i)
+    return [pair for group in groups.values() for pair in combinations(group, 2)]
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ Each picture goes through each encoder once; all scores are made of those featur
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -15,6 +14,7 @@ from dreambooth.metrics.functional import (
     copy_score,
     cosine_distance,
     diversity,
+    diversity_of_each,
     pairwise_similarity,
     prior_preservation,
     text_similarity,
@@ -87,11 +87,12 @@ class FidelityScorer:
             "copy": copies.nearest,
             "copied": copies.closer,
         }
+        if distances is None:
+            distances = diversity(dino, [p.prompt for p in prompts], cosine_distance)
+        columns["div"] = diversity_of_each(distances, [p.prompt for p in prompts])
         rows = _rows(columns, len(prompts))
         pres = prior_preservation(self.dino.images(p.pixels for p in class_prompts), real_dino)
         class_rows = _rows({"pres": pres}, len(class_prompts))
-        if distances is None:
-            distances = diversity(dino, [p.prompt for p in prompts], cosine_distance)
         return rows + class_rows, self._summary(rows, class_rows, distances, photos)
 
     def score_restored(
@@ -111,8 +112,8 @@ class FidelityScorer:
         """Of all pairs of one prompt, whose pixels are in memory together."""
         assert self.distance is not None
         found = [torch.empty(0, dtype=torch.float64)]
-        for prompt, group in groupby(sorted(prompts, key=_prompt), key=_prompt):
-            pixels = [p.pixels for p in group]
+        for prompt in dict.fromkeys(p.prompt for p in prompts):
+            pixels = [p.pixels for p in prompts if p.prompt == prompt]
             if len({image.shape for image in pixels}) > 1:
                 raise ValueError(
                     f"the images of the prompt {prompt!r} have several sizes ({sizes(pixels)}), "
@@ -154,10 +155,6 @@ def sizes(images: Sequence[Tensor]) -> str:
     found = sorted({image.shape[:0:-1] for image in images}, key=lambda size: size[0] * size[1])
     ends = [f"{width}x{height}" for width, height in dict.fromkeys([found[0], found[-1]])]
     return " to ".join(ends) + " px"
-
-
-def _prompt(picture: Picture) -> str:
-    return picture.prompt
 
 
 def _rows(columns: dict[str, Tensor], count: int) -> list[dict[str, Score]]:

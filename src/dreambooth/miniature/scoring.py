@@ -56,6 +56,8 @@ class OracleScorer:
             right = {f"{name}_right": int(seen[name] == value) for name, value in asked.items()}
             rows.append({"identity": same, **{f"seen_{k}": v for k, v in seen.items()}, **right})
         n = len(prompts)
+        for row, distance in zip(rows[n:], mean_distances(reading.embeddings[n:]), strict=True):
+            row["diversity"] = distance
         return rows, summary(rows[:n], rows[n:], reading.embeddings[n:])
 
     def score_restored(
@@ -159,6 +161,15 @@ def summary(
         protocol = "mean pairwise 1 - cosine of oracle embeddings, class prompt's images"
         metrics["diversity"] = Metric(float(pairs.mean()), len(drawn), protocol)
     return metrics
+
+
+def mean_distances(drawn: Tensor) -> list[float | None]:
+    """Of each embedding (N, D), 1 - its mean cosine to the others; None where it is alone."""
+    if len(drawn) < 2:
+        return [None] * len(drawn)
+    cosines = drawn @ drawn.T
+    others = (cosines.sum(1) - cosines.diagonal()) / (len(drawn) - 1)
+    return (1 - others).tolist()
 
 
 def reference_images(who: Individual) -> Tensor:

@@ -1,0 +1,312 @@
+"""Tables as LaTeX, CSV and Markdown; every mean with its interval and its count."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth.files import Score, csv_of, write_atomically
+from dreambooth.reporting.figures import Figure
+from dreambooth.reporting.findings import p_in_words
+from dreambooth.reporting.study import Study
+from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
+from dreambooth.run import describe
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+_VERDICTS = {True: "agrees", False: "the opposite", None: "not settled"}
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """KEY.tex and KEY.csv of each table, and KEY_differences.csv of its comparisons."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for table in tables:
+        written[f"{table.key}.tex"] = latex(table)
+        written[f"{table.key}.csv"] = csv_of(rows_of(table))
+        if table.comparisons:
+            written[f"{table.key}_differences.csv"] = csv_of(differences_of(table))
+    for name, content in written.items():
+        write_atomically(folder / name, content.encode())
+    return [folder / name for name in written]
+
+
+def rows_of(table: Table) -> list[dict[str, Score]]:
+    """A row per cell; a score takes the columns dino, dino_low, dino_high, dino_subjects ..."""
+    found = []
+    for row in table.rows:
+        flat: dict[str, Score] = {"cell": row.cell, "label": row.label}
+        for column in table.columns:
+            key, entry = column.key, row.entries.get(column.key, Entry())
+            if e := entry.estimate:
+                flat |= {key: e.mean, f"{key}_low": _number(e.low)}
+                flat |= {f"{key}_high": _number(e.high), f"{key}_subjects": e.num_subjects}
+                flat |= {f"{key}_images": e.num_images, f"{key}_interval_over": e.unit}
+            flat |= {
+                f"{key}_paper": entry.paper,
+                f"{key}_remark": entry.text,
+                f"{key}_protocol": column.protocol,
+            }
+        found.append(flat)
+    return found
+
+
+def differences_of(table: Table) -> list[dict[str, Score]]:
+    """A row per comparison, a - b."""
+    labels = {row.cell: row.label for row in table.rows}
+    return [
+        {
+            "score": one.metric,
+            "a": labels[one.a],
+            "b": labels[one.b],
+            "difference": one.difference.mean,
+            "low": _number(one.difference.low),
+            "high": _number(one.difference.high),
+            "p": _number(one.difference.p),
+            "p_holm": _number(one.difference.p_holm),
+            "effect_size": _number(one.difference.effect_size),
+            "subjects": one.difference.num_subjects,
+            "pairs": one.difference.num_pairs,
+            "interval_over": one.difference.unit,
+            "paper": one.paper,
+            "claim": one.claim,
+            "agrees": _verdict(one),
+        }
+        for one in table.comparisons
+    ]
+
+
+def latex(table: Table) -> str:
+    r"""A floating table for \usepackage{booktabs}: values, under them interval and the paper's."""
+    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
+    headings = [f"{_tex(c.heading)}{arrows[c.better]}" for c in table.columns]
+    lines = [
+        r"% \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(_caption(table))}}}",
+        rf"\label{{tab:{_slug(table.key)}}}",
+        rf"\begin{{tabular}}{{l{'c' * len(headings)}}}",
+        r"\toprule",
+        f"{' & '.join(['', *headings])} \\\\",
+        f"{' & '.join(['', *(_tex(_counts(table, c.key)) for c in table.columns)])} \\\\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        entries = [row.entries.get(c.key, Entry()) for c in table.columns]
+        for number, part in enumerate((_mean, _interval, _remark, _paper)):
+            cells = [_tex(part(entry)) for entry in entries]
+            if number:
+                cells = [rf"{{\scriptsize {cell}}}" if cell else "" for cell in cells]
+            if any(cells):
+                label = "" if number else _tex(row.label)
+                lines.append(f"{' & '.join([label, *cells])} \\\\")
+        lines.append(r"\addlinespace[2pt]")
+    notes = " ".join(table.notes)
+    lines[-1:] = [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\smallskip{{\footnotesize {_tex(notes)}}}"] if notes else []
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def write_markdown(
+    study: Study,
+    tables: Sequence[Table],
+    findings: Sequence[Finding],
+    figures: Sequence[Figure],
+    folder: Path,
+) -> Path:
+    """report.md: summary, tables, figures, gaps and where it all comes from."""
+    lines = [f"# {_md(study.name)}", "", _what_was_run(study), ""]
+    for verdict, title in (
+        (True, "Agrees with the paper"),
+        (False, "The opposite of the paper"),
+        (None, "Not settled"),
+    ):
+        some = [f"- {_md(f.sentence)}" for f in findings if f.agrees is verdict]
+        lines += [f"## {title}", "", *some, ""] if some else []
+    lines += _section("Remarks", [f"- {_md(note)}" for note in study.notes])
+    lines += _section("Gaps", _gaps(study))
+    for table in tables:
+        lines += [f"## {_md(table.title)}", ""]
+        lines += [f"Beside it: {_md(table.source)}.", ""] if table.source else []
+        lines += _values(table) + _differences(table)
+        lines += [f"- {_md(note)}" for note in table.notes]
+        lines += [f"- {_md(c.heading)}: {_md(c.protocol)}" for c in table.columns] + [""]
+    for figure in figures:
+        picture = f"![{_md(figure.title)}](figures/{figure.key}.png)"
+        lines += [f"## {_md(figure.title)}", "", picture, "", _md(figure.caption), ""]
+    lines += _section("Where it comes from", _sources(study))
+    path = folder / "report.md"
+    write_atomically(path, "\n".join(lines).encode())
+    return path
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *lines, ""] if lines else []
+
+
+def _what_was_run(study: Study) -> str:
+    states: dict[str, int] = {}
+    for trial in study.trials:
+        states[trial.status.state] = states.get(trial.status.state, 0) + 1
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    seeds = {trial.seed for trial in study.trials if trial.seed}
+    of = {"cell": study.cells, "subject": study.subjects, "training seed": seeds}
+    told = ", ".join(counted(len(some), noun) for noun, some in of.items())
+    runs = counted(len(study.trials), "run")
+    return _md(f"{told}: {runs} ({counts}). From {', '.join(map(str, study.folders))}.")
+
+
+def _gaps(study: Study) -> list[str]:
+    gaps = [(cell, t) for cell in study.cells for t in cell.trials if t.status.state != "finished"]
+    if not gaps:
+        return []
+    lines = ["| cell | subject | seed | state | what fills it |", "|---|---|---|---|---|"]
+    for cell, trial in gaps:
+        told = [cell.label, trial.subject, trial.seed, describe(trial.status)]
+        command = _code(trial.command).replace("|", "\\|")  # a bar would end the cell
+        lines.append(f"| {' | '.join(map(_md, told))} | {command} |")
+    return lines
+
+
+def _values(table: Table) -> list[str]:
+    heads = [f"{_md(c.heading)}<br>{_md(_counts(table, c.key))}" for c in table.columns]
+    lines = [f"| {' | '.join(['', *heads])} |", "|---" * (len(heads) + 1) + "|"]
+    for row in table.rows:
+        cells = [_md_entry(row, c.key) for c in table.columns]
+        lines.append(f"| {' | '.join([_md(row.label), *cells])} |")
+    return [*lines, ""]
+
+
+def _md_entry(row: TableRow, key: str) -> str:
+    entry = row.entries.get(key, Entry())
+    parts = [f"{_mean(entry)} {_interval(entry)}".strip(), _paper(entry)]
+    return "<br>".join(_md(part) for part in [*parts, _remark(entry)] if part)
+
+
+def _differences(table: Table) -> list[str]:
+    if not table.comparisons:
+        return []
+    lines = ["| difference | 95 % interval | p after Holm | effect size | pairs | the paper | |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for one in table.comparisons:
+        d = one.difference
+        name = one.sentence.rpartition(" (")[0]
+        paper = "" if one.paper is None else f"{one.paper:+.3f}"
+        size = "-" if math.isnan(d.effect_size) else f"{d.effect_size:+.2f}"
+        count = f"{d.num_pairs} of {counted(d.num_subjects, 'subject')}"
+        cells = [name, f"({d.low:+.3f}, {d.high:+.3f})", p_in_words(d.p_holm), size, count, paper]
+        lines.append(f"| {' | '.join(map(_md, [*cells, _verdict(one)]))} |")
+    return [*lines, ""]
+
+
+def _sources(study: Study) -> list[str]:
+    """Commands, and what else the runs say of themselves, each value with the runs it is of."""
+    known = [trial for trial in study.trials if trial.provenance]
+    values: dict[str, dict[str, int]] = {}
+    for trial in known:
+        for key, value in _leaves(trial.provenance):
+            if key.startswith(("git.", "code", "versions.", "hardware.")):
+                count = values.setdefault(key, {})
+                count[str(value)] = count.get(str(value), 0) + 1
+    lines = []
+    for key, some in values.items():
+        told = ", ".join(f"{_md(value)} ({counted(n, 'run')})" for value, n in some.items())
+        lines.append(f"- {_md(key)}: {told}")
+    seconds = sum(sum(t.provenance.get("seconds", {}).values()) for t in known)
+    if known:
+        lines.append(f"- time of all runs: {seconds / 3600:.2f} h; energy was not measured")
+    commands = dict.fromkeys(_code(t.command) for t in study.trials)
+    return [*lines, *(f"- {command}" for command in commands)]
+
+
+def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def _caption(table: Table) -> str:
+    source = f" Beside it: {table.source}." if table.source else ""
+    return f"{table.title}. Mean, 95 % interval and the paper's value.{source}"
+
+
+def _counts(table: Table, key: str) -> str:
+    """ "n = 50", or "n = 20..50" where the cells differ."""
+    found = [e.num_images for row in table.rows if (e := row.entries.get(key, Entry()).estimate)]
+    ends = dict.fromkeys(map(str, [min(found), max(found)])) if found else {"0": None}
+    return f"n = {'..'.join(ends)}"
+
+
+def _mean(entry: Entry) -> str:
+    if entry.estimate is not None:
+        return f"{entry.estimate.mean:.3f}"
+    return entry.text
+
+
+def _interval(entry: Entry) -> str:
+    e = entry.estimate
+    if e is None or math.isnan(e.low):
+        return ""  # the entry's text says so
+    return f"({e.low:.3f}, {e.high:.3f})"
+
+
+def _remark(entry: Entry) -> str:
+    return entry.text if entry.estimate else ""
+
+
+def _paper(entry: Entry) -> str:
+    return "" if entry.paper is None else f"paper {entry.paper:.3f}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _verdict(one: Comparison) -> str:
+    return _VERDICTS[one.agrees] if one.claim else ""
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _tex(text: str) -> str:
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], text)
+
+
+def _slug(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is, in a table too."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
+    return " ".join(escaped.split())
+
+
+def _code(text: str) -> str:
+    """Inline code, with as many backticks around it as it needs."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{' '.join(text.split())}{fence}"

@@ -1,0 +1,74 @@
+"""Plain sentences for the summary, made from the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dreambooth.reporting.scores import HEADINGS, Heading
+from dreambooth.reporting.statistics import Difference, Estimate
+from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
+
+_OPENINGS = {
+    True: "As in the paper, {}",
+    False: "Against the paper, which says that {}",
+    None: "It is not settled whether {}",
+}
+
+
+def findings(tables: Sequence[Table]) -> list[Finding]:
+    """What the paper claims, and whether the tables agree; by table, then by claim.
+
+    Scores of one claim with the same outcome are in one sentence.
+    """
+    found = []
+    for table in tables:
+        groups: dict[tuple[str, str, str, bool | None], list[Comparison]] = {}
+        for one in table.comparisons:
+            if one.claim:
+                groups.setdefault((one.claim, one.a, one.b, one.agrees), []).append(one)
+        for (claim, a, b, agrees), some in groups.items():
+            values = ", ".join(map(_value, some))
+            which = _which(table, claim, a, b)
+            sentence = f"{_OPENINGS[agrees].format(claim)}{which}: {values}; "
+            found.append(Finding(f"{sentence}{over(some[0].difference)}.", agrees, table.key))
+        found += [
+            Finding(_of_entry(table, row, key, entry, entry.estimate), entry.agrees, table.key)
+            for row in table.rows
+            for key, entry in row.entries.items()
+            if entry.claim and entry.estimate
+        ]
+    return found
+
+
+def over(of: Difference | Estimate) -> str:
+    """What an interval is over, in words."""
+    if of.num_subjects == 1:
+        return f"one subject, over its {of.unit}"
+    return f"over {of.num_subjects} subjects"
+
+
+def p_in_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _which(table: Table, claim: str, a: str, b: str) -> str:
+    """The two cells, where several pairs have the same claim."""
+    if len({(one.a, one.b) for one in table.comparisons if one.claim == claim}) < 2:
+        return ""
+    labels = {row.cell: row.label for row in table.rows}
+    return f" ({labels[a]} - {labels[b]})"
+
+
+def _value(one: Comparison) -> str:
+    """ "PRES -0.171 (-0.200 to -0.150, p = 0.012; the paper -0.171)"."""
+    heading = HEADINGS.get(one.metric, Heading(one.metric)).text
+    paper = "" if one.paper is None else f"; the paper {one.paper:+.3f}"
+    d = one.difference
+    p = p_in_words(d.p_holm)
+    return f"{heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {p}{paper})"
+
+
+def _of_entry(table: Table, row: TableRow, key: str, entry: Entry, e: Estimate) -> str:
+    heading = next(column.heading for column in table.columns if column.key == key)
+    value = f"{heading} {e.mean:.3f} ({e.low:.3f} to {e.high:.3f})"
+    return f"{_OPENINGS[entry.agrees].format(entry.claim)}: {value}; {row.label}, {over(e)}."

@@ -1,0 +1,154 @@
+"""How the report's figures look: style, and the colour, marker and line of each cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.reporting.scores import HEADINGS
+from dreambooth.reporting.study import Study
+
+if TYPE_CHECKING:  # matplotlib takes a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+INK, MUTED, RULE, PAPER = "#1b1d21", "#5b6068", "#d8d5cf", "#fefefe"
+# After Okabe and Ito, with the light ones darkened until they stand out on white.
+SERIES = ("#0072b2", "#d55e00", "#00875f", "#a8418b", "#8a6a00", "#2b93c9", "#5b4bb5")
+MARKERS = "osD^vPX*"
+DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (5, 1.4, 1, 1.4)))
+WIDTH = 7.0  # inches: a page's text
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7,
+    "axes.labelsize": 8,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "dreambooth",  # the same figure twice is the same file
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.04,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a cell is drawn, everywhere."""
+
+    colour: str
+    marker: str
+    dash: Any
+    filled: bool = True
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """A marker; an empty one hides what is behind it."""
+        face = self.colour if self.filled else PAPER
+        marker = {"marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
+        return marker | {"linestyle": ""}
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return self.point | {"color": self.colour, "linestyle": self.dash}
+
+
+def looks(study: Study) -> dict[str, Look]:
+    """By Cell.key. Of two axes, the one with more values has colour and marker, the other (of two
+    values) line and filling; otherwise every cell has its own of each."""
+    values = [list(dict.fromkeys(cell.settings[a] for cell in study.cells)) for a in study.axes]
+    if len(values) == 2 and min(map(len, values)) == 2 and max(map(len, values)) <= len(SERIES):
+        big = int(len(values[1]) >= len(values[0]))
+        chosen = {}
+        for cell in study.cells:
+            i = values[big].index(cell.settings[study.axes[big]])
+            last = cell.settings[study.axes[1 - big]] == values[1 - big][-1]
+            chosen[cell.key] = Look(SERIES[i], MARKERS[i], DASHES[int(not last)], last)
+        return chosen
+    return {
+        cell.key: Look(
+            SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], DASHES[i // len(SERIES) % 4]
+        )
+        for i, cell in enumerate(study.cells)
+    }
+
+
+def panels(
+    number: int, study: Study, height: float, lines: bool = False
+) -> tuple[Canvas, list[Axes]]:
+    """Panels of `height` inches, at most three in a row, and the cells' legend: to their right, or
+    below where the panels take the whole width. `lines`: they are what the legend tells apart."""
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.lines import Line2D
+
+    columns = min(number, 3)
+    rows = math.ceil(number / columns)
+    below = columns == 3
+    legend = 0.2 * math.ceil(len(study.cells) / 3) if below else 0
+    width = WIDTH if number > 1 else 5.2
+    canvas = Canvas(figsize=(width, height * rows + legend), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    all_axes = [axes for line in grid for axes in line]
+    for axes in all_axes[number:]:
+        axes.remove()
+    styles = {key: look.line if lines else look.point for key, look in looks(study).items()}
+    handles = [
+        Line2D([], [], label=cell.label, ms=4.5 if lines else 6, **styles[cell.key])
+        for cell in study.cells
+        if cell.finished
+    ]
+    length = 3.4 if lines else 1
+    if below:
+        canvas.legend(handles=handles, handlelength=length, loc="outside lower center", ncols=3)
+    else:
+        canvas.legend(handles=handles, handlelength=length, loc="outside right upper")
+    return canvas, all_axes[:number]
+
+
+def heading(metric: str) -> str:
+    """As in the tables, and else in words."""
+    return HEADINGS[metric].text if metric in HEADINGS else metric.replace("_", " ")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most `width` characters, broken after commas first; a long word stays whole."""
+    import textwrap
+
+    parts = text.split(", ") if len(text) > width else [text]
+    parts = [part + "," * (part is not parts[-1]) for part in parts]
+    return "\n".join(
+        line for part in parts for line in textwrap.wrap(part, width, break_long_words=False)
+    )
+
+
+def mentioned(names: Sequence[str]) -> str:
+    """ "a, b and c" """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

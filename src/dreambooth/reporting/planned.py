@@ -1,0 +1,114 @@
+"""What a sweep was to run, and the commands that fill its gaps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dreambooth.reporting.settings import KNOWN
+
+_SPELLINGS = {  # axis -> the overrides that say it
+    "lambda": ("prior.lambda", "prior"),
+    "class": ("class", "class.noun", "class.choice"),
+    "sr": ("sr", "sr.noise_level", "sr.enabled", "sr.inference_noise_level", "stage"),
+    "num_photos": ("subject.num_photos",),
+    "identifier": ("identifier", "identifier.kind", "identifier.text", "identifier.seed"),
+    "method": ("method",),
+    "model": ("model", "model.backbone.pretrained"),
+    "seed": ("seed",),
+    "subject": ("subject", "subject.class_noun", "subject.seed", "subject.name", "photos"),
+}
+
+
+def planned(sweep: Path) -> dict[str, list[str]]:
+    """Folder name -> overrides of every run that a sweep was to have, by Hydra's multirun.yaml.
+
+    {} where there is none, or where values are not simply listed.
+    """
+    path = sweep / "multirun.yaml"
+    try:
+        task = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
+        choices = [_choices(str(override)) for override in task]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return {}
+    if any(choice is None for choice in choices):
+        return {}
+    jobs = product(*(choice for choice in choices if choice is not None))
+    return {str(number): list(job) for number, job in enumerate(jobs)}
+
+
+def axis_of(override: str) -> str:
+    """The axis that an override's key speaks of; the key itself, if none."""
+    key = override.partition("=")[0].lstrip("+~")
+    return next((axis for axis, keys in _SPELLINGS.items() if key in keys), key)
+
+
+def literal(override: str) -> str:
+    """What an override says, where no run tells what it resolves to."""
+    key, _, value = override.partition("=")
+    value = {"prior=off": "0", "prior=on": "1"}.get(override, value.removeprefix("noise_"))
+    return value if axis_of(key) in KNOWN else value or "none"
+
+
+def recombined(
+    wanted: Mapping[str, str], runs: Sequence[tuple[Mapping[str, str], Sequence[str]]]
+) -> list[str]:
+    """Overrides of a run that is not there, from those that are: (coordinates, overrides) each.
+
+    The run nearest to `wanted` gives everything; where it differs, a run with the wanted value.
+    """
+
+    def distance(run: tuple[Mapping[str, str], Sequence[str]]) -> int:
+        return sum(run[0].get(axis) != value for axis, value in wanted.items())
+
+    nearest, overrides = min(runs, key=distance)
+    found = list(overrides)
+    for axis in (axis for axis, value in wanted.items() if nearest.get(axis) != value):
+        donor = next(said for at, said in runs if at.get(axis) == wanted[axis])
+        place = next((i for i, o in enumerate(found) if axis_of(o) == axis), len(found))
+        found = [o for o in found if axis_of(o) != axis]
+        found[place:place] = [o for o in donor if axis_of(o) == axis]
+    return found
+
+
+def train_command(overrides: Iterable[str], folder: Path | None = None) -> str:
+    """The command of a run, into its own folder if one is given."""
+    into = [] if folder is None else [f"hydra.run.dir={folder}"]
+    return shlex.join(["python", "src/train.py", *overrides, *into])
+
+
+def external_command(config: Mapping[str, Any], folder: Path) -> str:
+    """The command that scores another system's images."""
+    said = [o for o in config.get("overrides", []) if not o.startswith("method=")]
+    places = [f"images={config.get('images')}", *said, f"into={folder.parent}"]
+    return shlex.join(["python", "src/evaluate.py", *places, f"name={folder.name}"])
+
+
+def _choices(override: str) -> list[str] | None:
+    """The values that an override sweeps over, each as an override; None where it computes them."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return [override]
+    if re.match(r"\s*(range|choice|glob|interval|sort|shuffle|tag)\(", value):
+        return None
+    parts, depth, quote = [""], 0, ""
+    for character in value:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{(":
+            depth += 1
+        elif character in ")}]":
+            depth -= 1
+        if character == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [f"{key}={part.strip()}" for part in parts]

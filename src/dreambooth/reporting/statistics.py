@@ -1,0 +1,196 @@
+"""Means over subjects with their intervals, and paired differences with a corrected test.
+
+Scores lie in levels: subjects, their training seeds, prompts, pictures of a prompt. A run's mean is
+over its pictures, a subject's over its seeds, and the estimate is over subjects, so that each
+subject counts alike. What is drawn anew is the highest level that has more than one member
+(`unit`): the subjects; with one subject its prompts; with one prompt its pictures. All spread
+further down is in the means of these units, and drawing it anew too would count it twice.
+
+The interval is a bootstrap of the units, with quantiles spread for few of them: by
+t_{n-1} / z * sqrt(n / (n - 1)), which for normal data makes it as wide as Student's. Over 10,000
+simulated studies of 2, 3, 5, 8 and 30 units it covers the truth in 92.9, 94.6, 95.0, 94.6 and
+94.7 %. Where the units are as skewed as an exponential, 5 to 15 of them give 90 to 92 %, as
+Student's does. Plain percentiles of all levels drawn anew cover 79 % with 3 subjects, 85 % with 5.
+
+The test is Student's t over the same units, since with few of them flipping signs cannot reach the
+levels that Holm's correction asks for (with 5 subjects its least p is 0.06).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = tuple[str, int]  # template of the prompt, index
+Scores = Mapping[tuple[str, str], Mapping[Picture, float]]
+"""(subject, seed) -> picture -> score."""
+
+_NUM_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval; `low` and `high` are NaN where one value alone is there."""
+
+    mean: float
+    low: float
+    high: float
+    num_subjects: int
+    num_images: int
+    unit: str = "subjects"  # what the interval is over: subjects, prompts or pictures
+
+
+@dataclass(frozen=True)
+class Difference:
+    """a - b over what both have: the same subject, seed, prompt and index, and so the same noise.
+
+    `p` is two-sided; `p_holm` is corrected for all comparisons of its table. `effect_size` is
+    Cohen's d of the paired units (their mean difference over its standard deviation); NaN where all
+    differences are the same.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    effect_size: float
+    num_subjects: int
+    num_pairs: int  # of pictures
+    unit: str = "subjects"
+
+
+def estimate(scores: Scores) -> Estimate | None:
+    """The mean of a cell with its interval; None without scores.
+
+    Shares (scores of 0 and 1) stay within 0..1, and have Wilson's interval over the units where
+    all are alike.
+    """
+    unit, values = _units(scores)
+    if not len(values):
+        return None
+    share = {score for run in scores.values() for score in run.values()} <= {0.0, 1.0}
+    low, high = _interval(values)
+    if share and low == high:
+        low, high = _wilson(float(values.mean()), len(values))
+    elif share:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Estimate(float(values.mean()), low, high, *_counts(scores), unit)
+
+
+def difference(a: Scores, b: Scores) -> Difference | None:
+    """a - b, paired; None without pairs. `p_holm` is still p: see `holm`.
+
+    Where all differences are alike, there is nothing to tell chance by: p is 1 if they are 0, else
+    NaN. NaN too, and the interval with it, where one pair of units alone is there.
+    """
+    pairs = {
+        run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
+        for run in a
+        if run in b
+    }
+    unit, values = _units(pairs)
+    if not len(values):
+        return None
+    mean, (low, high) = float(values.mean()), _interval(values)
+    spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    effect_size, p = math.nan, math.nan
+    if spread > 1e-12:
+        effect_size = mean / spread
+        p = _t_test(effect_size, len(values))
+    elif mean == 0 and len(values) > 1:
+        p = 1.0
+    return Difference(mean, low, high, p, p, effect_size, *_counts(pairs), unit)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """The same, with p_holm (Holm 1979) over all of them; those without a p do not count."""
+    order = sorted(
+        (d.p, i) for i, d in enumerate(differences) if not math.isnan(d.p)
+    )  # from the smallest
+    corrected, least = list(differences), 0.0
+    for rank, (p, i) in enumerate(order):
+        least = max(least, min(1.0, p * (len(order) - rank)))
+        corrected[i] = replace(differences[i], p_holm=least)
+    return corrected
+
+
+def pair_influences(scores: Mapping[Picture, float]) -> dict[Picture, float]:
+    """Scores that stand for a mean over pairs, of each picture's mean over its pairs with others.
+
+    A picture is in n - 1 pairs, so that the mean over pairs varies twice as much as these means let
+    expect: Tukey's pseudo-values of the jackknife, U + 2 (n - 1) / (n - 2) (d_i - U), vary as much.
+    """
+    n = len(scores)
+    if n < 3:
+        return dict(scores)
+    mean = sum(scores.values()) / n
+    return {k: mean + 2 * (n - 1) / (n - 2) * (d - mean) for k, d in scores.items()}
+
+
+def _units(scores: Scores) -> tuple[str, NDArray[np.float64]]:
+    """The highest level with more than one member, and its members' means."""
+    runs = {run: pictures for run, pictures in scores.items() if pictures}
+    subjects: dict[str, list[float]] = {}
+    for (subject, _), pictures in runs.items():
+        subjects.setdefault(subject, []).append(sum(pictures.values()) / len(pictures))
+    if len(subjects) != 1:
+        return "subjects", np.array([sum(means) / len(means) for means in subjects.values()])
+    prompts: dict[str, list[float]] = {}
+    each: dict[Picture, list[float]] = {}
+    for pictures in runs.values():
+        for picture, score in pictures.items():
+            prompts.setdefault(picture[0], []).append(score)
+            each.setdefault(picture, []).append(score)
+    if len(prompts) > 1:
+        return "prompts", np.array([sum(some) / len(some) for some in prompts.values()])
+    return "pictures", np.array([sum(some) / len(some) for some in each.values()])
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % of the mean of independent values; NaN for a single one."""
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return math.nan, math.nan
+    if float(np.ptp(values)) < 1e-12:
+        return mean, mean
+    low, high = np.quantile(_draws(n) @ values, (0.025, 0.975))
+    spread = _t_quantile(n) / _t_quantile(10**9) * math.sqrt(n / (n - 1))
+    return mean - spread * (mean - float(low)), mean + spread * (float(high) - mean)
+
+
+@cache
+def _draws(n: int) -> NDArray[np.float64]:
+    """Weights of n values in resampled means, (draws, n); the same at every call."""
+    counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=_NUM_DRAWS)
+    return counts / n
+
+
+@cache
+def _t_quantile(n: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, n - 1))
+
+
+def _t_test(effect_size: float, n: int) -> float:
+    from scipy import special
+
+    return float(2 * special.stdtr(n - 1, -abs(effect_size) * math.sqrt(n)))
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    from scipy import stats
+
+    found = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _counts(scores: Scores) -> tuple[int, int]:
+    runs = {run: pictures for run, pictures in scores.items() if pictures}
+    return len({subject for subject, _ in runs}), sum(map(len, runs.values()))

@@ -1,0 +1,157 @@
+import re
+import shutil
+from importlib.resources import files
+from xml.etree import ElementTree
+
+import pytest
+from made_up import made_up_sweep
+
+from dreambooth.reporting import figures as module
+from dreambooth.reporting.figures import write_figures
+from dreambooth.reporting.look import DASHES, PAPER, SERIES, looks, mentioned, wrapped
+from dreambooth.reporting.statistics import Estimate
+from dreambooth.reporting.study import read_study
+from dreambooth.reporting.tables import Column, Entry, Table, TableRow
+
+
+def table_of(study, *metrics):
+    """A table of the runs' own numbers."""
+    rows = []
+    for cell in study.cells:
+        entries = {}
+        for name in metrics:
+            found = [t.metrics[name].value for t in cell.finished if name in t.metrics]
+            mean = sum(found) / len(found) if found else None
+            estimate = found and Estimate(mean, mean - 0.05, mean + 0.05, len(found), 50)
+            entries[name] = Entry(estimate or None, text="" if found else "no run")
+        rows.append(TableRow(cell.key, cell.label, entries))
+    columns = [Column(name, name, "higher", "made up") for name in metrics]
+    return Table("all", "All", "", columns, rows, [], [])
+
+
+def drawn(study, folder):
+    tables = [table_of(study, "dino", "clip_t", "div", "pres")]
+    return {figure.key: figure for figure in write_figures(study, tables, folder)}
+
+
+@pytest.fixture(scope="module")
+def six_cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("six")
+    sweep = made_up_sweep(
+        folder / "sweep", subjects=("biscuit", "comet"), num_class_images=8, images_per_prompt=1
+    )
+    study = read_study([sweep])
+    return study, drawn(study, folder / "figures"), folder / "figures"
+
+
+def test_each_figure_is_there_as_svg_and_png(six_cells):
+    _, found, folder = six_cells
+    per_subject = ["prompts_1", "drift_1", "prompts_2", "drift_2"]
+    others = ["trade_off", "per_subject", "copying", "curves", "losses"]
+    assert list(found) == [*per_subject, *others]
+    assert {p.name for p in folder.iterdir()} == {f"{k}.{e}" for k in found for e in ("svg", "png")}
+    for key, figure in found.items():
+        ElementTree.fromstring(figure.svg)
+        assert (folder / f"{key}.svg").read_text() == figure.svg
+        assert figure.title
+        assert figure.caption.endswith(".")
+
+
+def test_a_figure_without_its_data_is_not_drawn(tmp_path):
+    axes = {"prior.lambda": ("0", "1")}
+    sweep = made_up_sweep(
+        tmp_path / "old", axes=axes, images_per_prompt=1, num_class_images=2, old=True
+    )
+    study = read_study([sweep])
+    assert list(drawn(study, tmp_path / "figures")) == ["prompts", "trade_off", "copying"]
+
+
+def test_detail_is_shown_where_super_resolution_differs(tmp_path):
+    sweep = made_up_sweep(
+        tmp_path / "sr", axes={"sr": ("off", "noise_1e-5")}, images_per_prompt=1, curves=False
+    )
+    found = drawn(read_study([sweep]), tmp_path / "figures")
+    assert {"detail", "losses", "losses_sr"} <= set(found)
+    assert "curves" not in found
+    assert "original" in found["detail"].svg
+
+
+def test_the_same_study_gives_the_same_files(six_cells, tmp_path):
+    study, found, _ = six_cells
+    again = drawn(study, tmp_path)
+    assert {key: f.svg for key, f in again.items()} == {key: f.svg for key, f in found.items()}
+
+
+def test_a_grid_has_a_row_for_each_cell_and_the_photos_first(six_cells):
+    study, found, _ = six_cells
+    svg = found["prompts_1"].svg
+    assert svg.count("<image") == len(study.cells) * 7 + 5
+    assert "real photos" in svg
+    drift = found["drift_1"].svg
+    assert drift.count("before any") == 2  # of the class, and of the wrong one
+    assert drift.count("<image") == 8 * (len(study.cells) + 2)
+
+
+def test_pictures_that_are_gone_are_said_to_be_missing(tmp_path):
+    axes = {"prior.lambda": ("0", "1")}
+    sweep = made_up_sweep(tmp_path / "s", axes=axes, images_per_prompt=1, num_class_images=8)
+    study = read_study([sweep])
+    shutil.rmtree(study.cells[0].trials[0].run.folder / "images/prompts")
+    for path in (study.cells[1].trials[0].run.folder / "images/class").glob("*-003.png"):
+        path.write_bytes(b"cut off")
+    found = drawn(study, tmp_path / "figures")
+    assert "lambda 0" not in found["prompts"].svg
+    assert found["drift"].svg.count(">missing<") == 1
+
+
+def test_cells_can_be_told_apart_without_colour(six_cells, tmp_path):
+    study, _, _ = six_cells
+    found = looks(study)
+    assert len({(look.marker, look.filled) for look in found.values()}) == 6
+    assert len({(look.colour, look.dash) for look in found.values()}) == 6
+    levels = ("0.3", "0.1", "1e-2", "1e-3", "1e-4", "1e-5")
+    many = made_up_sweep(
+        tmp_path / "m", axes={"sr.noise_level": levels}, images_per_prompt=1, num_class_images=2
+    )
+    assert len({look.marker for look in looks(read_study([many])).values()}) == 6
+    assert len(set(map(str, DASHES))) == 4
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_stand_out_on_white_and_on_the_page_light_and_dark():
+    assert min(contrast(colour, PAPER) for colour in SERIES) >= 3  # WCAG 1.4.11
+    css = (files("dreambooth.reporting") / "page" / "page.css").read_text()
+    for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]:
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+        series = [colours[f"series-{i}"] for i in range(len(SERIES))]
+        assert min(contrast(colour, colours["paper"]) for colour in series) >= 3
+        for name in ("ink", "muted", "accent", "agrees", "opposite", "open"):
+            assert contrast(colours[name], colours["raised"]) >= 4.5  # WCAG 1.4.3
+
+
+def test_where_more_steps_buy_nothing():
+    assert module._enough([(0, 0.2), (100, 0.61), (200, 0.695), (300, 0.7), (400, 0.66)]) == 200
+
+
+def test_a_running_mean_keeps_a_straight_line_and_its_ends():
+    line = [(float(i), 2.0 * i) for i in range(100)]
+    smooth = module._smoothed(line)
+    assert smooth[50] == (50.0, 100.0)
+    assert [step for step, _ in smooth] == [step for step, _ in line]
+
+
+def test_text_is_wrapped_at_commas_and_lists_are_sentences():
+    assert wrapped("lambda 0, no class noun", 16) == "lambda 0,\nno class noun"
+    assert wrapped("short, too", 16) == "short, too"
+    assert mentioned(["a"]) == "a"
+    assert mentioned(["a", "b", "c"]) == "a, b and c"
