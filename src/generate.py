@@ -17,9 +17,11 @@ SAME_BITS = 8  # pictures at once, from which on a picture is the same to the bi
 def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
-    from dreambooth.assemble import plain_config, reload, samplers
-    from dreambooth.experiment import check_count, draw_pictures
+    from dreambooth.assemble import reload, samplers
+    from dreambooth.experiment import draw_pictures
     from dreambooth.run import Run
+    from dreambooth.settings import check_count
+    from dreambooth.starting import plain_config
 
     try:
         wanted = plain_config(cfg, [])

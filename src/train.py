@@ -2,6 +2,7 @@
 
 python src/train.py                                                  one run on the miniature
 python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six, and their table
+python src/train.py run=DIR                                          an unfinished one to its end
 """
 
 import hydra
@@ -10,17 +11,17 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    from dreambooth.assemble import assemble, start_run  # late: --cfg and --help stay fast
     from dreambooth.provenance import timed
-    from dreambooth.sweep import recorded, tell_errors
+    from dreambooth.starting import start_run
+    from dreambooth.sweep import tell_errors
 
-    with tell_errors():
-        run = start_run(cfg)
-        with recorded(run):
-            experiment = assemble(run)
-            for part in (experiment.train, experiment.draw, experiment.score):
-                with timed(run, part.__name__):
-                    part()
+    with tell_errors(), start_run(cfg) as run:
+        from dreambooth.assemble import assemble  # late: what loads no model stays fast
+
+        experiment = assemble(run)
+        for part in (experiment.train, experiment.draw, experiment.score):
+            with timed(run, part.__name__):
+                part()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-import csv
 import json
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from offline_wandb import read_offline
 from PIL import Image
 
-from dreambooth.loggers import csv_logger, grid, publish, wandb_logger
-from dreambooth.run import Metric, Picture
+from dreambooth.loggers import History, grid, publish, wandb_logger
+from dreambooth.run import Metric, Picture, Run, write_cells
 
 METRICS = {"identity": Metric(0.25, 4, "cosine", (0.125, 0.5))}
 
@@ -21,14 +19,46 @@ def picture(prompt, index, value=0):
 DOG = picture("a dog", 0, 200)
 
 
-def test_the_csv_logger_writes_into_the_run_folder(tmp_path):
-    logger = csv_logger(tmp_path, {})
-    assert isinstance(logger, CSVLogger)
-    publish(
-        logger, METRICS | {"pres": Metric(float("nan"), 0, "none")}, [{"set": "prompts"}], [DOG]
+def test_rows_of_steps_that_are_done_again_replace_the_earlier(tmp_path):
+    run = Run(tmp_path, {})
+    first = History(run)
+    for step in range(3):
+        first.log_metrics({"loss": torch.tensor(step / 4), "epoch": 0}, step)
+    first.log_metrics({"sr/loss": 0.5}, 0)
+    first.save()
+    first.log_metrics({"loss": 9, "epoch": 0}, 3)  # lost, as by a kill
+    again = History(run)
+    for step in (2, 3):
+        again.log_metrics({"loss": 1 + step / 4, "epoch": 0}, step)
+    again.finalize("success")
+    assert sorted(map(repr, run.read_history())) == sorted(
+        map(
+            repr,
+            [
+                {"step": 0.0, "loss": 0.0},
+                {"step": 1.0, "loss": 0.25},
+                {"step": 2.0, "loss": 1.5},
+                {"step": 0.0, "sr/loss": 0.5},
+                {"step": 3.0, "loss": 1.75},
+            ],
+        )
     )
-    with (tmp_path / "logs" / "metrics.csv").open() as file:
-        assert list(csv.DictReader(file)) == [{"step": "0", "score/identity": "0.25"}]
+
+
+def test_a_wandb_run_that_goes_on_keeps_its_id(tmp_path):
+    import wandb
+
+    config = {"overrides": []}
+    ids = []
+    for _ in range(2):
+        logger = wandb_logger(tmp_path, config, "dreambooth")
+        logger.log_metrics({"loss": 1.0}, 1)
+        ids.append(logger.experiment.id)
+        wandb.finish()
+    assert ids[0] == ids[1]
+    assert len(list(tmp_path.glob(f"wandb/offline-run-*-{ids[0]}"))) >= 1
+    wandb_logger(tmp_path / "other", config, "dreambooth")
+    assert (tmp_path / "other/wandb/id").read_text() != ids[0]
 
 
 @pytest.mark.parametrize(
@@ -46,10 +76,11 @@ def test_a_wandb_run_is_named_by_its_overrides_and_grouped_by_its_sweep(
 
     config = {"seed": 1, "prior": {"lambda": 0}, "overrides": ["seed=1", "prior.lambda=0"]}
     (tmp_path / folder).mkdir(parents=True)
+    write_cells(tmp_path / "sweep", ["3", "4"])
     logger = wandb_logger(tmp_path / folder, config, "dreambooth", group, name)
     pictures = [picture("a dog", 0), picture("a dog", 1, 50), picture("a red dog", 0, 100), DOG]
     rows = [{"set": "prompts", "dino": i / 4} for i in range(3)] + [{"set": "class", "pres": 0.75}]
-    publish(logger, METRICS, rows, pictures)
+    publish([logger], METRICS, rows, pictures)
     wandb.finish()
     kept = read_offline(tmp_path / folder)
     assert (kept.group, kept.name) == expected

@@ -10,67 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.evaluation import Scorer
-from dreambooth.experiment import (
-    Drawing,
-    Experiment,
-    Names,
-    Prior,
-    SuperResolution,
-    Training,
-    draw_pictures,
-    to_device,
-)
+from dreambooth.experiment import Experiment, Names, draw_pictures, to_device
+from dreambooth.loggers import History
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.module import check_prior_weight
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
+from dreambooth.settings import Drawing, Prior, SuperResolution, Training
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)
 
 
-def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The resolved config as plain YAML data: enough to load the run."""
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key
-        raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()} | {"overrides": overrides}
-
-
-def start_run(cfg: DictConfig) -> Run:
-    """A run folder where Hydra says, with the resolved config in it."""
-    quieten_libraries()
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    if cfg.stage == "sr":
-        cfg, overrides = _with_base_of(cfg.run, overrides)
-    return Run.create(Path(hydra.runtime.output_dir), plain_config(cfg, overrides))
-
-
-def _with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-    """The config of the run whose base stage is taken over, with what the command line changes."""
-    if folder is None:
-        raise ValueError("stage=sr goes on from a finished run: give run=DIR")
-    earlier = Run.open(Path(folder)).config["overrides"]
-    last = {text.partition("=")[0]: text for text in [*earlier, *overrides]}
-    return compose("train", overrides=list(last.values())), list(last.values())
-
-
 def assemble(run: Run) -> Experiment:
     """The experiment of a run folder, from its config."""
+    quieten_libraries()
     config = run.config
     prior = config["prior"]
     check_prior_weight(prior["lambda"])
@@ -116,8 +76,10 @@ def assemble(run: Run) -> Experiment:
         super_resolution=super_resolution,
         base_weights=base_weights,
         trainer=instantiate(config["trainer"]),
-        callbacks=lambda: [_callback(c, parts) for c in config["callbacks"].values()],
-        logger=logger_of(config, run),
+        callbacks=lambda stage: [
+            _callback(c, parts | {"stage": stage}) for c in config["callbacks"].values()
+        ],
+        loggers=loggers_of(config, run),
         scorers=scorers,
         seed=config["seed"],
         device=device,
@@ -129,10 +91,11 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
     stage=sr and no level none is, and the earlier run's base is drawn with that SR."""
     method, sr, only = config["method"], config["sr"], config["stage"]
     make = instantiate(method["module"])
-    found = {"base": Training(make, method["max_steps"], method["batch_size"])}
+    ema = method["ema_decay"]
+    found = {"base": Training(make, method["max_steps"], method["batch_size"], ema_decay=ema)}
     if sr["noise_level"] is not None:
         of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
-        found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr")
+        found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr", ema)
     if only not in (None, "base", "sr"):
         raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
     return {name: how for name, how in found.items() if only in (None, name)}
@@ -156,8 +119,6 @@ def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolut
 def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
     """With stage=sr, those of the run that it goes on from."""
     if config["stage"] != "sr":
-        if config["run"] is not None:
-            raise ValueError("run=DIR goes with stage=sr: leave it out, or give stage=sr")
         return None
     earlier = Run.open(Path(config["run"]))
     same = ("subject", "class", "identifier", "model")
@@ -200,8 +161,12 @@ def scorers_of(metrics: dict[str, Any], subject: Subject | None = None) -> list[
     return found
 
 
-def logger_of(config: Mapping[str, Any], run: Run) -> Any:
-    return _partial(config["logger"])(folder=run.folder, config=dict(run.config))
+def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
+    """The run folder's history, and what `logger` names beside it."""
+    history = History(run)
+    if not config["logger"]:
+        return [history]
+    return [_partial(config["logger"])(folder=run.folder, config=dict(run.config)), history]
 
 
 def reload(run: Run) -> tuple[Backbone, Names]:
@@ -228,6 +193,8 @@ def quieten_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
+    # Our loader goes on where the training does: see FromSample.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_no_step)
 
 

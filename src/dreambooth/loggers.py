@@ -1,16 +1,17 @@
-"""Where losses, pictures and scores go: Weights & Biases, or a CSV file."""
+"""Where losses, pictures and scores go: the run folder's history.csv and Weights & Biases."""
 
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dreambooth.files import Score
-from dreambooth.run import Metric, Picture, Run
+from dreambooth.files import Score, write_atomically
+from dreambooth.run import Metric, Picture, Run, read_cells
 
 _LONGEST_NAME = 128  # of W&B
 _MOST_PICTURES = 500
@@ -26,10 +27,10 @@ def wandb_logger(
 ) -> WandbLogger:
     """A W&B run of its own, in its sweep's group; offline unless the user is logged in.
 
-    A sweep's run folders are numbers in one folder, which names the group. The name is the run's
-    overrides.
+    The sweep's folder names the group. The name is the run's overrides.
 
-    Offline files are in `folder`/wandb; `wandb sync` uploads them later.
+    Offline files are in `folder`/wandb; `wandb sync` uploads them later. A run that goes on has the
+    same id, kept in `folder`/wandb/id: steps that it does again are logged again, to equal values.
     """
     import wandb
 
@@ -41,8 +42,10 @@ def wandb_logger(
     settings = wandb.Settings(silent=True) if mode == "offline" else None
     # `mode` itself, and not Lightning's `offline=True`: that sets an environment variable for good.
     return WandbLogger(
+        id=_wandb_id(folder / "wandb" / "id"),
+        resume="allow",
         project=project,
-        group=group or (folder.parent.name if folder.name.isdecimal() else None),
+        group=group or (folder.parent.name if read_cells(folder.parent) else None),
         name=name or ",".join(config["overrides"])[:_LONGEST_NAME] or None,
         save_dir=folder,
         mode=mode,
@@ -51,22 +54,27 @@ def wandb_logger(
     )
 
 
-def csv_logger(folder: Path, config: dict[str, Any]) -> CSVLogger:
-    """`folder`/logs/metrics.csv."""
-    return CSVLogger(folder, name="", version="logs")
+def _wandb_id(path: Path) -> str:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, token_hex(4).encode())
+    return path.read_text()
 
 
 class History(Logger):
     """history.csv in the run folder, whatever else is logged to.
 
     A row holds everything that one stage logged at one step; all columns of a stage but the base
-    have its prefix ("sr/loss/subject"). Written at checkpoints and when training ends or fails.
+    have its prefix ("sr/loss/subject"). Written at checkpoints and when training ends or fails. A
+    run that goes on adds to what is there; a step that is done again replaces its row.
     """
 
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
         self.rows: dict[tuple[str, int], dict[str, Score]] = {}
+        for row in run.read_history():
+            self.log_metrics({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 
     name = "history"
     version = 0
@@ -83,15 +91,12 @@ class History(Logger):
         """They are in config.yaml."""
 
     @rank_zero_only
-    def flush(self) -> None:
+    def save(self) -> None:
         if self.rows:
             self.run.write_history(list(self.rows.values()))
 
-    def after_save_checkpoint(self, _: Any) -> None:
-        self.flush()
-
     def finalize(self, _: str) -> None:
-        self.flush()
+        self.save()
 
 
 def _of_stage(stage: str, metrics: Mapping[str, float]) -> bool:
@@ -99,19 +104,22 @@ def _of_stage(stage: str, metrics: Mapping[str, float]) -> bool:
 
 
 def publish(
-    logger: Logger,
+    loggers: Sequence[Logger],
     metrics: Mapping[str, Metric],
     rows: Sequence[Mapping[str, Score]],
     pictures: Sequence[Picture],
 ) -> None:
-    """Final numbers; in W&B also a grid of the pictures, one for each prompt, a table of pictures
-    and their scores (the first 500), and each number's count, interval and protocol in its summary.
+    """Final numbers to W&B, if it is among the loggers: also a grid of the pictures, one for each
+    prompt, a table of pictures and their scores (the first 500), and each number's count, interval
+    and protocol in its summary.
 
     `rows`: the scores of `pictures`, one to one.
     """
-    numbers = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
-    logger.log_metrics({f"score/{name}": value for name, value in numbers.items()})
-    if isinstance(logger, WandbLogger):
+    numbers = {f"score/{name}": m.value for name, m in metrics.items() if math.isfinite(m.value)}
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        logger.log_metrics(numbers)
         scored = list(zip(pictures, rows, strict=True))[:_MOST_PICTURES]
         firsts = [p for p, row in scored if p.index == 0 and row["set"] == "prompts"]
         if len({p.pixels.shape for p in firsts}) == 1:  # pictures of other systems may differ
@@ -119,7 +127,7 @@ def publish(
             logger.log_image("pictures", [grid(firsts)], caption=captions)
         _log_table(logger, scored)
         logger.experiment.summary.update(_summary(metrics))
-    logger.save()
+        logger.save()
 
 
 def _log_table(logger: WandbLogger, scored: Sequence[tuple[Picture, Mapping[str, Score]]]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.assemble import logger_of, scorers_of, subject_of
+from dreambooth.assemble import loggers_of, scorers_of, subject_of
 from dreambooth.evaluation import evaluate, joined, told
 from dreambooth.experiment import Names
 from dreambooth.external import read_external
@@ -65,7 +65,7 @@ def score_external(config: Mapping[str, Any]) -> None:
         rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class)
         run.write_scores(rows)
         run.write_metrics(metrics)
-        publish(logger_of(config, run), metrics, rows, [*prompts, *of_class])
+        publish(loggers_of(config, run), metrics, rows, [*prompts, *of_class])
     tell_table(run.folder.parent)
 
 

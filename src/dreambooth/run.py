@@ -1,8 +1,8 @@
 """The run folder: what training writes, and what generation, evaluation and reports read.
 
     config.yaml      the resolved config, plain YAML; `overrides` lists what the command line said
-    status.json      running, finished, or failed with the reason
-    checkpoints/     to go on with an unfinished run
+    status.json      queued, running, preempted, finished, or failed with the reason
+    checkpoints/     to go on with an unfinished run; see callbacks/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
     names.json       the identifier and the nouns that the run's prompts are made of
     images/SET/      PNG files, each with what it was made from in its metadata
@@ -10,6 +10,7 @@
     metrics.json     each number with its count and its protocol
     history.csv      a row per logged step: losses, curves, times
     provenance.json  command, code, versions, machine, seconds of each part
+    replaced/        the run that was here before, until this one is finished (force=true)
 
 Every name in it is written and read in this module only. Files are replaced whole: a full disk or
 a kill leaves the previous one. A user's mistake or a damaged file is a ValueError.
@@ -22,25 +23,31 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from dreambooth.files import Score, csv_of, slug, write_atomically
+from dreambooth.files import Score, csv_of, remove_partial, slug, write_atomically
+from dreambooth.pictures import Picture as Picture
+from dreambooth.pictures import png_of, read_png
 
-if TYPE_CHECKING:  # reports read runs without paying for torch
-    from torch import Tensor
-
-STATES = ("running", "finished", "failed")
+_REPLACED = "replaced"
+_WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
+_CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "logs", "wandb")
+STATES = ("queued", "running", "preempted", "finished", "failed")
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands; state `damaged` is never written, only found."""
+    """Where a run stands; the states `damaged` and `missing` (a cell of a sweep that has not begun)
+    are never written, only found."""
 
     state: str
     reason: str = ""  # of failed and damaged
@@ -59,15 +66,25 @@ class Metric:
     ci95: tuple[float, float] | None = None  # low, high
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A generated image and what it was made from."""
-
-    pixels: Tensor  # uint8 (3, H, W)
-    prompt: str
-    index: int  # among the images of its prompt; (prompt, index) fixes the noise
-    template: str = ""  # the prompt before the subject was named, as "a {} in the snow"
-    negative: str = ""  # the prompt that guidance leads away from
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run folder for this process alone. ValueError where another process has it; the lock is the
+    operating system's, and goes with its holder."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to write the run into")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"another process is at the run in {folder}: let it end, or end it"
+        ) from None
+    try:
+        remove_partial(folder)
+        yield
+    finally:
+        lock.release()
 
 
 class FinishedRunError(ValueError):
@@ -83,48 +100,67 @@ class Run:
     damage: str = ""  # why config.yaml or status.json cannot be read (from `find_runs` only)
 
     @classmethod
-    def create(cls, folder: Path, config: Mapping[str, Any]) -> Run:
+    def create(
+        cls, folder: Path, config: Mapping[str, Any], replace: bool = False, state: str = "running"
+    ) -> Run:
         """Start a run in a new folder, or go on with the same run where it is unfinished.
 
         The folder may hold other files, such as a launcher's logs. Two configs are of the same run
         if they differ in `overrides` at most. FinishedRunError if that run is finished; ValueError
-        if the folder holds a run of another config, or a damaged one.
+        if the folder holds a run of another config that has done something, or a damaged one. With
+        `replace` these are set aside, until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         config = yaml.safe_load(text)  # as it will be read
-        if not _holds_a_run(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "config.yaml", text.encode())
-            run = cls(folder, config)
-        else:
-            run = cls(folder, _read_config(folder))
-            if differences := _differences(run.config, config):
-                raise ValueError(
-                    f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
-                    "give another folder, or remove this one"
-                )
-            if (folder / "status.json").exists() and run.status().state == "finished":
-                raise FinishedRunError(
-                    f"this run is finished, in {folder}: use it, or remove it to run it again"
-                )
-        run.set_status("running")
+        if _holds_a_run(folder):
+            try:
+                run = cls.there(folder)
+                if differences := _differences(run.config, config):
+                    raise ValueError(
+                        f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
+                        "give another folder, or remove this one"
+                    )
+                return run.go_on(state)
+            except ValueError as error:
+                begun = _has_begun(folder) or isinstance(error, FinishedRunError)
+                if begun and not replace:
+                    raise
+            _set_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", text.encode())
+        run = cls(folder, config)
+        run.set_status(state)
         return run
 
+    def go_on(self, state: str = "running") -> Run:
+        """Go on with this run. FinishedRunError if it is finished; ValueError if damaged."""
+        if (self.folder / "status.json").exists() and self.status().state == "finished":
+            raise FinishedRunError(
+                f"this run is finished, in {self.folder}: use it, or remove it to run it again"
+            )
+        self.set_status(state)
+        return self
+
     @classmethod
-    def open(cls, folder: Path, with_weights: bool = True) -> Run:
-        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
+    def there(cls, folder: Path) -> Run:
+        """The run of a folder, finished or not. ValueError where there is none."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
         if not _holds_a_run(folder):
             raise ValueError(f"{folder} is not a run folder: it has no config.yaml and status.json")
-        run = cls(folder, _read_config(folder))
+        return cls(folder, _read_config(folder))
+
+    @classmethod
+    def open(cls, folder: Path, with_weights: bool = True) -> Run:
+        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
+        run = cls.there(folder)
         status = run.status()
         if status.state != "finished":
             raise ValueError(
-                f"the run in {folder} is not finished ({describe(status)}): start it again "
-                "with the same command"
+                f"the run in {folder} is not finished ({describe(status)}): go on with it by "
+                f"python src/train.py run={folder}"
             )
         if with_weights and not run.weights.is_dir():
             raise ValueError(f"the run in {folder} is damaged: weights/ is missing")
@@ -141,6 +177,8 @@ class Run:
     def status(self) -> Status:
         if self.damage:
             return Status("damaged", self.damage)
+        if not _holds_a_run(self.folder):
+            return Status("missing")
         content = self._read_json("status.json")
         try:
             status = Status(**content)
@@ -151,7 +189,7 @@ class Run:
         return status
 
     def set_status(self, state: str, reason: str = "", progress: float | None = None) -> None:
-        """State `running` (progress 0..1 of the whole run), `finished`, or `failed` and why."""
+        """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason."""
         assert state in STATES, state
         assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -166,7 +204,7 @@ class Run:
             else before.progress
             if progress is None
             else progress,
-            ended="" if state == "running" else now,
+            ended="" if state in ("queued", "running") else now,
         )
         self._write_json("status.json", asdict(status))
 
@@ -176,28 +214,34 @@ class Run:
         Different prompts have different names, on file systems that ignore case too. A picture of
         the same set, prompt and index is replaced.
         """
-        from PIL import Image, PngImagePlugin
-
-        folder = self._image_set(image_set)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / picture_name(p.prompt, p.index) for p in pictures]
+        self._image_set(image_set).mkdir(parents=True, exist_ok=True)
+        paths = [self._image_path(image_set, p.prompt, p.index) for p in pictures]
         assert len(set(paths)) == len(paths), "a prompt and index given twice"
         for path, picture in zip(paths, pictures, strict=True):
-            metadata = PngImagePlugin.PngInfo()
-            for key in ("prompt", "index", "template", "negative"):
-                metadata.add_itxt(key, str(getattr(picture, key)))
-            content = io.BytesIO()
-            image = Image.fromarray(picture.pixels.permute(1, 2, 0).contiguous().numpy())
-            image.save(content, "PNG", pnginfo=metadata)
-            write_atomically(path, content.getvalue())
+            write_atomically(path, png_of(picture))
         return paths
 
     def read_images(self, image_set: str) -> list[Picture]:
         """The pictures of a set, ordered by file name."""
-        return [_read_picture(path) for path in self.image_paths(image_set)]
+        return [read_png(path) for path in self.image_paths(image_set)]
+
+    def has_image(self, image_set: str, prompt: str, index: int, template: str) -> bool:
+        """Whether that picture is there, whole."""
+        path = self._image_path(image_set, prompt, index)
+        try:
+            kept = read_png(path) if path.exists() else None
+        except ValueError:
+            return False
+        return kept is not None and (kept.prompt, kept.template) == (prompt, template)
 
     def has_images(self, image_set: str) -> bool:
         return self._image_set(image_set).is_dir()
+
+    def tidy(self) -> None:
+        """Delete what is of no use once it is finished: its checkpoints, most of its size, and the
+        run that it replaces."""
+        for folder in (self.checkpoints, self.folder / _REPLACED):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def image_paths(self, image_set: str) -> list[Path]:
         folder = self._image_set(image_set)
@@ -266,6 +310,9 @@ class Run:
         except (KeyError, TypeError, IndexError) as error:
             raise _damaged(self.folder / "metrics.json", error) from error
 
+    def _image_path(self, image_set: str, prompt: str, index: int) -> Path:
+        return self._image_set(image_set) / picture_name(prompt, index)
+
     def _image_set(self, image_set: str) -> Path:
         if not re.fullmatch(r"\w[\w.-]*", image_set):
             raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
@@ -302,19 +349,30 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep folder in order of their numbers, damaged ones included.
-
-    Runs are its subfolders with a config.yaml or status.json, and those named by a number, as a
-    sweep names its cells: one that died before it wrote anything is there too, as damaged.
-    """
+    """The runs of a sweep folder, damaged and missing ones included: the cells of the sweep in its
+    order, then its other subfolders with a config.yaml or status.json."""
     if not folder.is_dir():
         raise ValueError(f"there is no sweep folder {folder}")
-    cells = [
-        child
-        for child in folder.iterdir()
-        if child.is_dir() and (child.name.isdecimal() or _holds_a_run(child))
-    ]
-    return [_found(cell) for cell in sorted(cells, key=lambda cell: (len(cell.name), cell.name))]
+    cells = read_cells(folder)
+    others = [child.name for child in folder.iterdir() if _holds_a_run(child)]
+    others.sort(key=lambda name: (len(name) if name.isdecimal() else 0, name))
+    return [_found(folder / name) for name in dict.fromkeys([*cells, *others])]
+
+
+def write_cells(folder: Path, names: Sequence[str]) -> None:
+    """sweep.json: the cells of a sweep in its order, and after them those that were there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"cells": list(dict.fromkeys([*names, *read_cells(folder)]))}
+    write_atomically(folder / "sweep.json", f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def read_cells(folder: Path) -> list[str]:
+    """Names of folders; none where the folder is not that of a sweep."""
+    path = folder / "sweep.json"
+    try:
+        return list(json.loads(path.read_bytes())["cells"]) if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 def picture_name(prompt: str, index: int) -> str:
@@ -324,8 +382,8 @@ def picture_name(prompt: str, index: int) -> str:
 
 def describe(status: Status) -> str:
     """In a few words: "finished", "running, 40 %", "failed: the loss is NaN at step 12"."""
-    if status.state == "running":
-        return f"running, {status.progress:.0%}".replace("%", " %")
+    if status.state in ("running", "preempted"):
+        return f"{status.state}, {status.progress:.0%}".replace("%", " %")
     return f"{status.state}: {status.reason}" if status.reason else status.state
 
 
@@ -333,8 +391,28 @@ def _holds_a_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() or (folder / "status.json").exists()
 
 
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has done anything but to say that it failed."""
+    return any((folder / name).exists() for name in _WORK)
+
+
+def _set_aside(folder: Path) -> None:
+    """Make room for a run that replaces this one, which tidy() deletes. Where there is an earlier
+    one that has not been replaced yet, this one did not replace it, and is deleted now."""
+    aside = folder / _REPLACED
+    keep = _has_begun(folder) and not aside.exists()
+    for path in (folder / name for name in _CONTENT if (folder / name).exists()):
+        if keep:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _found(folder: Path) -> Run:
     config: Mapping[str, Any] = {}
+    if not _holds_a_run(folder):
+        return Run(folder, config)
     try:
         config = _read_config(folder)
         Run(folder, config).status()
@@ -354,29 +432,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _damaged(path, "no mapping of keys to values")
     return config
-
-
-def _read_picture(path: Path) -> Picture:
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB")))
-            text = dict(image.info)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(path, error) from error
-    try:
-        return Picture(
-            pixels.permute(2, 0, 1).contiguous(),
-            prompt=text["prompt"],
-            index=int(text["index"]),
-            template=text["template"],
-            negative=text["negative"],
-        )
-    except KeyError as error:
-        raise _damaged(path, f"its metadata has no {error}") from error
 
 
 def _damaged(path: Path, why: object) -> ValueError:

@@ -1,7 +1,5 @@
 """Scores while training goes on: they tell, and change nothing."""
 
-import csv
-
 import pytest
 import torch
 from commands import same_files, train
@@ -16,31 +14,23 @@ NAMES = Names("kzn", "dog", "dog")
 CURVES = ("callbacks=score_curves", "callbacks.score_curves.every_n_steps=1")
 
 
-def logged(folder):
-    with (folder / "logs" / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, encoders, tmp_path):
     ended = train(tiny, tmp_path / "run", *CURVES, *encoders)
     assert ended.code == 0, ended.output
     assert same_files(finished, tmp_path / "run", "*.safetensors")
     assert same_files(finished / "images", tmp_path / "run" / "images", "*.png")
     before, after = (
-        [row["loss/subject"] for row in logged(folder) if row["loss/subject"]]
+        [row["loss/subject"] for row in Run.open(folder).read_history() if "loss/subject" in row]
         for folder in (finished, tmp_path / "run")
     )
     assert len(before) == 2
     assert before == after
-    rows = [row for row in logged(tmp_path / "run") if row["curves/identity"]]
-    assert [int(row["step"]) for row in rows] == [0, 1, 2]  # of 2
+    rows = [row for row in Run.open(tmp_path / "run").read_history() if "curves/identity" in row]
+    assert sorted(row["step"] for row in rows) == [0, 1, 2]  # of 2
     for name in ("dino", "clip_i", "clip_t", "copy", "pres", "identity", "drift", "seconds"):
-        values = [float(row[f"curves/{name}"]) for row in rows]
-        assert len(values) == 3
+        assert all(f"curves/{name}" in row for row in rows)
     assert len({row["curves/dino"] for row in rows}) == 3  # the model changes from step to step
     assert "curves/div" not in rows[0]  # of one picture a prompt
-    history = [row for row in Run.open(tmp_path / "run").read_history() if "curves/dino" in row]
-    assert [row["curves/dino"] for row in history] == [float(row["curves/dino"]) for row in rows]
     assert "score curves: 15 pictures at each point, " in ended.output
 
 

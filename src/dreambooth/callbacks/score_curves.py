@@ -10,8 +10,9 @@ import lightning as L
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from dreambooth.evaluation import Scorer, evaluate
-from dreambooth.experiment import Names, check_count
+from dreambooth.experiment import Names
 from dreambooth.run import Picture
+from dreambooth.settings import check_count
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class ScoreCurves(L.Callback):
     noise: one picture of each of at most `num_prompts` of the subject's prompts, spread over their
     list, and `num_class_images` of the class prompt. The training is not touched: neither its
     random numbers nor the mode of its modules. `curves/seconds` is what one point took; a line at
-    the end tells the whole cost.
+    the end tells the whole cost. Where the SR stage is trained the names begin with `sr/`.
 
     `draw`: (template, prompt, index) of each picture -> the pictures.
     """
@@ -55,7 +56,8 @@ class ScoreCurves(L.Callback):
         self.seconds = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._score(trainer, pl_module)
+        if trainer.global_step == 0:
+            self._score(trainer, pl_module)
 
     def on_train_batch_end(
         self,
