@@ -56,7 +56,7 @@ def tables_of(study: Study) -> list[Table]:
 def _other(axis: str) -> PaperTable:
     """A table of an axis that the paper does not have."""
     metrics = ("dino", "identity", "clip_i", "clip_t", "pres", "drift", "div", "diversity")
-    return PaperTable(key_of(told(axis, "")), axis, axis, "", (*metrics, "context_accuracy"))
+    return PaperTable(key_of(axis), axis, axis, "", (*metrics, "context_accuracy"))
 
 
 def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:

@@ -52,7 +52,7 @@ class Trial:
 class Cell:
     """Trials that differ in subject and seed only."""
 
-    key: str  # letters, digits, "-" and "_"; unique in the study: for ids and file names
+    key: str  # letters, digits and "-"; unique in the study: for ids and file names
     label: str  # "lambda 0, no class noun"
     settings: Mapping[str, str]
     trials: tuple[Trial, ...]  # missing ones too
@@ -307,12 +307,15 @@ def _cells(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[Cell, ...]:
         groups.setdefault(tuple(trial.settings.values()), []).append(trial)
     order = sorted(groups, key=lambda at: [order_of(a, v) for a, v in zip(axes, at, strict=True)])
     subjects = list(dict.fromkeys(trial.subject for trial in trials))  # in the sweep's order
-    cells = []
+    cells: list[Cell] = []
     for at in order:
         settings = dict(zip(axes, at, strict=True))
         label = label_of(settings) or "all runs"
         of_cell = sorted(groups[at], key=lambda t: (subjects.index(t.subject), t.seed))
-        cells.append(Cell(key_of(label), label, settings, tuple(of_cell)))
+        key = key_of(label)
+        if any(cell.key == key for cell in cells):
+            key = f"{key}-{len(cells)}"
+        cells.append(Cell(key, label, settings, tuple(of_cell)))
     return tuple(cells)
 
 
