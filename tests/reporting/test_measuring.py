@@ -276,6 +276,30 @@ def test_noise_levels_are_compared_in_detail(tmp_path):
     assert error.difference.high < 0
 
 
+def test_other_methods_are_compared_with_dreambooth_as_in_the_paper(tmp_path):
+    def weaker(column, chosen):
+        return -0.2 if column in ("dino", "clip_i") and "method.module._target_" in chosen else 0.0
+
+    ours = made_up_sweep(tmp_path / "a", FIVE, axes={"prior.lambda": ("0", "1")}, effect=weaker)
+    target = "dreambooth.inversion.TextualInversion"
+    axes = {"method.module._target_": (target,), "prior.lambda": ("0",)}
+    theirs = made_up_sweep(tmp_path / "b", FIVE, axes=axes, effect=weaker)
+    table = tables_by_key(ours, theirs)["methods"]
+    assert [row.label for row in table.rows] == [
+        "DreamBooth, lambda 0",
+        "DreamBooth, lambda 1",
+        "Textual Inversion, lambda 0",
+        "real images, the paper",
+        "DreamBooth (Imagen), the paper",
+    ]
+    papers = [row.entries["dino"].paper for row in table.rows]
+    assert papers == [None, 0.668, 0.569, 0.774, 0.696]
+    found = compared(table, "dino", "DreamBooth, lambda 1", "Textual Inversion, lambda 0")
+    assert found.paper == pytest.approx(0.099)
+    assert found.agrees is True
+    assert compared(table, "dino", "DreamBooth, lambda 0", "Textual Inversion, lambda 0") is None
+
+
 @pytest.mark.parametrize("kind", ["live", "object"])
 def test_every_prompt_of_the_benchmarks_has_a_family(kind):
     for templates in (DREAMBENCH[kind], MINIBENCH[kind]):
