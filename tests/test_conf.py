@@ -68,7 +68,8 @@ def test_every_file_is_run(run_of, file):
 
 
 def test_there_is_no_entry_point_without_a_run():
-    assert [file.name for file in ENTRY_POINTS] == ["evaluate", "generate", "pretrain", "train"]
+    names = ["evaluate", "generate", "pretrain", "report", "train"]
+    assert [file.name for file in ENTRY_POINTS] == names
     assert all((ROOT / "src" / f"{file.name}.py").is_file() for file in ENTRY_POINTS)
 
 

@@ -144,7 +144,7 @@ def paper_effect(column: str, chosen: Mapping[str, str]) -> float:
         "diversity": -0.5 * without,
         "detail": sharp,
         "sr_detail": sharp,
-        "sr_layout_error": -0.3 * sharp,
+        "sr_layout_error": -0.6 * sharp,
         "sr_identity": 0.2 * sharp,
     }.get(column, 0.0)
 

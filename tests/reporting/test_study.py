@@ -177,6 +177,17 @@ def test_runs_that_never_started_are_known_from_the_sweeps_plan(tmp_path):
     )
 
 
+def test_a_plan_may_name_its_cells(tmp_path):
+    sweep = made_up_sweep(tmp_path / "s", missing=[2, 3, 4, 5])
+    names = [f"cell-{i}" for i in range(6)]
+    for number in (0, 1):
+        (sweep / str(number)).rename(sweep / names[number])
+    (sweep / "sweep.json").write_text(json.dumps({"cells": [*names, "of-an-earlier-sweep"]}))
+    study = read_study([sweep])
+    assert [cell.label for cell in study.cells] == SIX
+    assert study.cells[5].trials[0].run.folder == sweep / "cell-5"
+
+
 def test_without_a_plan_the_gaps_are_those_of_the_full_product(tmp_path):
     sweep = made_up_sweep(tmp_path / "s", ("biscuit", "comet"), missing=[3, 10])
     (sweep / "multirun.yaml").unlink()
@@ -233,6 +244,16 @@ def test_sweeps_are_joined_and_of_a_cell_found_twice_the_later_finished_one_coun
     assert read_study([a, b]).cells[0].trials[0].run.folder == a / "0"
 
 
+def test_a_gap_that_another_sweep_fills_is_none(tmp_path):
+    a = made_up_sweep(tmp_path / "a", missing=[0, 1, 2])
+    b = made_up_sweep(tmp_path / "b", axes={"prior.lambda": ("0",), "class": ("none", "correct")})
+    study = read_study([a, b])
+    missing = [cell.label for cell in study.cells if not cell.finished]
+    assert missing == ["lambda 0, wrong class noun"]
+    assert all(len(cell.trials) == 1 for cell in study.cells)
+    assert study.notes == ()
+
+
 def test_sweeps_of_different_axes_are_joined_without_gaps_between_them(tmp_path):
     a = made_up_sweep(tmp_path / "a", axes={"class": ("none", "correct")})
     b = made_up_sweep(tmp_path / "b", axes={"sr": ("off", "noise_1e-5")})
@@ -267,6 +288,9 @@ def test_another_systems_images_are_a_method_of_their_own(tmp_path):
         f"python src/evaluate.py 'images=their images' subject=biscuit into={sweep} name=theirs"
     )
     assert "missing" not in states(study).values()
+    shutil.copytree(sweep / "theirs", sweep / "others")
+    labels = [cell.label for cell in read_study([sweep]).cells]
+    assert labels[2:] == ["external others", "external theirs"]
 
 
 def test_steps_that_follow_from_the_method_are_said_and_are_no_axis(tmp_path):

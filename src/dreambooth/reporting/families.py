@@ -12,7 +12,7 @@ from dreambooth.reporting.study import Cell, Study
 from dreambooth.reporting.tables import Column, Entry, Table, TableRow
 
 _FAMILIES = {  # of the paper's section 4.4, told by a prompt's template
-    "art rendition": r"(painting|sketch|mosaic|statue|drawing) of|in the style of",
+    "art rendition": r"(painting|sketch|mosaic|statue|drawing) of",
     "expression": r"\b(happy|sad|angry|sleeping|barking|screaming|laughing|crying)\b",
     "novel view": r"\bfrom (the )?(front|side|behind|back|below|above|top|bottom)\b",
     "accessorization": r"\bwearing\b|\boutfit\b",
@@ -26,7 +26,7 @@ _MOST_CELLS = 6
 
 def family_of(template: str) -> str:
     """The application that a prompt belongs to; "" for none ("a {}")."""
-    text = re.sub(r"in the style of .*", "in the style of", template)
+    text = re.sub(r" in the style of .*", "", template)
     found = [name for name, pattern in _FAMILIES.items() if re.search(pattern, text)]
     if found[:1] in (["accessorization"], ["property modification"]) and " with a city" not in text:
         words = re.sub(r"(wearing|in) a[n]? .*?( on | in the | under |$)", r"\2", text)

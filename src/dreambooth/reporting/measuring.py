@@ -56,7 +56,7 @@ def tables_of(study: Study) -> list[Table]:
 def _other(axis: str) -> PaperTable:
     """A table of an axis that the paper does not have."""
     metrics = ("dino", "identity", "clip_i", "clip_t", "pres", "drift", "div", "diversity")
-    return PaperTable(key_of(told(axis, "")), axis, axis, "", (*metrics, "context_accuracy"))
+    return PaperTable(key_of(axis), axis, axis, "", (*metrics, "context_accuracy"))
 
 
 def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
@@ -74,7 +74,7 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
         ]
     comparisons = [
         found
-        for a, b in _pairs(plan, cells)
+        for a, b in _pairs(plan, cells, study)
         for column in columns
         if (found := _compared(plan, study, column, a, b, measured)) is not None
     ]
@@ -143,16 +143,25 @@ def _as_in_paper(cell: Cell, study: Study, axis: str) -> bool:
     """Whether all settings but that of the axis are the paper's: lambda above 0, correct noun."""
     at = {**study.fixed, **cell.settings}
     method, noun, weight = at.get("method"), at.get("class"), at.get("lambda")
+    if axis == "method" and method != "dreambooth":
+        return True  # lambda and class noun are DreamBooth's
     return (
-        (axis == "method" or method in (None, ABSENT, "dreambooth"))
+        method in (None, ABSENT, "dreambooth")
         and (axis == "class" or noun in (None, ABSENT, "correct"))
         and (axis == "lambda" or weight != "0")
     )
 
 
-def _pairs(plan: PaperTable, cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
+def _pairs(plan: PaperTable, cells: Sequence[Cell], study: Study) -> list[tuple[Cell, Cell]]:
     """Cells that differ in the axis only, the paper's choice first; of more than four values each
-    with the last, along the noise levels each with the next."""
+    with the last, along the noise levels each with the next.
+
+    Other methods, which may have no lambda or class noun, with DreamBooth as in the paper.
+    """
+    if plan.axis == "method":
+        ours = [c for c in cells if c.settings["method"] == "dreambooth"]
+        ours = [c for c in ours if _as_in_paper(c, study, plan.axis)] or ours
+        return [(a, b) for b in cells if b.settings["method"] != "dreambooth" for a in ours]
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         at = tuple(v for axis, v in cell.settings.items() if axis != plan.axis)

@@ -16,7 +16,8 @@ from dreambooth.reporting.settings import order_of
 class Claim:
     """`a` scores higher than `b` (sign 1) or lower (-1) in each of `metrics`.
 
-    `a` and `b` are values of the table's axis, or ">0", "number"; or a is "more" or "fewer" than b.
+    `a` and `b` are values of the table's axis, or ">0", "number"; or a is "more" or "fewer", and b
+    any number ("number") or a certain one.
     """
 
     a: str
@@ -166,14 +167,9 @@ PHOTOS = PaperTable(
         "4": {"dino": (0.604 + 0.876) / 2},
         "5": {"dino": (0.597 + 0.864) / 2},
     },
-    claims=(
-        Claim(
-            "more",
-            "fewer",
-            1,
-            ("dino", "identity"),
-            "more photos of the subject give more fidelity to it",
-        ),
+    claims=tuple(  # between 3, 4 and 5 photos it has no clear order
+        Claim("more", few, 1, ("dino", "identity"), "more photos of the subject give more fidelity")
+        for few in ("1", "2")
     ),
     note=(
         "The paper's values are the mean of its two subjects (1 to 5 photos: backpack .494 .515 "
@@ -193,14 +189,14 @@ SUPER_RESOLUTION = PaperTable(
     claims=(
         Claim(
             "fewer",
-            "more",
+            "number",
             1,
             ("sr_detail", "sr_identity", "sr_dino"),
             "fine-tuned at a lower noise level, SR keeps more of the subject's detail",
         ),
         Claim(
             "fewer",
-            "more",
+            "number",
             -1,
             ("sr_layout_error",),
             "fine-tuned at a lower noise level, SR keeps more of the subject's detail",
@@ -270,16 +266,15 @@ def _values(table: PaperTable, value: str) -> Mapping[str, float]:
 
 
 def _fits(claim: Claim, a: str, b: str) -> bool:
-    if {claim.a, claim.b} == {"more", "fewer"}:
-        one, other = order_of("", a), order_of("", b)
-        if one[0] != 1 or other[0] != 1:  # no numbers
-            return False
-        return one[1] > other[1] if claim.a == "more" else one[1] < other[1]
-    return _is(claim.a, a) and _is(claim.b, b)
+    if claim.a not in ("more", "fewer"):
+        return _is(claim.a, a) and _is(claim.b, b)
+    if not (_is("number", a) and _is(claim.b, b)):
+        return False
+    return float(a) > float(b) if claim.a == "more" else float(a) < float(b)
 
 
 def _is(pattern: str, value: str) -> bool:
-    kind, number, _ = order_of("", value)
+    kind, number, _ = order_of("", value)  # 1: a number
     if pattern in (">0", "number"):
         return kind == 1 and (number > 0 or pattern == "number")
     return value == pattern or value.startswith((f"{pattern},", f"{pattern} "))

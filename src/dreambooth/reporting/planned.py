@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,18 +30,21 @@ _SPELLINGS = {  # axis -> the overrides that say it
 def planned(sweep: Path) -> dict[str, list[str]]:
     """Folder name -> overrides of every run that a sweep was to have, by Hydra's multirun.yaml.
 
-    {} where there is none, or where values are not simply listed.
+    Runs are named by their number, or by sweep.json ("cells", in the sweep's order) where that is
+    there. {} where there is no plan, or where values are not simply listed.
     """
-    path = sweep / "multirun.yaml"
     try:
-        task = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
-        choices = [_choices(str(override)) for override in task]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        content = yaml.safe_load((sweep / "multirun.yaml").read_text())
+        choices = [_choices(str(override)) for override in content["hydra"]["overrides"]["task"]]
+        named = sweep / "sweep.json"
+        names = json.loads(named.read_text())["cells"] if named.exists() else []
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return {}
     if any(choice is None for choice in choices):
         return {}
-    jobs = product(*(choice for choice in choices if choice is not None))
-    return {str(number): list(job) for number, job in enumerate(jobs)}
+    jobs = list(product(*(choice for choice in choices if choice is not None)))
+    names = names[: len(jobs)] or map(str, range(len(jobs)))
+    return {str(name): list(job) for name, job in zip(names, jobs, strict=False)}
 
 
 def axis_of(override: str) -> str:

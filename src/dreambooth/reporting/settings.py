@@ -12,8 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dreambooth.files import slug
-
 KNOWN = ("method", "model", "lambda", "class", "sr", "num_photos", "identifier")
 ABSENT = "-"  # of an axis that a run does not have, as another system's pictures have no lambda
 
@@ -122,8 +120,8 @@ def label_of(settings: Mapping[str, str]) -> str:
 
 
 def key_of(label: str) -> str:
-    """Letters, digits, "-" and "_" only; different labels have different keys."""
-    return slug(label.replace(", ", " ").lower())
+    """Letters, digits and "-" only."""
+    return re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")[:80] or "all"
 
 
 def order_of(axis: str, value: str) -> tuple[int, float, str]:

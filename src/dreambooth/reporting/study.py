@@ -52,7 +52,7 @@ class Trial:
 class Cell:
     """Trials that differ in subject and seed only."""
 
-    key: str  # letters, digits, "-" and "_"; unique in the study: for ids and file names
+    key: str  # letters, digits and "-"; unique in the study: for ids and file names
     label: str  # "lambda 0, no class noun"
     settings: Mapping[str, str]
     trials: tuple[Trial, ...]  # missing ones too
@@ -98,9 +98,9 @@ def read_study(folders: Sequence[Path]) -> Study:
             f"there are no runs in {' and '.join(map(str, folders))}: give the folder of a sweep, "
             "as in sweep=runs/sweep_2026-01-31_12-00-00"
         )
-    trials = _without_doubles(_with_subjects_named(found), notes)
+    trials = _with_systems_apart(_with_subjects_named(found))
     axes = _axes(trials, notes)
-    trials = [_on_axes(trial, axes) for trial in trials]
+    trials = _without_doubles([_on_axes(trial, axes) for trial in trials], notes)
     everything = {axis: trial.settings[axis] for trial in found for axis in trial.settings}
     cells = _cells(trials, axes)
     _note_sources(trials, notes)
@@ -117,7 +117,8 @@ def read_study(folders: Sequence[Path]) -> Study:
 def _trials_of(folder: Path, notes: list[str]) -> list[Trial]:
     """Those of one folder, with all their settings; missing ones by its plan or by its product."""
     if (folder / "config.yaml").exists():
-        (run,) = (run for run in find_runs(folder.parent) if run.folder == folder)
+        own = folder.resolve()
+        (run,) = (run for run in find_runs(own.parent) if run.folder == own)
         return [_trial(run, run.config, notes)]
     plan = planned(folder)
     trials, unplaced = [], []
@@ -248,13 +249,19 @@ def _with_subjects_named(trials: Sequence[Trial]) -> list[Trial]:
     return [replace(t, subject=names.get(drawn(t.run.config), t.subject)) for t in trials]
 
 
+def _with_systems_apart(trials: Sequence[Trial]) -> list[Trial]:
+    """Images of other systems are told apart by their names where two are of one subject."""
+    external = [t for t in trials if t.settings.get("method") == "external"]
+    if len({t.subject for t in external}) == len(external):
+        return list(trials)
+    named = {id(t): f"external {t.run.folder.name}" for t in external}
+    return [replace(t, settings={"method": named[id(t)]}) if id(t) in named else t for t in trials]
+
+
 def _without_doubles(trials: Sequence[Trial], notes: list[str]) -> list[Trial]:
     kept: dict[tuple[Any, ...], Trial] = {}
     for trial in trials:
         place = (frozenset(trial.settings.items()), trial.subject, trial.seed)
-        if trial.settings.get("method") == "external" and place in kept:
-            trial = replace(trial, settings={"method": f"external {trial.run.folder.name}"})
-            place = (frozenset(trial.settings.items()), trial.subject, trial.seed)
         other = kept.get(place)
         if other is None:
             kept[place] = trial
@@ -307,12 +314,15 @@ def _cells(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[Cell, ...]:
         groups.setdefault(tuple(trial.settings.values()), []).append(trial)
     order = sorted(groups, key=lambda at: [order_of(a, v) for a, v in zip(axes, at, strict=True)])
     subjects = list(dict.fromkeys(trial.subject for trial in trials))  # in the sweep's order
-    cells = []
+    cells: list[Cell] = []
     for at in order:
         settings = dict(zip(axes, at, strict=True))
         label = label_of(settings) or "all runs"
         of_cell = sorted(groups[at], key=lambda t: (subjects.index(t.subject), t.seed))
-        cells.append(Cell(key_of(label), label, settings, tuple(of_cell)))
+        key = key_of(label)
+        if any(cell.key == key for cell in cells):
+            key = f"{key}-{len(cells)}"
+        cells.append(Cell(key, label, settings, tuple(of_cell)))
     return tuple(cells)
 
 

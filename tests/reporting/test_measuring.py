@@ -1,0 +1,350 @@
+"""Studies with known effects, as the paper's tables and in plain sentences."""
+
+import math
+
+import pytest
+from made_up import made_up_sweep
+from scipy import stats
+
+from dreambooth.reporting.families import family_of
+from dreambooth.reporting.findings import findings
+from dreambooth.reporting.measuring import tables_of
+from dreambooth.reporting.paper import PAPER_TABLES, claimed, paper_difference
+from dreambooth.reporting.study import read_study
+from dreambooth.subjects.prompts import DREAMBENCH, MINIBENCH
+
+FIVE = ("biscuit", "olive", "clover", "pepper", "coral")
+
+
+def tables_by_key(*sweeps):
+    return {table.key: table for table in tables_of(read_study(list(sweeps)))}
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory):
+    """The class noun x lambda sweep on five subjects, with the paper's effects."""
+    sweep = made_up_sweep(tmp_path_factory.mktemp("study") / "thirty", FIVE)
+    study = read_study([sweep])
+    return study, {table.key: table for table in tables_of(study)}
+
+
+def row_of(table, label):
+    (row,) = [row for row in table.rows if row.label == label]
+    return row
+
+
+def compared(table, metric, a, b):
+    labels = {row.cell: row.label for row in table.rows}
+    found = [c for c in table.comparisons if (c.metric, labels[c.a], labels[c.b]) == (metric, a, b)]
+    return found[0] if found else None
+
+
+def test_a_claim_and_the_values_of_the_paper_never_contradict_each_other():
+    checked = 0
+    for table in PAPER_TABLES:
+        for a in table.values:
+            for b in table.values:
+                for metric in table.metrics:
+                    claim, sign = claimed(table, metric, a, b)
+                    difference = paper_difference(table, metric, a, b)
+                    if claim and difference is not None:
+                        assert difference * sign > 0, (table.key, metric, a, b)
+                        checked += 1
+    assert checked >= 40
+
+
+def test_each_axis_has_its_table(thirty, tmp_path):
+    assert list(thirty[1]) == ["prior", "class_noun", "applications", "limitations"]
+    axes = {
+        "num_photos": {"subject.num_photos": ("1", "3", "5")},
+        "super_resolution": {"sr": ("off", "frozen", "noise_1e-3", "noise_1e-5")},
+        "identifiers": {"identifier": ("rare", "common", "random")},
+        "prior": {"prior.lambda": ("0", "0.5", "1")},
+    }
+    for key, axis in axes.items():
+        assert key in tables_by_key(made_up_sweep(tmp_path / key, axes=axis))
+
+
+def test_an_axis_that_the_paper_does_not_have_has_a_table_without_claims(tmp_path):
+    rates = {"method.module.learning_rate": ("1e-4", "1e-3")}
+    tables = tables_by_key(made_up_sweep(tmp_path / "s", axes=rates))
+    table = next(iter(tables.values()))
+    assert table.source == ""
+    assert [row.label for row in table.rows] == ["learning_rate 1e-4", "learning_rate 1e-3"]
+    assert table.comparisons
+    assert {c.claim for c in table.comparisons} == {""}
+
+
+def test_estimates_are_over_the_subjects_and_equal_the_runs_own_means(thirty):
+    study, tables = thirty
+    (cell,) = [c for c in study.cells if c.label == "lambda 1, correct class noun"]
+    row = row_of(tables["prior"], cell.label)
+    for metric, count in (("dino", 250), ("pres", 160), ("diversity", 160), ("div", 250)):
+        values = [trial.metrics[metric].value for trial in cell.trials]
+        found = row.entries[metric].estimate
+        assert found.mean == pytest.approx(sum(values) / 5)
+        assert (found.num_subjects, found.num_images, found.unit) == (5, count, "subjects")
+        low, high = stats.t.interval(0.95, 4, found.mean, stats.sem(values))
+        assert found.high - found.low == pytest.approx(high - low, rel=0.15)
+
+
+def test_the_papers_values_stand_beside_cells_that_are_as_in_the_paper(thirty):
+    prior, noun = thirty[1]["prior"], thirty[1]["class_noun"]
+    assert prior.source == "Table 3 of the paper"
+    assert row_of(prior, "lambda 1, correct class noun").entries["pres"].paper == 0.493
+    assert row_of(prior, "lambda 0, correct class noun").entries["div"].paper == 0.371
+    assert row_of(prior, "lambda 0, no class noun").entries["pres"].paper is None
+    assert row_of(noun, "lambda 1, wrong class noun").entries["dino"].paper == 0.454
+    assert row_of(noun, "lambda 0, wrong class noun").entries["dino"].paper is None
+    assert row_of(prior, "lambda 1, correct class noun").entries["drift"].paper is None  # ours
+
+
+def test_cells_are_compared_in_one_setting_at_a_time_and_judged(thirty):
+    found = compared(
+        thirty[1]["prior"],
+        "pres",
+        "lambda 1, correct class noun",
+        "lambda 0, correct class noun",
+    )
+    assert found.difference.mean == pytest.approx(-0.2, abs=0.02)
+    assert found.difference.num_pairs == 160
+    assert found.paper == -0.171
+    assert found.agrees is True
+    assert found.claim == "the prior term keeps the class from language drift"
+    assert found.sentence.startswith("lambda 1 - lambda 0, correct class noun: PRES -0.2")
+    labels = {row.cell: row.label for row in thirty[1]["prior"].rows}
+    for one in thirty[1]["prior"].comparisons:
+        assert labels[one.a].partition(", ")[2] == labels[one.b].partition(", ")[2]
+
+
+def test_p_is_corrected_for_all_comparisons_of_the_table(thirty):
+    for table in thirty[1].values():
+        ps = sorted(c.difference.p for c in table.comparisons if not math.isnan(c.difference.p))
+        if ps:
+            assert min(c.difference.p_holm for c in table.comparisons) == pytest.approx(
+                min(1, ps[0] * len(ps))
+            )
+
+
+def test_scores_of_another_classs_prompt_are_not_compared(thirty, tmp_path):
+    prior = thirty[1]["prior"]
+    assert row_of(prior, "lambda 1, wrong class noun").entries["drift"].text == "another class"
+    assert row_of(prior, "lambda 1, wrong class noun").entries["dino"].text == ""
+    assert any("the class prompt has the wrong noun too" in note for note in prior.notes)
+    generic = {"class": ("wrong", "correct"), "method.max_steps": ("400", "500")}
+    for table in tables_by_key(made_up_sweep(tmp_path / "s", axes=generic)).values():
+        labels = {row.cell: row.label for row in table.rows}
+        for one in table.comparisons:
+            nouns = {("wrong" in labels[cell]) for cell in (one.a, one.b)}
+            assert one.metric not in ("drift", "pres", "diversity") or len(nouns) == 1
+
+
+def test_findings_say_what_agrees_what_does_not_and_what_is_not_settled(tmp_path):
+    def against(column, chosen):  # the other way round for the prior, nothing for the noun
+        without = chosen["prior.lambda"] == "0"
+        return {"pres": -0.2, "drift": -0.1, "dino": 0.1}.get(column, 0.0) * without
+
+    sweep = made_up_sweep(tmp_path / "s", FIVE, effect=against)
+    found = findings(tables_of(read_study([sweep])))
+    by_words = {f.sentence.partition(":")[0]: f for f in found}
+    drift = by_words[
+        "Against the paper, which says that the prior term keeps the class from language drift"
+    ]
+    assert drift.agrees is False
+    assert "PRES +0." in drift.sentence
+    assert "; the paper -0.171)" in drift.sentence
+    assert drift.sentence.endswith("; over 5 subjects.")
+    assert drift.table == "prior"
+    cost = by_words["As in the paper, the prior term costs some fidelity to the subject"]
+    assert cost.agrees is True
+    assert "DINO -0." in cost.sentence
+    noun = by_words[
+        "It is not settled whether the correct class noun is more faithful to the subject than none"
+    ]
+    assert noun.agrees is None
+    assert not any("lambda 0, " in f.sentence for f in found if f.table == "class_noun")
+
+
+def test_a_claim_is_not_looked_for_where_the_other_settings_are_not_the_papers(tmp_path):
+    axes = {"prior.lambda": ("0", "1"), "class": ("none",)}
+    table = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))["prior"]
+    assert table.comparisons
+    assert {c.claim for c in table.comparisons} == {""}
+    assert all(e.paper is None for row in table.rows for e in row.entries.values())
+
+
+def test_one_subject_is_said_and_intervals_are_then_over_its_prompts(tmp_path):
+    table = tables_by_key(made_up_sweep(tmp_path / "s", seeds=(0, 1)))["class_noun"]
+    assert any(note.startswith("One subject (biscuit): seeds are averaged") for note in table.notes)
+    for metric, unit in (("dino", "prompts"), ("class_accuracy", "prompts")):
+        found = table.rows[0].entries[metric].estimate
+        assert (found.unit, found.num_subjects, found.num_images) == (unit, 1, 100)
+
+
+def test_numbers_without_scores_of_each_picture_keep_their_own_interval_or_say_that_they_lack_it(
+    tmp_path,
+):
+    sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")})
+    for path in sweep.glob("*/scores.csv"):  # as before DIV and diversity were in it
+        path.write_text(path.read_text().replace('"div"', '"x"').replace('"diversity"', '"y"'))
+    study = read_study([sweep])
+    table = tables_of(study)[0]
+    own = study.cells[0].trials[0].metrics["div"]
+    entry = table.rows[0].entries["div"]
+    assert (entry.estimate.mean, (entry.estimate.low, entry.estimate.high)) == (
+        own.value,
+        own.ci95,
+    )
+    diversity = table.rows[0].entries["diversity"]
+    assert math.isnan(diversity.estimate.low)
+    assert diversity.text == "no interval"
+    assert any(note.startswith("No interval:") for note in table.notes)
+    assert not [c for c in table.comparisons if c.metric in ("div", "diversity")]
+
+
+def test_unfinished_cells_keep_their_row_and_the_notes_tell_what_a_cell_lacks(tmp_path):
+    sweep = made_up_sweep(
+        tmp_path / "s", ("biscuit", "comet"), failed={0: "x", 1: "x"}, running=[2], damaged=[5]
+    )
+    table = tables_by_key(sweep)["class_noun"]
+    assert table.rows[0].label == "lambda 0, no class noun"
+    assert table.rows[0].entries["dino"].text == "2 failed"
+    assert table.rows[0].entries["dino"].estimate is None
+    assert "lambda 0, wrong class noun: without 1 running of its 2 runs." in table.notes
+    assert "lambda 0, correct class noun: without 1 damaged of its 2 runs." in table.notes
+
+
+def test_runs_measured_by_different_encoders_are_in_tables_of_their_own(tmp_path):
+    axes = {"prior.lambda": ("0", "1")}
+    a = made_up_sweep(tmp_path / "a", ("biscuit", "olive"), axes=axes)
+    b = made_up_sweep(tmp_path / "b", ("coral",), axes=axes, encoder="large (sha256 9)")
+    study = read_study([a, b])
+    tables = {table.key: table for table in tables_of(study)}
+    one, other = tables["prior"], tables["prior-2"]
+    assert one.title == "Prior preservation (protocol 1 of 2)"
+    assert {row.entries["dino"].estimate.num_subjects for row in one.rows} == {2}
+    assert {row.entries["dino"].estimate.num_subjects for row in other.rows} == {1}
+    assert "large (sha256 9)" in next(c.protocol for c in other.columns if c.key == "dino")
+    assert any("differ in the protocol of DINO" in note for note in one.notes)
+
+
+@pytest.mark.parametrize(
+    ("differing", "title"),
+    [
+        ({"versions": {"torch": "2.12.0"}}, "torch 2.12.0"),
+        ({"code": "feed01"}, "code feed01"),
+    ],
+)
+def test_runs_of_different_code_or_versions_are_in_tables_of_their_own(tmp_path, differing, title):
+    a = made_up_sweep(tmp_path / "a", axes={"prior.lambda": ("0", "1")})
+    b = made_up_sweep(tmp_path / "b", axes={"prior.lambda": ("0", "1")}, seeds=(1,), **differing)
+    tables = tables_by_key(a, b)
+    assert f"({title})" in tables["prior-2"].title
+    assert tables["prior"].rows[0].entries["dino"].estimate.num_images == 50
+
+
+def test_runs_of_different_lengths_are_not_compared_but_in_the_table_of_the_lengths(tmp_path):
+    axes = {"prior.lambda": ("0", "1"), "method.max_steps": ("200", "500")}
+    tables = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))
+    assert tables["prior"].title == "Prior preservation (max_steps 200)"
+    assert [row.label for row in tables["prior-2"].rows] == [
+        "lambda 0, max_steps 500",
+        "lambda 1, max_steps 500",
+    ]
+    steps = tables["method-max-steps"]
+    assert len(steps.rows) == 4
+
+
+def test_the_number_of_photos_in_a_protocol_is_no_other_protocol(tmp_path):
+    sweep = made_up_sweep(tmp_path / "s", FIVE, axes={"subject.num_photos": ("1", "3", "5")})
+    tables = tables_by_key(sweep)
+    table = tables["num_photos"]
+    assert "num_photos-2" not in tables
+    found = compared(table, "dino", "5 photos", "1 photo")
+    assert found.paper == pytest.approx((0.597 + 0.864 - 0.494 - 0.798) / 2, abs=1e-4)
+    assert found.agrees is True
+
+
+def test_noise_levels_are_compared_in_detail(tmp_path):
+    levels = {"sr": ("off", "frozen", "noise_1e-3", "noise_1e-5")}
+    table = tables_by_key(made_up_sweep(tmp_path / "s", FIVE, axes=levels))["super_resolution"]
+    found = compared(table, "sr_detail", "SR noise 1e-5", "SR noise 1e-3")
+    assert found.claim.startswith("fine-tuned at a lower noise level")
+    assert found.agrees is True
+    error = compared(table, "sr_layout_error", "SR noise 1e-5", "SR as pretrained")
+    assert error.claim == "fine-tuned, SR is truer to the subject than as pretrained"
+    assert error.difference.high < 0
+
+
+def test_other_methods_are_compared_with_dreambooth_as_in_the_paper(tmp_path):
+    def weaker(column, chosen):
+        return -0.2 if column in ("dino", "clip_i") and "method.module._target_" in chosen else 0.0
+
+    ours = made_up_sweep(tmp_path / "a", FIVE, axes={"prior.lambda": ("0", "1")}, effect=weaker)
+    target = "dreambooth.inversion.TextualInversion"
+    axes = {"method.module._target_": (target,), "prior.lambda": ("0",)}
+    theirs = made_up_sweep(tmp_path / "b", FIVE, axes=axes, effect=weaker)
+    table = tables_by_key(ours, theirs)["methods"]
+    assert [row.label for row in table.rows] == [
+        "DreamBooth, lambda 0",
+        "DreamBooth, lambda 1",
+        "Textual Inversion, lambda 0",
+        "real images, the paper",
+        "DreamBooth (Imagen), the paper",
+    ]
+    papers = [row.entries["dino"].paper for row in table.rows]
+    assert papers == [None, 0.668, 0.569, 0.774, 0.696]
+    found = compared(table, "dino", "DreamBooth, lambda 1", "Textual Inversion, lambda 0")
+    assert found.paper == pytest.approx(0.099)
+    assert found.agrees is True
+    assert compared(table, "dino", "DreamBooth, lambda 0", "Textual Inversion, lambda 0") is None
+
+
+@pytest.mark.parametrize("kind", ["live", "object"])
+def test_every_prompt_of_the_benchmarks_has_a_family(kind):
+    for templates in (DREAMBENCH[kind], MINIBENCH[kind]):
+        assert all(family_of(template) for template in templates)
+    assert family_of("a {}") == ""
+
+
+@pytest.mark.parametrize(
+    ("template", "family"),
+    [
+        ("a {} in the snow", "recontextualization"),
+        ("a {} under water", "recontextualization"),
+        ("a {} with a blue house in the background", "recontextualization"),
+        ("a {} in a purple wizard outfit", "accessorization"),
+        ("a {} wearing a black top hat and a monocle", "accessorization"),
+        ("a painting of a {} in the style of Van Gogh", "art rendition"),
+        ("a sleeping {}", "expression"),
+        ("a {} from behind", "novel view"),
+        ("a cube shaped {}", "property modification"),
+        ("a {} wearing a crown on the beach", "several at once"),
+        ("a painting of a {} in the snow", "several at once"),
+        ("a {} in the desert from behind", "several at once"),
+    ],
+)
+def test_a_prompt_belongs_to_the_application_that_it_asks_for(template, family):
+    assert family_of(template) == family
+
+
+def test_applications_and_limitations_are_of_the_cells_that_are_as_in_the_paper(thirty):
+    table = thirty[1]["applications"]
+    assert [row.label for row in table.rows] == [
+        "art rendition",
+        "expression",
+        "novel view",
+        "accessorization",
+        "property modification",
+        "recontextualization",
+        "several at once",
+    ]
+    assert {row.cell for row in table.rows} == {"lambda-1-correct-class-noun"}
+    contexts = table.rows[5].entries["dino"].estimate
+    assert contexts.num_images == 5 * 8 * 2
+    limits = thirty[1]["limitations"]
+    claimed_of = [row.label for row in limits.rows if row.entries["copied"].claim]
+    assert claimed_of == ["lambda 1, correct class noun"]
+    assert limits.rows[0].entries["context_accuracy"].text.startswith("least: a ... ")
+    told = [f for f in findings([limits]) if "training photos" in f.sentence]
+    assert [f.agrees for f in told] == [True]

@@ -1,0 +1,162 @@
+"""`python src/report.py` as a user runs it."""
+
+import csv
+import os
+import resource
+import shutil
+import sys
+
+import pytest
+from commands import ROOT, command, process, smoke
+
+sys.path.insert(0, str(ROOT / "tests" / "reporting"))
+from made_up import made_up_sweep
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch):
+    """runs/ and reports/ of a test of its own."""
+    monkeypatch.setattr("dreambooth.reporting.report.RUNS", tmp_path / "runs")
+    monkeypatch.setattr("dreambooth.reporting.report.REPORTS", tmp_path / "reports")
+    return tmp_path / "reports"
+
+
+def test_one_command_writes_page_markdown_tables_and_figures(tmp_path, reports):
+    sweep = made_up_sweep(tmp_path / "runs" / "sweep_1")
+    ended = command("report", f"sweep={sweep}")
+    assert ended.code == 0, ended.output
+    folder = reports / "sweep_1"
+    assert ended.output.strip().endswith(str(folder / "index.html"))
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    for name in (
+        *("index.html", "report.md", "tables/prior.tex", "tables/prior.csv"),
+        *("tables/class_noun.tex", "tables/applications.csv", "tables/limitations.csv"),
+    ):
+        assert name in written
+    figures = [name for name in written if name.startswith("figures/")]
+    assert {name.rpartition(".")[2] for name in figures} == {"svg", "png"}
+    page = (folder / "index.html").read_text()
+    assert "the prior term keeps the class from language drift" in page
+    markdown = (folder / "report.md").read_text()
+    for name in figures:
+        assert name.endswith(".svg") or f"({name})" in markdown
+    with (folder / "tables/prior.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_without_a_sweep_it_is_the_latest(tmp_path, reports):
+    for age, name in enumerate(("newer", "older")):
+        sweep = made_up_sweep(tmp_path / "runs" / name, axes={"class": ("none", "wrong")})
+        os.utime(sweep / "multirun.yaml", (1e9 - age, 1e9 - age))
+    shutil.copytree(sweep / "0", tmp_path / "runs" / "single")  # no sweep
+    ended = command("report")
+    assert ended.code == 0, ended.output
+    assert [path.name for path in reports.iterdir()] == ["newer"]
+
+
+def test_several_sweeps_are_joined_under_a_name(tmp_path, reports):
+    a = made_up_sweep(tmp_path / "a", axes={"prior.lambda": ("0",)})
+    b = made_up_sweep(tmp_path / "b", axes={"prior.lambda": ("1",)})
+    ended = command("report", f"sweep=[{a},{b}]", "name=both")
+    assert ended.code == 0, ended.output
+    assert "lambda 1 - lambda 0" in (reports / "both" / "report.md").read_text()
+
+
+def test_failed_running_and_damaged_runs_are_said(tmp_path, reports):
+    reason = "the loss became nan at step 12"
+    sweep = made_up_sweep(tmp_path / "s", failed={0: reason}, running=[1], damaged=[2])
+    ended = command("report", f"sweep={sweep}")
+    assert ended.code == 0, ended.output
+    for name in ("report.md", "index.html"):
+        text = (reports / "s" / name).read_text()
+        for said in (reason, "running, 40 %", "metrics.json is damaged", "hydra.run.dir="):
+            assert said in text, (name, said)
+
+
+def test_older_run_folders_are_reported_on_too(tmp_path, reports):
+    sweep = made_up_sweep(tmp_path / "s", old=True)
+    ended = command("report", f"sweep={sweep}")
+    assert ended.code == 0, ended.output
+    assert (reports / "s" / "index.html").is_file()
+
+
+def test_a_sweep_without_scores_still_has_a_report(tmp_path, reports):
+    sweep = made_up_sweep(tmp_path / "s", axes={"class": ("none", "wrong")})
+    for run in ("0", "1"):
+        (sweep / run / "metrics.json").write_text("{}")
+    ended = command("report", f"sweep={sweep}")
+    assert ended.code == 0, ended.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "there is no sweep in {}/runs/: run one"),
+        (["sweep={}/typo"], "there is no sweep folder {}/typo"),
+        (["sweep={}"], "there are no runs in {}: give the folder of a sweep"),
+        (["sweep={}/a", "name=.."], "name=.. names no folder"),
+    ],
+)
+def test_what_there_is_not_is_said_in_one_sentence(tmp_path, reports, arguments, sentence):
+    if "sweep={}/a" in arguments:
+        made_up_sweep(tmp_path / "a", axes={"class": ("none",)})
+    ended = command("report", *(argument.format(tmp_path) for argument in arguments))
+    assert ended.sentence.startswith(sentence.format(tmp_path))
+    assert not reports.exists()
+
+
+def test_help_is_shown_without_loading_torch_or_matplotlib():
+    code = (
+        "import runpy, sys; sys.argv = ['src/report.py', '--cfg', 'job']\n"
+        "runpy.run_path('src/report.py', run_name='__main__')\n"
+        "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules)"
+    )
+    ended = process("-c", code)
+    assert ended.code == 0, ended.output
+    assert "sweep: null" in ended.output
+
+
+def test_a_sweep_tells_where_it_stands_and_writes_its_report_if_asked(tmp_path, tiny, reports):
+    ended = command(
+        "train",
+        "-m",
+        "prior.lambda=0,1",
+        *smoke(tiny, tmp_path / "prior"),
+        *("logger=csv", "report=auto", f"hydra.sweep.dir={tmp_path / 'cells'}"),
+    )
+    assert ended.code == 0, ended.output
+    lines = ended.output.splitlines()
+    heads = [line for line in lines if " of 2 cells: " in line]
+    assert heads[0].startswith("1 of 2 cells: 1 finished, 1 to come; about ")
+    assert heads[1] == "2 of 2 cells: 2 finished"
+    assert lines[-1] == str(reports / "cells" / "index.html")
+    page = (reports / "cells" / "index.html").read_text()
+    assert "lambda 0" in page
+
+
+def test_a_sweep_with_failed_cells_has_its_report_too(tmp_path, tiny, reports):
+    ended = command(
+        "train",
+        "-m",
+        "prior.lambda=-1,0",
+        *smoke(tiny, tmp_path / "prior"),
+        *("logger=csv", "report=auto", f"hydra.sweep.dir={tmp_path / 'cells'}"),
+    )
+    assert ended.code == 1
+    assert ended.output.strip().endswith("1 of 2 runs failed")
+    assert "prior.lambda=-1 is not a weight" in (reports / "cells" / "report.md").read_text()
+
+
+def test_180_runs_are_reported_on_in_two_minutes_and_three_gigabytes(tmp_path):
+    subjects = [f"subject{i}" for i in range(30)]
+    sweep = made_up_sweep(
+        tmp_path / "s", subjects, images_per_prompt=2, num_class_images=50, picture_px=32
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = process("src/report.py", f"sweep={sweep}", f"name={tmp_path / 'report'}")
+    assert ended.code == 0, ended.output
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, since other work may be on the machine.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 120
+    assert after.ru_maxrss * 1024 < 3e9
+    assert "180 runs (180 finished)" in (tmp_path / "report/report.md").read_text()
