@@ -23,8 +23,7 @@ def main(cfg: DictConfig) -> None:
         given = [] if cfg.sweep is None else cfg.sweep
         sweeps = list(given) if isinstance(given, ListConfig | list) else [given]
         name = None if cfg.name is None else str(cfg.name)
-        folder = report_on([Path(str(sweep)).expanduser() for sweep in sweeps], name)
-        print(folder / "index.html")
+        print(report_on([Path(str(sweep)).expanduser() for sweep in sweeps], name))
     except ValueError as error:
         sys.exit(f"{error}")
 

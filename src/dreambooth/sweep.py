@@ -103,7 +103,7 @@ class SweepTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         rows = tell_table(folder)
         if self.report:
-            print(report_on([folder]) / "index.html")
+            print(report_on([folder]))
         failed = [row for row in rows if row["state"] in ("failed", "damaged")]
         if failed or _failures:
             sys.exit(f"{max(len(failed), len(_failures))} of {len(rows)} runs failed")

@@ -255,8 +255,16 @@ def _config(chosen: Mapping[str, str]) -> dict[str, Any]:
             part, *path, last = config, *key.split(".")
             for name in path:
                 part = part.setdefault(name, {})
-            part[last] = yaml.safe_load(value)
+            part[last] = _value(value)
     return config
+
+
+def _value(text: str) -> Any:
+    """As Hydra reads it: unlike YAML's, its 1e-3 is a number."""
+    try:
+        return float(text) if "e" in text else yaml.safe_load(text)
+    except ValueError:
+        return text
 
 
 def _prompts(class_noun: str) -> Sequence[str]:

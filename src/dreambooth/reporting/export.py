@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.files import Score, csv_of, write_atomically
+from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import p_in_words
 from dreambooth.reporting.study import Study
 from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
@@ -110,7 +111,7 @@ def latex(table: Table) -> str:
     ]
     for row in table.rows:
         entries = [row.entries.get(c.key, Entry()) for c in table.columns]
-        for number, part in enumerate((_mean, _interval, _paper)):
+        for number, part in enumerate((_mean, _interval, _remark, _paper)):
             cells = [_tex(part(entry)) for entry in entries]
             if number:
                 cells = [rf"{{\scriptsize {cell}}}" if cell else "" for cell in cells]
@@ -128,13 +129,10 @@ def write_markdown(
     study: Study,
     tables: Sequence[Table],
     findings: Sequence[Finding],
-    figures: Sequence[tuple[str, str, str]],
+    figures: Sequence[Figure],
     folder: Path,
 ) -> Path:
-    """report.md: summary, tables, figures, gaps and where it all comes from.
-
-    `figures`: file name in figures/ without its suffix, title and caption.
-    """
+    """report.md: summary, tables, figures, gaps and where it all comes from."""
     lines = [f"# {_md(study.name)}", "", _what_was_run(study), ""]
     for verdict, title in (
         (True, "Agrees with the paper"),
@@ -151,9 +149,9 @@ def write_markdown(
         lines += _values(table) + _differences(table)
         lines += [f"- {_md(note)}" for note in table.notes]
         lines += [f"- {_md(c.heading)}: {_md(c.protocol)}" for c in table.columns] + [""]
-    for key, title, caption in figures:
-        text = f"![{_md(title)}](figures/{key}.png)"
-        lines += [f"## {_md(title)}", "", text, "", _md(caption), ""]
+    for figure in figures:
+        picture = f"![{_md(figure.title)}](figures/{figure.key}.png)"
+        lines += [f"## {_md(figure.title)}", "", picture, "", _md(figure.caption), ""]
     lines += _section("Where it comes from", _sources(study))
     path = folder / "report.md"
     write_atomically(path, "\n".join(lines).encode())
@@ -200,8 +198,7 @@ def _values(table: Table) -> list[str]:
 def _md_entry(row: TableRow, key: str) -> str:
     entry = row.entries.get(key, Entry())
     parts = [f"{_mean(entry)} {_interval(entry)}".strip(), _paper(entry)]
-    remark = entry.text if entry.estimate else ""
-    return "<br>".join(_md(part) for part in [*parts, remark] if part)
+    return "<br>".join(_md(part) for part in [*parts, _remark(entry)] if part)
 
 
 def _differences(table: Table) -> list[str]:
@@ -270,9 +267,13 @@ def _mean(entry: Entry) -> str:
 
 def _interval(entry: Entry) -> str:
     e = entry.estimate
-    if e is None:
-        return ""
-    return "(no interval)" if math.isnan(e.low) else f"({e.low:.3f}, {e.high:.3f})"
+    if e is None or math.isnan(e.low):
+        return ""  # the entry's text says so
+    return f"({e.low:.3f}, {e.high:.3f})"
+
+
+def _remark(entry: Entry) -> str:
+    return entry.text if entry.estimate else ""
 
 
 def _paper(entry: Entry) -> str:

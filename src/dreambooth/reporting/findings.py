@@ -18,17 +18,14 @@ _OPENINGS = {
 def findings(tables: Sequence[Table]) -> list[Finding]:
     """What the paper claims, and whether the tables agree; by table, then by claim.
 
-    Scores of one claim with the same outcome are in one sentence. The summary is stricter than the
-    tables, where an interval without 0 is enough: here the difference must hold after Holm's
-    correction too, since some of many intervals miss 0 by chance.
+    Scores of one claim with the same outcome are in one sentence.
     """
     found = []
     for table in tables:
         groups: dict[tuple[str, str, str, bool | None], list[Comparison]] = {}
         for one in table.comparisons:
             if one.claim:
-                settled = one.agrees if one.difference.p_holm < 0.05 else None
-                groups.setdefault((one.claim, one.a, one.b, settled), []).append(one)
+                groups.setdefault((one.claim, one.a, one.b, one.agrees), []).append(one)
         for (claim, a, b, agrees), some in groups.items():
             values = ", ".join(map(_value, some))
             which = _which(table, claim, a, b)

@@ -86,8 +86,8 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
         plan.source,
         columns,
         rows,
-        _corrected(comparisons),
-        [*notes, *_notes(study, cells, columns)],
+        _judged(comparisons),
+        [*notes, *_notes(study, cells, columns, rows)],
     )
 
 
@@ -124,8 +124,8 @@ def remark(cell: Cell, metric: str, estimate: Estimate | None) -> str:
             return ", ".join(f"{count} {state}" for state, count in states.items())
         return "not measured"
     if _of_another_class(cell, metric):
-        return "of another class's prompt: not comparable with other class nouns"
-    return "" if estimate.low == estimate.low else "no interval: one value"
+        return "another class"
+    return "no interval" if math.isnan(estimate.low) else ""
 
 
 def _of_another_class(cell: Cell, metric: str) -> bool:
@@ -172,7 +172,8 @@ def _pairs(plan: PaperTable, cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
 
 def _compared(
     plan: PaperTable, study: Study, column: Column, a: Cell, b: Cell, measured: Measured
-) -> Comparison | None:
+) -> tuple[Comparison, int] | None:
+    """The comparison, not judged yet, and the sign that the paper claims; 0: none."""
     one_class = a.settings.get("class") == b.settings.get("class")
     if not one_class and any(_of_another_class(cell, column.key) for cell in (a, b)):
         return None
@@ -187,13 +188,7 @@ def _compared(
     rest = label_of({axis: v for axis, v in a.settings.items() if axis != plan.axis})
     names = " - ".join(told(plan.axis, value) for value in values)
     sentence = f"{names}{f', {rest}' if rest else ''}: {column.heading} {in_words(found)}"
-    return Comparison(column.key, a.key, b.key, found, paper, claim, _agrees(found, sign), sentence)
-
-
-def _agrees(found: Difference, sign: int) -> bool | None:
-    if not sign or found.low <= 0 <= found.high:
-        return None
-    return (found.mean > 0) == (sign > 0)
+    return Comparison(column.key, a.key, b.key, found, paper, claim, None, sentence), sign
 
 
 def in_words(found: Difference) -> str:
@@ -201,12 +196,20 @@ def in_words(found: Difference) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f}, {found.high:+.3f})"
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    corrected = holm([comparison.difference for comparison in comparisons])
-    return [replace(c, difference=d) for c, d in zip(comparisons, corrected, strict=True)]
+def _judged(comparisons: Sequence[tuple[Comparison, int]]) -> list[Comparison]:
+    """With p corrected for all of them, and whether what is then settled agrees with the paper."""
+    corrected = holm([comparison.difference for comparison, _ in comparisons])
+    found = []
+    for (comparison, sign), d in zip(comparisons, corrected, strict=True):
+        settled = sign and d.p_holm < 0.05 and not d.low <= 0 <= d.high
+        agrees = (d.mean > 0) == (sign > 0) if settled else None
+        found.append(replace(comparison, difference=d, agrees=agrees))
+    return found
 
 
-def _notes(study: Study, cells: Sequence[Cell], columns: Sequence[Column]) -> list[str]:
+def _notes(
+    study: Study, cells: Sequence[Cell], columns: Sequence[Column], rows: Sequence[TableRow]
+) -> list[str]:
     """How to read a table."""
     finished = [trial for cell in cells for trial in cell.finished]
     subjects = dict.fromkeys(trial.subject for trial in finished)
@@ -222,9 +225,11 @@ def _notes(study: Study, cells: Sequence[Cell], columns: Sequence[Column]) -> li
         notes.append(f"Intervals and tests are over {len(subjects)} subjects.")
     if any(_of_another_class(cell, c.key) for cell in cells for c in columns):
         notes.append(
-            "With a wrong class noun the class prompt has the wrong noun too: its scores are not "
-            "compared with those of other nouns."
+            "Another class: with a wrong class noun the class prompt has the wrong noun too. Its "
+            "scores are not compared with those of other nouns."
         )
+    if any(entry.text == "no interval" for row in rows for entry in row.entries.values()):
+        notes.append("No interval: a single number, of runs that keep no score of each picture.")
     for cell in cells:
         unfinished = Counter(t.status.state for t in cell.trials if t.status.state != "finished")
         if cell.finished and unfinished:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth.reporting.export import write_markdown, write_tables
+from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
+from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
 
 RUNS, REPORTS = Path("runs"), Path("reports")
@@ -16,20 +18,21 @@ RUNS, REPORTS = Path("runs"), Path("reports")
 def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
     """Reports on sweep folders, the latest in runs/ if there are none, into reports/NAME.
 
-    Gives that folder. ValueError where there is nothing to report on.
+    Gives the page in it. ValueError where there is nothing to report on.
     """
     study = read_study(sweeps or [latest_sweep(RUNS)])
     return write_report(study, REPORTS / checked_name(name or study.name))
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """index.html, report.md, tables/ and figures/ in `folder`, which is given back."""
+    """index.html, which is given back, report.md, tables/ and figures/ in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = tables_of(study)
     found = findings(tables)
+    figures = write_figures(study, tables, folder / "figures")
     write_tables(tables, folder / "tables")
-    write_markdown(study, tables, found, [], folder)
-    return folder
+    write_markdown(study, tables, found, figures, folder)
+    return write_page(study, tables, found, figures, folder)
 
 
 def latest_sweep(runs: Path) -> Path:

@@ -95,12 +95,15 @@ def drawn(config: Mapping[str, Any]) -> str:
 
 
 def words(value: Any) -> str | None:
-    """A value as the tables say it: 1e-5 for 0.00001, and 0 for 0.0."""
+    """A value as people write it: 1e-5 for 0.00001, 0.5, and 0 for 0.0."""
     if value is None:
         return None
-    if isinstance(value, float) and not isinstance(value, bool):
-        return re.sub(r"e([-+])0+(\d)", r"e\1\2", f"{value:g}").replace("e+", "e")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    if 0 < abs(value) < 0.01 or abs(value) >= 1e6:
+        mantissa, exponent = f"{value:.6e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}"
 
 
 def told(axis: str, value: str) -> str:

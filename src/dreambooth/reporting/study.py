@@ -202,11 +202,13 @@ def _absent(run: Run, overrides: Sequence[str], told: Sequence[Said]) -> Trial:
 
 def _product_gaps(folder: Path, told: Sequence[Said]) -> list[Trial]:
     """The cells of the full product of what varies in a folder that it has no run of."""
-    keys = dict.fromkeys(key for at, _ in told for key in at)
-    if any(key not in at for at, _ in told for key in keys):
-        return []  # not one product
-    values = {key: list(dict.fromkeys(at[key] for at, _ in told)) for key in keys}
+    values: dict[str, dict[str, None]] = {}  # ordered sets
+    for at, _ in told:
+        for key, value in at.items():
+            values.setdefault(key, {})[value] = None
     varying = {key: some for key, some in values.items() if len(some) > 1}
+    if any(key not in at for at, _ in told for key in varying):
+        return []  # not one product
     there = {tuple(at[key] for key in varying) for at, _ in told}
     if math.prod(map(len, varying.values())) > 4 * len(told):
         return []  # several sweeps in one folder

@@ -48,7 +48,7 @@ class Comparison:
     difference: Difference  # a - b
     paper: float | None  # the paper's difference a - b
     claim: str  # what the paper says of it, in words; "" where it says nothing
-    agrees: bool | None  # None: not settled (the interval includes 0), or no claim
+    agrees: bool | None  # None: no claim, or not settled: 0 in the interval or p_holm >= 0.05
     sentence: str  # "lambda 0 - lambda 1, no class noun: drift +0.93 (+0.90, +0.95)"
 
 
