@@ -34,7 +34,7 @@ PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 def written(sweep, folder, with_figures=False):
     study = read_study([sweep])
     tables = tables_of(study)
-    figures = write_figures(study, tables, folder / "figures") if with_figures else []
+    figures = write_figures(study, folder / "figures") if with_figures else []
     return study, write_page(study, tables, findings(tables), figures, folder)
 
 
