@@ -4,9 +4,9 @@
 
 Starts a small run of the miniature, with W&B offline, kills it by `kill -9` at a random moment,
 starts it again with `python src/train.py run=DIR`, and so on; a finished run is followed by a new
-one, until there were NUMBER kills (30). After each kill every file must be whole (but for those that
-the next start sweeps away) and no process be left. At the end of each run weights, pictures and
-scores must be those of an undisturbed run, bit for bit. About 20 seconds a kill on 2 CPU cores.
+one, until there were NUMBER kills (30). After each kill every file must be whole (but for those
+that the next start sweeps away) and no process be left. At the end of each run weights, pictures
+and scores must be those of an undisturbed run, bit for bit.
 """
 
 import csv
@@ -58,7 +58,7 @@ def finish(process: subprocess.Popen, log: Path) -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen, changed_from: float) -> None:
-    """Until the process has begun its work: what comes before is loading Python."""
+    """Until the process has begun its work, and written the file: what comes before is loading."""
     while process.poll() is None and (not path.exists() or path.stat().st_mtime == changed_from):
         time.sleep(0.02)
 
@@ -142,7 +142,7 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
         began = time.monotonic()
         log = root / "output.log"
         undisturbed = start(log, *own, f"hydra.run.dir={root / 'undisturbed'}")
-        wait_for(root / "undisturbed" / "config.yaml", undisturbed, 0)
+        wait_for(root / "undisturbed" / "names.json", undisturbed, 0)
         begun = time.monotonic()
         finish(undisturbed, log)
         seconds = time.monotonic() - begun
@@ -154,10 +154,10 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
             folder = root / f"run{runs}"
             words = (*own, f"hydra.run.dir={folder}")
             while True:
-                status = folder / "status.json"
-                before = status.stat().st_mtime if status.exists() else 0
+                names = folder / "names.json"
+                before = names.stat().st_mtime if names.exists() else 0
                 process = start(log, *words)
-                wait_for(status, process, before)
+                wait_for(names, process, before)
                 try:
                     process.wait(moments.uniform(0, seconds) if kills.total() < number else None)
                 except subprocess.TimeoutExpired:
@@ -165,8 +165,8 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
                     process.wait()
                     kills[phase(folder)] += 1
                     print(f"kill {kills.total()}: {folder.name}, {phase(folder)}", flush=True)
-                    if names := left_over(process.pid):
-                        sys.exit(f"processes are left: {', '.join(names)}")
+                    if left := left_over(process.pid):
+                        sys.exit(f"processes are left: {', '.join(left)}")
                     check_whole(folder)
                     words = (f"run={folder}",)
                     continue
