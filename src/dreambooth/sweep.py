@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -68,6 +69,7 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def tell_errors() -> Iterator[None]:
     """A user's mistake is one sentence, not a traceback. In a sweep the other cells go on."""
+    logging.raiseExceptions = False  # a full disk takes no log either: one error is enough
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
@@ -87,8 +89,10 @@ def tell_errors() -> Iterator[None]:
 
 
 def _says_it_all(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _NOT_WRITABLE
+    told = re.search(r"\(os error (\d+)\)", str(error))  # by what is written in Rust
+    if isinstance(error, OSError) or told:
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        return number in _NOT_WRITABLE
     if isinstance(error, ValueError | StoppedError):
         return True
     from lightning.fabric.utilities.exceptions import MisconfigurationException
