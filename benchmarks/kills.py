@@ -9,7 +9,6 @@ that the next start sweeps away) and no process be left. At the end of each run 
 and scores must be those of an undisturbed run, bit for bit.
 """
 
-import csv
 import json
 import os
 import random
@@ -26,6 +25,8 @@ from zipfile import ZipFile
 import yaml
 from PIL import Image
 from safetensors import safe_open
+
+from dreambooth.run import Run
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -124,13 +125,9 @@ def outcome(folder: Path) -> dict[str, object]:
     kept = [*folder.glob("weights/**/*.safetensors"), *folder.glob("images/**/*.png")]
     kept += [folder / "scores.csv", folder / "metrics.json"]
     files: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in kept}
-    if (folder / "logs/metrics.csv").exists():
-        with (folder / "logs/metrics.csv").open() as file:
-            rows = [
-                {k: v for k, v in row.items() if not k.startswith("time/")}
-                for row in csv.DictReader(file)
-            ]
-        files["logged"] = rows
+    files["logged"] = [
+        {k: v for k, v in row.items() if "time/" not in k} for row in Run(folder, {}).read_history()
+    ]
     return files
 
 
