@@ -108,7 +108,7 @@ EXPERIMENT = "dreambooth.experiment.Experiment"
         ("dreambooth.module.DreamBooth.training_step", 6, (2, 4, 77)),  # the base's last step
         ("dreambooth.module.DreamBooth.training_step", 10, (0, 2, 77)),  # SR's last
         ("dreambooth.backbones.cascade.CascadeBackbone.save", 1, (0, 0, 77)),
-        ("dreambooth.backbones.cascade.CascadeBackbone.generate", 2, (0, 0, 27)),
+        ("dreambooth.backbones.cascade.CascadeBackbone.generate", 3, (0, 0, 27)),
         ("dreambooth.backbones.cascade.CascadeBackbone.super_resolve", 1, (0, 0, 0)),
         ("dreambooth.experiment.Experiment.score", 1, (0, 0, 0)),
         ("dreambooth.run.Run.write_metrics", 1, (0, 0, 0)),
