@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dreambooth.metrics.detail import DetailScorer, detail_energy
+from dreambooth.metrics.detail import DetailScorer, detail_energy, kept_and_invented
 from dreambooth.miniature.scoring import layout_error
 from dreambooth.miniature.world import COLOURS, individual
 from dreambooth.run import Picture
@@ -61,6 +61,23 @@ def test_enlarged_photos_are_compared_each_with_its_original():
     assert same["sr_ssim"].value == pytest.approx(1)
     assert same["sr_detail"].value == pytest.approx(1)
     assert metrics["sr_ssim"].value < 0.2
+
+
+def test_detail_is_what_is_kept_of_the_original_and_what_is_invented():
+    x, other = images(), images(1)
+    kept, invented = kept_and_invented(x, x, 32)
+    torch.testing.assert_close(kept, torch.ones(3))
+    torch.testing.assert_close(invented, torch.zeros(3), atol=1e-6, rtol=0)
+    blurred = (x + F.interpolate(F.avg_pool2d(x, 2), 64, mode="bilinear")) / 2
+    kept, invented = kept_and_invented(blurred, x, 32)
+    assert (kept > 0.4).all()
+    assert (kept < 0.8).all()
+    noisy = kept_and_invented(x + 0.3 * (other - 0.5), x, 32)
+    assert (noisy[1] > invented).all()
+    assert (noisy[0] > 0.9).all()
+    kept, invented = kept_and_invented(other, x, 32)
+    ratio = detail_energy(other, 32) / detail_energy(x, 32)
+    torch.testing.assert_close(kept**2 + invented, ratio)
 
 
 def test_the_layout_error_counts_the_pixels_that_changed_their_colour():

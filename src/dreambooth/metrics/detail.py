@@ -1,4 +1,4 @@
-"""What super-resolution adds: the energy of the detail that the base resolution cannot hold."""
+"""What super-resolution adds: the detail that the base resolution cannot hold, true or invented."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,32 @@ from dreambooth.subjects.subject import Subject
 Row = dict[str, Score]
 
 
-def detail_energy(images: Tensor, low_px: int) -> Tensor:
-    """Mean square (N,) of what images [0, 1] (N, C, H, W) lose by shrinking them to `low_px`.
+def detail(images: Tensor, low_px: int) -> Tensor:
+    """What images [0, 1] (N, C, H, W) lose by shrinking them to `low_px`, (N, C * H * W).
 
     x - enlarged(shrunk(x)): shrunk by area, enlarged bilinearly.
     """
     low = F.adaptive_avg_pool2d(images, low_px)
     enlarged = F.interpolate(low, images.shape[-2:], mode="bilinear")
-    return (images - enlarged).square().flatten(1).mean(1)
+    return (images - enlarged).flatten(1)
+
+
+def detail_energy(images: Tensor, low_px: int) -> Tensor:
+    """Its mean square (N,)."""
+    return detail(images, low_px).square().mean(1)
+
+
+def kept_and_invented(images: Tensor, originals: Tensor, low_px: int) -> tuple[Tensor, Tensor]:
+    """How much of the originals' detail is in the images, and what else is there, (N,) each.
+
+    With d and d0 the details of both: d = kept d0 + rest, the rest orthogonal to d0; kept is 1 and
+    the rest 0 where the detail is the original's. Invented is |rest|^2 / |d0|^2, so that
+    kept^2 + invented is the ratio of the energies.
+    """
+    d, d0 = detail(images, low_px), detail(originals, low_px)
+    energy = d0.square().sum(1)
+    kept = (d * d0).sum(1) / energy
+    return kept, (d - kept[:, None] * d0).square().sum(1) / energy
 
 
 class DetailScorer:
@@ -29,8 +47,8 @@ class DetailScorer:
 
     `detail`: detail energy of the generated pictures over that of the photos: below 1 blurred,
     above 1 invented. Of photos that were shrunk to `low_px` and enlarged again by the SR stage,
-    each against its original: `sr_detail` (energies' ratio), `sr_psnr` (dB) and `sr_ssim`, the
-    latter two through torchmetrics.
+    each against its original: `sr_detail` (energies' ratio), its parts `sr_kept` and `sr_invented`
+    (see `kept_and_invented`), `sr_psnr` (dB) and `sr_ssim`, the latter two through torchmetrics.
     """
 
     def __init__(self, low_px: int):
@@ -66,13 +84,22 @@ class DetailScorer:
         ratios = detail_energy(x, self.low_px) / detail_energy(truth, self.low_px)
         psnr = peak_signal_noise_ratio(x, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
         ssim = structural_similarity_index_measure(x, truth, data_range=1.0, reduction="none")
-        columns = {"sr_detail": ratios, "sr_psnr": psnr, "sr_ssim": ssim}
+        kept, invented = kept_and_invented(x, truth, self.low_px)
+        columns = {
+            "sr_detail": ratios,
+            "sr_kept": kept,
+            "sr_invented": invented,
+            "sr_psnr": psnr,
+            "sr_ssim": ssim,
+        }
         rows: list[Row] = [
             {name: float(values[i]) for name, values in columns.items()} for i in range(len(x))
         ]
         photos = f"photos shrunk to {self.low_px} px by area and enlarged by the SR stage"
         says = {
             "sr_detail": f"energy above {self.low_px} px, over the original's; ",
+            "sr_kept": f"share of the original's detail above {self.low_px} px that is there; ",
+            "sr_invented": "energy of other detail than that, over the original's; ",
             "sr_psnr": "dB; ",
             "sr_ssim": "",
         }

@@ -183,15 +183,15 @@ SUPER_RESOLUTION = PaperTable(
     title="Noise level of super-resolution",
     source="figure on super-resolution of the paper (pictures only)",
     metrics=(
-        *("sr_detail", "sr_layout_error", "sr_identity", "sr_dino", "sr_lpips", "sr_psnr"),
-        *("sr_ssim", "detail"),
+        *("sr_detail", "sr_kept", "sr_invented", "sr_layout_error", "sr_identity", "sr_dino"),
+        *("sr_lpips", "sr_psnr", "sr_ssim", "detail"),
     ),
     claims=(
         Claim(
             "fewer",
             "number",
             1,
-            ("sr_detail", "sr_identity", "sr_dino"),
+            ("sr_detail", "sr_kept", "sr_identity", "sr_dino"),
             "fine-tuned at a lower noise level, SR keeps more of the subject's detail",
         ),
         Claim(
@@ -214,6 +214,13 @@ SUPER_RESOLUTION = PaperTable(
             -1,
             ("sr_layout_error",),
             "fine-tuned, SR is truer to the subject than as pretrained",
+        ),
+        Claim(
+            "number",
+            "frozen",
+            -1,
+            ("sr_invented",),
+            "fine-tuned, SR invents less detail than as pretrained",
         ),
     ),
     note="The paper shows pictures only: its directions are from its words.",

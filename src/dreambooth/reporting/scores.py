@@ -48,6 +48,8 @@ HEADINGS = {
     "copied": Heading("copied", "lower", 0, 1),
     "detail": Heading("detail"),
     "sr_detail": Heading("SR detail"),
+    "sr_kept": Heading("SR detail kept", "higher"),
+    "sr_invented": Heading("SR detail invented", "lower", 0),
     "sr_layout_error": Heading("SR layout error", "lower", 0, 1),
     "sr_identity": Heading("SR identity", "higher", 0, 1),
     "sr_dino": Heading("SR DINO", "higher", -1, 1),

@@ -16,6 +16,8 @@ Row = dict[str, str | Metric]
 OF_SUPER_RESOLUTION = (
     "detail",
     "sr_detail",
+    "sr_kept",
+    "sr_invented",
     "sr_psnr",
     "sr_ssim",
     "sr_identity",
