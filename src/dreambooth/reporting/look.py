@@ -127,7 +127,7 @@ def panels(
         if lines
         else Line2D([], [], label=c.label, ms=6, **styles[c.key].point)
         for c in study.cells
-        if c.finished
+        if c.finished or (lines and any(t.history for t in c.trials))
     ]
     length = 3.4 if lines else 1
     if below:
