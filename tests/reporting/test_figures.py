@@ -9,29 +9,12 @@ from made_up import made_up_sweep
 from dreambooth.reporting import figures as module
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.look import DASHES, PAPER, SERIES, looks, mentioned, wrapped
-from dreambooth.reporting.statistics import Estimate
+from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
-from dreambooth.reporting.tables import Column, Entry, Table, TableRow
-
-
-def table_of(study, *metrics):
-    """A table of the runs' own numbers."""
-    rows = []
-    for cell in study.cells:
-        entries = {}
-        for name in metrics:
-            found = [t.metrics[name].value for t in cell.finished if name in t.metrics]
-            mean = sum(found) / len(found) if found else None
-            estimate = found and Estimate(mean, mean - 0.05, mean + 0.05, len(found), 50)
-            entries[name] = Entry(estimate or None, text="" if found else "no run")
-        rows.append(TableRow(cell.key, cell.label, entries))
-    columns = [Column(name, name, "higher", "made up") for name in metrics]
-    return Table("all", "All", "", columns, rows, [], [])
 
 
 def drawn(study, folder):
-    tables = [table_of(study, "dino", "clip_t", "div", "pres")]
-    return {figure.key: figure for figure in write_figures(study, tables, folder)}
+    return {figure.key: figure for figure in write_figures(study, folder)}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +57,27 @@ def test_detail_is_shown_where_super_resolution_differs(tmp_path):
     assert {"detail", "losses", "losses_sr"} <= set(found)
     assert "curves" not in found
     assert "original" in found["detail"].svg
+
+
+def test_scores_that_were_measured_differently_are_in_figures_of_their_own(tmp_path):
+    settings = {"axes": {"prior.lambda": ("0", "1")}, "images_per_prompt": 1, "num_class_images": 2}
+    small = made_up_sweep(tmp_path / "a", **settings)
+    large = made_up_sweep(tmp_path / "b", subjects=("comet",), encoder="large", **settings)
+    study = read_study([small, large])
+    found = drawn(study, tmp_path / "figures")
+    assert {"trade_off_1", "trade_off_2"} <= set(found)
+    assert "trade_off" not in found
+    assert "per_subject" not in found  # one subject each
+
+
+def test_estimates_are_those_of_the_tables(six_cells):
+    study, _, _ = six_cells
+    tables = {table.key: table for table in tables_of(study)}
+    for metric in ("dino", "clip_t", "div", "pres"):
+        own = module._estimates(study, metric)
+        for row in tables["prior"].rows:
+            if row.cell:
+                assert own[row.cell] == row.entries[metric].estimate
 
 
 def test_the_same_study_gives_the_same_files(six_cells, tmp_path):

@@ -9,21 +9,36 @@ from __future__ import annotations
 import io
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dreambooth.files import write_atomically
-from dreambooth.reporting.look import INK, MUTED, STYLE, WIDTH, Look, heading, looks, panels
+from dreambooth.reporting.look import (
+    INK,
+    MUTED,
+    STYLE,
+    WIDTH,
+    Look,
+    Looks,
+    heading,
+    looks,
+    mentioned,
+    panels,
+)
+from dreambooth.reporting.scores import Measured, uniform_parts
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study
-from dreambooth.reporting.tables import Table
 
 if TYPE_CHECKING:  # matplotlib takes a second
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
+
+
+Line = list[tuple[float, float]]
+"""(step, value), in order."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +61,44 @@ class Plot:
     canvas: Canvas
 
 
-def write_figures(study: Study, tables: Sequence[Table], folder: Path) -> list[Figure]:
-    """KEY.svg and KEY.png of every figure that the study has the data for."""
+def write_figures(study: Study, folder: Path) -> list[Figure]:
+    """KEY.svg and KEY.png of every figure that the study has the data for.
+
+    Scores that were measured differently are never in one figure.
+    """
     import matplotlib
 
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # its keys are a Literal
+        return [_write(plot, folder) for plot in _plots(study)]
+
+
+def _plots(study: Study) -> Iterator[Plot]:
     from dreambooth.reporting import grids
 
-    folder.mkdir(parents=True, exist_ok=True)
-    makers: tuple[Callable[[Study, Sequence[Table]], Iterator[Plot]], ...] = (
-        grids.plots,
-        trade_offs,
-        per_subject,
-        copying,
-        curves,
-        losses,
-    )
-    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # its keys are a Literal
-        return [_write(p, folder) for maker in makers for p in maker(study, tables)]
+    styles = looks(study)
+    yield from grids.plots(study)
+    for number, part in enumerate(uniform_parts(study), start=1):
+        for maker in (trade_offs, per_subject, copying, curves):
+            for plot in maker(part.study, styles):
+                if part.words:
+                    key, title = f"{plot.key}_{number}", f"{plot.title} ({part.words})"
+                    plot = replace(plot, key=key, title=title)
+                yield plot
+    yield from losses(study, styles)
 
 
-def losses(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
+def losses(study: Study, styles: Looks) -> Iterator[Plot]:
     for prefix, stage in (("", ""), ("sr/", " of the super-resolution stage")):
         names = {f"{prefix}loss/subject": "subject term", f"{prefix}loss/prior": "prior term"}
         chosen = [(title, _means(study, name)) for name, title in names.items()]
         chosen = [(title, lines) for title, lines in chosen if lines]
         if not chosen:
             continue
-        canvas, rows = panels(len(chosen), study, height=2.5, lines=True)
+        canvas, rows = panels(len(chosen), study, styles, height=2.5, lines=True)
         for axes, (title, lines) in zip(rows, chosen, strict=True):
             smooth = {key: _smoothed(line) for key, line in lines.items()}
-            _draw_lines(axes, smooth, study)
+            _draw_lines(axes, smooth, styles)
             axes.set(title=title, xlabel="step")
         top = max(axes.get_ylim()[1] for axes in rows)
         for axes in rows:
@@ -89,7 +112,7 @@ def losses(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
         yield Plot(key, f"Losses{stage} over training", caption, canvas)
 
 
-def curves(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
+def curves(study: Study, styles: Looks) -> Iterator[Plot]:
     """Scores over steps; the point where more steps stop to buy fidelity is marked."""
     order = ("dino", "identity", "clip_t", "context_accuracy", "copy", "pres", "drift", "diversity")
     found = {name: _means(study, f"curves/{name}") for name in order}
@@ -97,15 +120,15 @@ def curves(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
     fidelity = next((name for name in ("dino", "identity") if name in chosen), None)
     if fidelity is None:
         return
-    canvas, all_axes = panels(len(chosen), study, height=1.9, lines=True)
+    canvas, all_axes = panels(len(chosen), study, styles, height=1.9, lines=True)
     enough = {key: _enough(line) for key, line in chosen[fidelity].items()}
     for axes, (name, lines) in zip(all_axes, chosen.items(), strict=True):
-        _draw_lines(axes, lines, study)
+        _draw_lines(axes, lines, styles)
         axes.set(title=heading(name), xlabel="step")
         for key, step in enough.items():
             value = dict(lines.get(key, [])).get(step)
             if value is not None:
-                colour = looks(study)[key].colour
+                colour = styles[key].colour
                 axes.plot(step, value, "o", ms=10, mfc="none", mec=colour, mew=1, clip_on=False)
     caption = (
         "The same few pictures from the same noise, scored while training goes on. The ring: the "
@@ -116,31 +139,33 @@ def curves(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
     yield Plot("curves", "Scores over training", caption, canvas)
 
 
-def trade_offs(study: Study, tables: Sequence[Table]) -> Iterator[Plot]:
-    found = _estimates(study, tables)
-    x, others = "dino", ("clip_t", "div")
-    if not any(found.get(x, {})):
-        x, others = "identity", ("context_accuracy", "diversity")
-    chosen = [y for y in others if len(found.get(y, {}).keys() & found.get(x, {}).keys()) > 1]
-    if not chosen:
+def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
+    fidelity, others = "dino", {"clip_t": "how well the prompt is followed"}
+    others |= {"div": "how varied the pictures of a prompt are"}
+    if not _estimates(study, fidelity):
+        fidelity, others = "identity", {"context_accuracy": "whether the context is as prompted"}
+        others |= {"diversity": "how varied the class prompt's pictures are"}
+    x = _estimates(study, fidelity)
+    found = {name: _estimates(study, name) for name in others}
+    found = {name: y for name, y in found.items() if len(y.keys() & x.keys()) > 1}
+    if not found:
         return
-    canvas, all_axes = panels(len(chosen), study, height=2.9)
-    for axes, y in zip(all_axes, chosen, strict=True):
-        for cell in study.cells:
-            a, b = found[x].get(cell.key), found[y].get(cell.key)
-            if a and b:
-                _cross(axes, a, b, looks(study)[cell.key])
-        axes.set(xlabel=f"{heading(x)} (fidelity)", ylabel=heading(y))
-    follow, varied = heading(others[0]), heading(others[1])
+    canvas, all_axes = panels(len(found), study, styles, height=2.9)
+    for axes, (name, y) in zip(all_axes, found.items(), strict=True):
+        for key in y.keys() & x.keys():
+            _cross(axes, x[key], y[key], styles[key])
+        axes.set(xlabel=f"{heading(fidelity)} (fidelity)", ylabel=heading(name))
+    against = mentioned([f"{others[name]} ({heading(name)})" for name in found])
     caption = (
-        f"Fidelity to the subject ({heading(x)}) against how well the prompt is followed "
-        f"({follow}) and how varied the pictures are ({varied}): means of the cells with 95 % "
-        "intervals. Up and to the right is better."
+        f"Fidelity to the subject ({heading(fidelity)}) against {against}: means of the cells with "
+        "95 % intervals. Up and to the right is better."
     )
+    if "clip_t" in found and "class" in study.axes:
+        caption += " CLIP-T reads the noun as well: compare it between cells of the same noun."
     yield Plot("trade_off", "What fidelity costs", caption, canvas)
 
 
-def per_subject(study: Study, tables: Sequence[Table]) -> Iterator[Plot]:
+def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
     """A dot for each subject, where there are several."""
     if len(study.subjects) < 2:
         return
@@ -155,18 +180,20 @@ def per_subject(study: Study, tables: Sequence[Table]) -> Iterator[Plot]:
     import numpy as np
     from matplotlib.figure import Figure as Canvas
 
-    found = _estimates(study, tables)
+    heights = np.linspace(-0.22, 0.22, len(study.subjects))
+    height_of = dict(zip(study.subjects, heights, strict=True))
     cells = study.cells[::-1]
     canvas = Canvas(figsize=(WIDTH, 0.7 + 0.3 * len(cells)), layout="constrained")
     all_axes = canvas.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
     for axes, (name, by_cell) in zip(all_axes, chosen.items(), strict=True):
+        found = _estimates(study, name)
         for y, cell in enumerate(cells):
-            look, dots = looks(study)[cell.key], by_cell[cell.key]
-            jitter = np.linspace(-0.22, 0.22, len(dots)) if len(dots) > 1 else np.zeros(len(dots))
-            axes.scatter(dots, y + jitter, s=9, color=look.colour, alpha=0.45, linewidths=0)
-            estimate = found.get(name, {}).get(cell.key)
+            look, dots, estimate = styles[cell.key], by_cell[cell.key], found.get(cell.key)
+            ys = [y + height_of[subject] for subject in dots]
+            axes.scatter(list(dots.values()), ys, s=9, color=look.colour, alpha=0.45, linewidths=0)
             if estimate and math.isfinite(estimate.low):
-                axes.plot([estimate.low, estimate.high], [y, y], color=INK, lw=1.2, zorder=3)
+                ends = [estimate.low, estimate.high]
+                axes.plot(ends, [y, y], color=INK, lw=1.1, marker="|", ms=4, zorder=5)
             if estimate:
                 axes.plot(estimate.mean, y, zorder=4, ms=6.5, **look.point)
         axes.set(title=heading(name), ylim=(-0.6, len(cells) - 0.4))
@@ -181,7 +208,7 @@ def per_subject(study: Study, tables: Sequence[Table]) -> Iterator[Plot]:
     yield Plot("per_subject", "Every subject", caption, canvas)
 
 
-def copying(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
+def copying(study: Study, styles: Looks) -> Iterator[Plot]:
     dots = {
         cell.key: [
             (trial.metrics["dino"].value, trial.metrics["copy"].value)
@@ -193,10 +220,10 @@ def copying(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
     dots = {key: [(a, b) for a, b in found if math.isfinite(a + b)] for key, found in dots.items()}
     if not any(dots.values()):
         return
-    canvas, (axes,) = panels(1, study, height=3.0)
+    canvas, (axes,) = panels(1, study, styles, height=3.0)
     for key, found in dots.items():
         many = len(found) > 1
-        look = looks(study)[key]
+        look = styles[key]
         if many:
             x, y = zip(*found, strict=True)
             axes.scatter(x, y, s=9, color=look.colour, alpha=0.4, linewidths=0)
@@ -231,12 +258,12 @@ def _write(plot: Plot, folder: Path) -> Figure:
     return Figure(plot.key, plot.title, plot.caption, svg.getvalue().decode())
 
 
-def _draw_lines(axes: Axes, lines: Mapping[str, list[tuple[float, float]]], study: Study) -> None:
+def _draw_lines(axes: Axes, lines: Mapping[str, Line], styles: Looks) -> None:
     for number, (key, line) in enumerate(lines.items()):
         every = max(1, len(line) // 6)
         start = number * every // max(1, len(lines))  # markers of lines on each other stay visible
         steps, values = zip(*line, strict=True)
-        look = looks(study)[key]
+        look = styles[key]
         axes.plot(steps, values, markevery=(start, every), ms=4, **look.line)
 
 
@@ -250,7 +277,7 @@ def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look) -> None:
     axes.plot(x.mean, y.mean, zorder=4, ms=6.5, **look.point)
 
 
-def _means(study: Study, name: str) -> dict[str, list[tuple[float, float]]]:
+def _means(study: Study, name: str) -> dict[str, Line]:
     """(step, mean over a cell's runs) by Cell.key, of what history.csv has under a name."""
     found = {}
     for cell in study.cells:
@@ -265,7 +292,7 @@ def _means(study: Study, name: str) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def _smoothed(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _smoothed(line: Line) -> Line:
     reach = len(line) // 20
     values = [value for _, value in line]
     return [
@@ -273,30 +300,26 @@ def _smoothed(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def _enough(line: list[tuple[float, float]]) -> float:
+def _enough(line: Line) -> float:
     best = max(value for _, value in line)
     return next(step for step, value in line if value >= best - 0.01)
 
 
-def _estimates(study: Study, tables: Sequence[Table]) -> dict[str, dict[str, Estimate]]:
-    """Metric -> Cell.key -> its estimate, from whichever table has it."""
-    found: dict[str, dict[str, Estimate]] = defaultdict(dict)
-    for table in tables:
-        for row in table.rows:
-            for key, entry in row.entries.items():
-                if row.cell and entry.estimate:
-                    found[key].setdefault(row.cell, entry.estimate)
-    return found
+def _estimates(study: Study, metric: str) -> dict[str, Estimate]:
+    """Of the cells that have the metric, by Cell.key: the same as in the tables."""
+    measured = Measured()
+    found = {cell.key: measured.estimate(cell.finished, metric) for cell in study.cells}
+    return {key: estimate for key, estimate in found.items() if estimate is not None}
 
 
-def _by_subject(study: Study, metric: str) -> dict[str, list[float]]:
-    """Cell.key -> a mean for each subject, in the study's order."""
-    found: dict[str, list[float]] = {}
+def _by_subject(study: Study, metric: str) -> dict[str, dict[str, float]]:
+    """Cell.key -> subject -> the mean of its runs."""
+    found: dict[str, dict[str, float]] = {}
     for cell in study.cells:
-        values: dict[str, list[float]] = {subject: [] for subject in study.subjects}
+        values: dict[str, list[float]] = defaultdict(list)
         for trial in cell.finished:
             measured = trial.metrics.get(metric)
             if measured and math.isfinite(measured.value):
                 values[trial.subject].append(measured.value)
-        found[cell.key] = [fmean(v) for v in values.values() if v]
+        found[cell.key] = {subject: fmean(some) for subject, some in values.items()}
     return found

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.reporting.look import INK, MUTED, WIDTH, wrapped
 from dreambooth.reporting.pictures import Sample, samples_of, spread
 from dreambooth.reporting.study import Cell, Study, Trial
-from dreambooth.reporting.tables import Table
 
 if TYPE_CHECKING:
     from dreambooth.reporting.figures import Plot
@@ -29,7 +28,7 @@ class Line:
     apart: bool = False  # from the row above, by a gap
 
 
-def plots(study: Study, _: Sequence[Table]) -> Iterator[Plot]:
+def plots(study: Study) -> Iterator[Plot]:
     for number, subject in enumerate(study.subjects[:MOST_SUBJECTS]):
         runs = {
             cell: trial

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,12 @@ class Look:
         return self.point | {"color": self.colour, "linestyle": self.dash}
 
 
-def looks(study: Study) -> dict[str, Look]:
-    """By Cell.key. Of two axes, the one with more values has colour and marker, the other (of two
+Looks = Mapping[str, Look]
+"""By Cell.key."""
+
+
+def looks(study: Study) -> Looks:
+    """Of all cells. Of two axes, the one with more values has colour and marker, the other (of two
     values) line and filling; otherwise every cell has its own of each."""
     values = [list(dict.fromkeys(cell.settings[a] for cell in study.cells)) for a in study.axes]
     if len(values) == 2 and min(map(len, values)) == 2 and max(map(len, values)) <= len(SERIES):
@@ -101,7 +105,7 @@ def looks(study: Study) -> dict[str, Look]:
 
 
 def panels(
-    number: int, study: Study, height: float, lines: bool = False
+    number: int, study: Study, styles: Looks, height: float, lines: bool = False
 ) -> tuple[Canvas, list[Axes]]:
     """Panels of `height` inches, at most three in a row, and the cells' legend: to their right, or
     below where the panels take the whole width. `lines`: they are what the legend tells apart."""
@@ -118,11 +122,12 @@ def panels(
     all_axes = [axes for line in grid for axes in line]
     for axes in all_axes[number:]:
         axes.remove()
-    styles = {key: look.line if lines else look.point for key, look in looks(study).items()}
     handles = [
-        Line2D([], [], label=cell.label, ms=4.5 if lines else 6, **styles[cell.key])
-        for cell in study.cells
-        if cell.finished
+        Line2D([], [], label=c.label, ms=4.5, **styles[c.key].line)
+        if lines
+        else Line2D([], [], label=c.label, ms=6, **styles[c.key].point)
+        for c in study.cells
+        if c.finished
     ]
     length = 3.4 if lines else 1
     if below:
@@ -144,7 +149,9 @@ def wrapped(text: str, width: int) -> str:
     parts = text.split(", ") if len(text) > width else [text]
     parts = [part + "," * (part is not parts[-1]) for part in parts]
     return "\n".join(
-        line for part in parts for line in textwrap.wrap(part, width, break_long_words=False)
+        line
+        for part in parts
+        for line in textwrap.wrap(part, width, break_long_words=False, break_on_hyphens=False)
     )
 
 

@@ -29,7 +29,7 @@ def write_report(study: Study, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tables = tables_of(study)
     found = findings(tables)
-    figures = write_figures(study, tables, folder / "figures")
+    figures = write_figures(study, folder / "figures")
     write_tables(tables, folder / "tables")
     write_markdown(study, tables, found, figures, folder)
     return write_page(study, tables, found, figures, folder)
