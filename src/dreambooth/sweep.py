@@ -98,11 +98,11 @@ class SweepTable(Callback):
             tell_progress(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from dreambooth.reporting.report import report_on
-
         folder = Path(config.hydra.sweep.dir)
         rows = tell_table(folder)
         if self.report:
+            from dreambooth.reporting.report import report_on
+
             print(report_on([folder]))
         failed = [row for row in rows if row["state"] in ("failed", "damaged")]
         if failed or _failures:
