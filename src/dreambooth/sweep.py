@@ -169,11 +169,11 @@ class SweepTable(Callback):
             tell_progress(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from dreambooth.reporting.report import report_on
-
         folder = Path(config.hydra.sweep.dir)
         rows = tell_table(folder)
         if self.report:
+            from dreambooth.reporting.report import report_on
+
             print(report_on([folder]))
         failed = {
             str(row["run"]): row["reason"] or "it has not begun"

@@ -37,14 +37,14 @@ def planned(sweep: Path) -> dict[str, list[str]]:
         content = yaml.safe_load((sweep / "multirun.yaml").read_text())
         choices = [_choices(str(override)) for override in content["hydra"]["overrides"]["task"]]
         named = sweep / "sweep.json"
-        names = json.loads(named.read_text())["cells"] if named.exists() else []
+        names: list[str] = json.loads(named.read_text())["cells"] if named.exists() else []
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return {}
     if any(choice is None for choice in choices):
         return {}
     jobs = list(product(*(choice for choice in choices if choice is not None)))
-    names = names[: len(jobs)] or map(str, range(len(jobs)))
-    return {str(name): list(job) for name, job in zip(names, jobs, strict=False)}
+    names = names[: len(jobs)] or [str(number) for number in range(len(jobs))]
+    return {name: list(job) for name, job in zip(names, jobs, strict=False)}
 
 
 def axis_of(override: str) -> str:

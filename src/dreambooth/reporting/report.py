@@ -20,8 +20,9 @@ def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
 
     Gives the page in it. ValueError where there is nothing to report on.
     """
+    own = None if name is None else checked_name(name)
     study = read_study(sweeps or [latest_sweep(RUNS)])
-    return write_report(study, REPORTS / checked_name(name or study.name))
+    return write_report(study, REPORTS / (own or study.name))
 
 
 def write_report(study: Study, folder: Path) -> Path:
