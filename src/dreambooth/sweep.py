@@ -141,8 +141,11 @@ class Folders(Callback):
         if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
             jobs = BasicSweeper.split_arguments(said, None)[0]
             cells = [cell_name(job, keys) for job in jobs]
-            write_cells(folder, cells)
-            _tell_finished(folder, cells, config.force)
+            try:
+                write_cells(folder, cells)
+                _tell_finished(folder, cells, config.force)
+            except (ValueError, OSError) as error:
+                sys.exit(str(error))  # Hydra makes a warning of an exception
 
 
 def _tell_finished(folder: Path, cells: Sequence[str], force: bool) -> None:
