@@ -13,6 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 Score = str | int | float | None
 
 _PARTIAL = ".partial"
@@ -76,6 +78,30 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run folder for this process alone; what a killed one was writing is swept away.
+
+    ValueError where another process has it. The lock is the operating system's, and goes with its
+    holder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to write the run into")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"another process is at the run in {folder}: let it end, or end it"
+        ) from None
+    try:
+        remove_partial(folder)
+        yield
+    finally:
+        lock.release()
 
 
 def remove_partial(folder: Path) -> None:

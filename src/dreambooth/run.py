@@ -24,17 +24,17 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from dreambooth.files import Score, csv_of, remove_partial, slug, write_atomically
+from dreambooth.configs import differences_of
+from dreambooth.files import Score, csv_of, slug, write_atomically
+from dreambooth.files import claimed as claimed
 from dreambooth.pictures import Picture as Picture
 from dreambooth.pictures import png_of, read_png
 
@@ -64,27 +64,6 @@ class Metric:
     count: int  # images, or pairs of images, that it is a mean over
     protocol: str  # enough words to measure it again
     ci95: tuple[float, float] | None = None  # low, high
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """A run folder for this process alone. ValueError where another process has it; the lock is the
-    operating system's, and goes with its holder."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder to write the run into")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"another process is at the run in {folder}: let it end, or end it"
-        ) from None
-    try:
-        remove_partial(folder)
-        yield
-    finally:
-        lock.release()
 
 
 class FinishedRunError(ValueError):
@@ -117,7 +96,7 @@ class Run:
         if _holds_a_run(folder):
             try:
                 run = cls.there(folder)
-                if differences := _differences(run.config, config):
+                if differences := differences_of(run.config, config):
                     raise ValueError(
                         f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
                         "give another folder, or remove this one"
@@ -436,20 +415,3 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, why: object) -> ValueError:
     return ValueError(f"{path} is damaged ({why})")
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The first keys in which two configs differ, in words."""
-    a, b = dict(_leaves(there)), dict(_leaves(here))
-    # As text, since NaN differs from itself and 1 equals True.
-    keys = [k for k in {**a, **b} if repr(a.get(k)) != repr(b.get(k)) or (k in a) != (k in b)]
-    words = [f"{k} is {a.get(k, 'absent')} there and {b.get(k, 'absent')} here" for k in keys[:3]]
-    return words + [f"and {len(keys) - 3} more"] * (len(keys) > 3)
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != "overrides":
-            yield f"{prefix}{key}", value
