@@ -11,9 +11,12 @@ from omegaconf import DictConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     from dreambooth.assemble import assemble, start_run  # late: --cfg and --help stay fast
+    from dreambooth.launching import done_by_ranks
     from dreambooth.sweep import recorded, tell_errors
 
     with tell_errors():
+        if done_by_ranks(cfg.trainer):
+            return
         run = start_run(cfg)
         with recorded(run):
             experiment = assemble(run)

@@ -47,6 +47,7 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         key = error.full_key
         raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
     assert isinstance(plain, dict)
+    del plain["launcher"]
     return {str(key): value for key, value in plain.items()} | {"overrides": overrides}
 
 
@@ -54,7 +55,7 @@ def start_run(cfg: DictConfig) -> Run:
     """A run folder where Hydra says, with the resolved config in it."""
     quieten_libraries()
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
+    overrides = [text for text in hydra.overrides.task if not text.startswith("launcher")]
     if cfg.stage == "sr":
         cfg, overrides = _with_base_of(cfg.run, overrides)
     return Run.create(Path(hydra.runtime.output_dir), plain_config(cfg, overrides))

@@ -73,6 +73,19 @@ def tell_errors() -> Iterator[None]:
         _failures.append(str(error))
 
 
+def tell_failure(folder: Path, reason: str) -> None:
+    """Of a cell that had a process of its own: the sweep ends badly, and its status tells why."""
+    run = Run(folder, {})
+    if (folder / "status.json").exists() and run.status().state == "running":  # it was killed
+        run.set_status("failed", reason)
+    _failures.append(reason)
+
+
+def failures() -> list[str]:
+    """Of this process's sweep."""
+    return _failures
+
+
 def _finish_wandb(exit_code: int) -> None:
     wandb: Any = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
