@@ -16,8 +16,9 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from dreambooth.assemble import plain_config, reload, samplers
-    from dreambooth.experiment import check_count, draw_pictures
+    from dreambooth.experiment import draw_pictures
     from dreambooth.run import Run
+    from dreambooth.settings import check_count
 
     try:
         wanted = plain_config(cfg, [])

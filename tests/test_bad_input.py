@@ -74,7 +74,8 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("sr.noise_level=high", "sr.noise_level=high: give a variance from 0"),
         ("sr.inference_noise_level=2", "sr.inference_noise_level=2: give a variance from 0"),
         ("stage=text", "stage=text is not known: give base or sr"),
-        ("run=nowhere", "run=DIR goes with stage=sr"),
+        ("method.ema_decay=1", "method.ema_decay=1: give a number between 0 and 1"),
+        ("method.ema_decay=true", "method.ema_decay=True: give a number between 0 and 1"),
         ("prior.caption_dropout=1", "prior.caption_dropout=1: give a share from 0 to below 1"),
         ("prior.num_images=0", "prior.num_images=0: give a whole number from 1 up"),
         ("method.max_steps=0", "method.max_steps=0: give a whole number from 1 up"),
@@ -211,26 +212,26 @@ def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):
 def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
     tiny, finished, tmp_path, monkeypatch
 ):
-    """The second checkpoint finds the disk full, and the device is another one than /tmp's."""
+    """The second checkpoint finds the disk full."""
     replaced, fsync = [], os.fsync
 
     def full(number):
         name = str(Path(f"/proc/self/fd/{number}").readlink())
-        if ".last.ckpt" in name:
+        if ".ckpt" in name:
             replaced.append(name)
             if len(replaced) == 2:
                 raise OSError(28, "No space left on device", name)
         fsync(number)
 
-    monkeypatch.setattr("dreambooth.run.os.fsync", full)
-    ended = train(tiny, tmp_path / "run", "metrics=none")
+    monkeypatch.setattr("dreambooth.files.os.fsync", full)
+    ended = train(tiny, tmp_path / "run", "metrics=none", "method.max_steps=3")
     assert ended.code == 1
     assert "No space left on device" in ended.output
     assert "Traceback" not in ended.output
     import torch
 
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert path.name == "last.ckpt"
+    assert path.name == "base-00000001.ckpt"
     assert torch.load(path, weights_only=True)["global_step"] == 1
     status = Run(tmp_path / "run", {}).status()
     assert (status.state, "No space left" in status.reason) == ("failed", True)

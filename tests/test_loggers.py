@@ -4,11 +4,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from offline_wandb import read_offline
 from PIL import Image
 
-from dreambooth.loggers import csv_logger, grid, publish, wandb_logger
+from dreambooth.loggers import Rows, csv_logger, grid, publish, wandb_logger
 from dreambooth.run import Metric, Picture
 
 METRICS = {"identity": Metric(0.25, 4, "cosine", (0.125, 0.5))}
@@ -23,12 +22,52 @@ DOG = picture("a dog", 0, 200)
 
 def test_the_csv_logger_writes_into_the_run_folder(tmp_path):
     logger = csv_logger(tmp_path, {})
-    assert isinstance(logger, CSVLogger)
     publish(
         logger, METRICS | {"pres": Metric(float("nan"), 0, "none")}, [{"set": "prompts"}], [DOG]
     )
     with (tmp_path / "logs" / "metrics.csv").open() as file:
-        assert list(csv.DictReader(file)) == [{"step": "0", "score/identity": "0.25"}]
+        assert list(csv.DictReader(file)) == [{"step": "", "score/identity": "0.25"}]
+
+
+def test_rows_of_steps_that_are_done_again_replace_the_earlier(tmp_path):
+    path = tmp_path / "rows.csv"
+    first = Rows(path)
+    for step in range(3):
+        first.log_metrics({"loss": torch.tensor(step / 4), "epoch": 0}, step)
+    first.log_metrics({"curves/dino": 0.5}, 2)
+    first.save()
+    first.log_metrics({"loss": 9, "epoch": 0}, 3)  # lost, as by a kill
+    again = Rows(path)
+    for step in (2, 3):
+        again.log_metrics({"loss": 1 + step / 4, "epoch": 0}, step)
+    again.log_metrics({"score": 7})
+    again.finalize("success")
+    with path.open() as file:
+        found = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert found == [
+        ("0", "0.0", "0.0", "", ""),
+        ("1", "0.0", "0.25", "", ""),
+        ("2", "0.0", "1.5", "", ""),
+        ("2", "", "", "0.5", ""),
+        ("3", "0.0", "1.75", "", ""),
+        ("", "", "", "", "7.0"),
+    ]
+
+
+def test_a_wandb_run_that_goes_on_keeps_its_id(tmp_path):
+    import wandb
+
+    config = {"overrides": []}
+    ids = []
+    for _ in range(2):
+        logger = wandb_logger(tmp_path, config, "dreambooth")
+        logger.log_metrics({"loss": 1.0}, 1)
+        ids.append(logger.experiment.id)
+        wandb.finish()
+    assert ids[0] == ids[1]
+    assert len(list(tmp_path.glob(f"wandb/offline-run-*-{ids[0]}"))) >= 1
+    wandb_logger(tmp_path / "other", config, "dreambooth")
+    assert (tmp_path / "other/wandb/id").read_text() != ids[0]
 
 
 @pytest.mark.parametrize(

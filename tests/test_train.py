@@ -6,7 +6,6 @@ import math
 import shutil
 
 import pytest
-import torch
 from commands import command, process, same_files, smoke, train
 from offline_wandb import read_offline
 from PIL import Image
@@ -204,25 +203,15 @@ def test_a_diverged_run_names_the_step_and_the_learning_rate(tiny, tmp_path):
     assert "at step 1: lower method.module.learning_rate (it is 1e+30)" in status.reason
 
 
-def test_an_unfinished_run_is_done_again_to_the_same_bits(tiny, finished, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("dreambooth.experiment.Experiment.draw", _interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny, tmp_path / "run")
+def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreambooth.experiment.Experiment.draw", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "run")
     assert Run(tmp_path / "run", {}).status().reason == "interrupted"
-    ended = train(tiny, tmp_path / "run")
-    assert ended.code == 0, ended.output
-    assert same_files(finished / "weights", tmp_path / "run" / "weights", "*.safetensors")
 
 
 def _interrupted(_):
     raise KeyboardInterrupt
-
-
-def test_the_checkpoint_says_what_it_is_of(finished):
-    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["config"] == Run.open(finished).config
-    assert checkpoint["global_step"] == 2
 
 
 def test_the_config_is_shown_without_loading_torch():

@@ -19,20 +19,12 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.evaluation import Scorer
-from dreambooth.experiment import (
-    Drawing,
-    Experiment,
-    Names,
-    Prior,
-    SuperResolution,
-    Training,
-    draw_pictures,
-    to_device,
-)
+from dreambooth.experiment import Experiment, Names, draw_pictures, to_device
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.module import check_prior_weight
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
+from dreambooth.settings import Drawing, Prior, SuperResolution, Training
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.subject import Subject
 
@@ -52,12 +44,19 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
 
 
 def start_run(cfg: DictConfig) -> Run:
-    """A run folder where Hydra says, with the resolved config in it."""
+    """A run folder where Hydra says, with the resolved config in it; or that of the unfinished run
+    `run`."""
     quieten_libraries()
     hydra = HydraConfig.get()
     overrides = [text for text in hydra.overrides.task if not text.startswith("launcher")]
     if cfg.stage == "sr":
         cfg, overrides = _with_base_of(cfg.run, overrides)
+    elif cfg.run is not None:
+        if others := [text for text in overrides if not text.startswith("run=")]:
+            raise ValueError(
+                f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
+            )
+        return Run.go_on(Path(cfg.run))
     return Run.create(Path(hydra.runtime.output_dir), plain_config(cfg, overrides))
 
 
@@ -117,7 +116,9 @@ def assemble(run: Run) -> Experiment:
         super_resolution=super_resolution,
         base_weights=base_weights,
         trainer=instantiate(config["trainer"]),
-        callbacks=lambda: [_callback(c, parts) for c in config["callbacks"].values()],
+        callbacks=lambda stage: [
+            _callback(c, parts | {"stage": stage}) for c in config["callbacks"].values()
+        ],
         logger=logger_of(config, run),
         scorers=scorers,
         seed=config["seed"],
@@ -129,10 +130,11 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
     """How each stage is fine-tuned that is: the base, then SR if it is given a noise level."""
     method, sr, only = config["method"], config["sr"], config["stage"]
     make = instantiate(method["module"])
-    found = {"base": Training(make, method["max_steps"], method["batch_size"])}
+    ema = method["ema_decay"]
+    found = {"base": Training(make, method["max_steps"], method["batch_size"], ema_decay=ema)}
     if sr["noise_level"] is not None:
         of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
-        found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr")
+        found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr", ema)
     if only not in (None, "base", "sr"):
         raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
     if only == "sr" and "sr" not in found:
@@ -158,8 +160,6 @@ def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolut
 def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
     """With stage=sr, those of the run that it goes on from."""
     if config["stage"] != "sr":
-        if config["run"] is not None:
-            raise ValueError("run=DIR goes with stage=sr: leave it out, or give stage=sr")
         return None
     earlier = Run.open(Path(config["run"]))
     same = ("subject", "class", "identifier", "model")
@@ -230,6 +230,8 @@ def quieten_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
+    # Our loader goes on where the training does: see FromSample.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_no_step)
 
 

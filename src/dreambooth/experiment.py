@@ -4,23 +4,31 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded
-from dreambooth.callbacks.checkpoints import AtomicCheckpoints
+from dreambooth.callbacks.checkpoints import (
+    AtomicCheckpoints,
+    newest_checkpoint,
+    read_trained,
+    save_trained,
+)
 from dreambooth.evaluation import Scorer, evaluate, told
+from dreambooth.files import whole_folder
 from dreambooth.loggers import publish
 from dreambooth.module import DreamBooth
 from dreambooth.run import Metric, Picture, Run
 from dreambooth.sampling import Sampler
-from dreambooth.subjects.draws import TrainingDraws
+from dreambooth.settings import Drawing, Prior, SuperResolution, Training
+from dreambooth.stopping import stop_if_asked
+from dreambooth.subjects.draws import FromSample, TrainingDraws
 from dreambooth.subjects.prior import key_digest, prior_images
 from dreambooth.subjects.prompts import class_prompt, subject_phrase
 from dreambooth.subjects.subject import Subject
@@ -49,63 +57,6 @@ class Names:
         return class_prompt(self.prior_noun)
 
 
-@dataclass(frozen=True)
-class Prior:
-    """The prior term: lambda, its images and where they are kept.
-
-    In a share `caption_dropout` (0 <= share < 1) of it the prompt is empty, as in the pretraining
-    of a model with classifier-free guidance. Without that, the empty prompt, which guidance leads
-    away from, comes to draw the subject too, and guidance then leads away from the subject.
-    """
-
-    weight: float
-    num_images: int
-    cache: Path
-    caption_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.caption_dropout, int | float) or not 0 <= self.caption_dropout < 1:
-            raise ValueError(
-                f"prior.caption_dropout={self.caption_dropout}: give a share from 0 to below 1"
-            )
-        if self.weight:
-            check_count("prior.num_images", self.num_images)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What is drawn once the model is trained."""
-
-    images_per_prompt: int
-    num_class_images: int
-
-    def __post_init__(self) -> None:
-        check_count("drawing.images_per_prompt", self.images_per_prompt)
-        check_count("drawing.num_class_images", self.num_class_images)
-
-
-@dataclass(frozen=True)
-class Training:
-    """How one stage is fine-tuned."""
-
-    module: Callable[..., DreamBooth]  # of a stage, its two conditions and lambda
-    max_steps: int
-    batch_size: int
-    group: str = "method"  # of the config
-
-    def __post_init__(self) -> None:
-        check_count(f"{self.group}.max_steps", self.max_steps)
-        check_count(f"{self.group}.batch_size", self.batch_size)
-
-
-@dataclass(frozen=True)
-class SuperResolution:
-    """How pictures are enlarged: by the SR stage or plainly."""
-
-    enabled: bool
-    noise_level: float | None  # told and applied when pictures are drawn; None: the model's own
-
-
 @dataclass
 class Experiment:
     """Everything that a run needs, built and checked; see `assemble`."""
@@ -121,7 +72,7 @@ class Experiment:
     super_resolution: SuperResolution
     training: Mapping[str, Training]  # of the stages that are fine-tuned, in this order
     trainer: Callable[..., L.Trainer]  # of its callbacks and its loggers
-    callbacks: Callable[[], Sequence[L.Callback]]  # anew for each stage
+    callbacks: Callable[[str], Sequence[L.Callback]]  # of the stage that is trained
     logger: Any
     scorers: Sequence[Scorer]
     seed: int
@@ -150,6 +101,7 @@ class Experiment:
         to_device(self.backbone, self.device)
 
         def make(indices: list[int]) -> Any:
+            stop_if_asked()
             keys: list[tuple] = [("prior", digest, i) for i in indices]
             prompts = [self.names.class_prompt] * len(indices)
             images = self.backbone.generate(
@@ -168,40 +120,58 @@ class Experiment:
         return stage.encode(images)
 
     def train(self) -> None:
-        """Fine-tune the stages, one after the other, and save the model."""
+        """Fine-tune the stages, one after the other, and save the model.
+
+        What an earlier start of this run has done is taken over: weights of trained stages, and the
+        newest checkpoint of one that is not.
+        """
+        trained = {name: read_trained(self.run, name) for name in self.training}
+        left = {name: how for name, how in self.training.items() if trained[name] is None}
         # These first: they refuse what they cannot do, and prior images take long.
-        modules = {name: self._module(name, how) for name, how in self.training.items()}
-        trainers = {name: self._trainer(how) for name, how in self.training.items()}
+        modules = {name: self._module(name, how) for name, how in left.items()}
+        trainers = {name: self._trainer(name, how) for name, how in left.items()}
         self.run.write_names(asdict(self.names))
         self.run.save_images("photos", self._photos(self.subject.photos))
         # All of them of the frozen model, and now: training changes it.
-        prior = {name: self.encode_prior(name) for name in self.training}
+        prior = {name: self.encode_prior(name) for name in left}
         self.backbone.set_super_resolution(*astuple(self.super_resolution))
         if self.base_weights is not None:
             self.backbone.stages["base"].denoiser.load_state_dict(self.base_weights)
-        for name, how in self.training.items():
-            stage = self.backbone.stages[name]
-            draws = TrainingDraws(
-                stage.encode(self.subject.photos(stage.resolution_px)),
-                prior[name],
-                stage.schedule.num_timesteps,
-                how.max_steps * how.batch_size,
-                self.seed,
-                name,
-                stage.added_condition,
-                self.prior.caption_dropout,
-            )
-            started = time.monotonic()
-            trainers[name].fit(modules[name], DataLoader(draws, batch_size=how.batch_size))
-            seconds = time.monotonic() - started
-            log.info(
-                "%s: %d steps in %.1f s: %.1f ms a step",
-                name,
-                how.max_steps,
-                seconds,
-                1e3 * seconds / how.max_steps,
-            )
-        self.backbone.save(self.run.weights)
+        for name, weights in trained.items():
+            denoiser = self.backbone.stages[name].denoiser
+            if weights is None:
+                self._fit(modules[name], trainers[name], prior[name], left[name].batch_size)
+                save_trained(self.run, name, denoiser.state_dict())
+                stop_if_asked()
+            else:
+                log.info("%s: trained already", name)
+                denoiser.load_state_dict(weights)
+        if not self.run.weights.exists():
+            with whole_folder(self.run.weights) as folder:
+                self.backbone.save(folder)
+
+    def _fit(
+        self, module: DreamBooth, trainer: L.Trainer, prior: Encoded | None, batch_size: int
+    ) -> None:
+        stage, steps = module.stage, trainer.max_steps
+        draws = TrainingDraws(
+            stage.encode(self.subject.photos(stage.resolution_px)),
+            prior,
+            stage.schedule.num_timesteps,
+            steps * batch_size,
+            self.seed,
+            stage.name,
+            stage.added_condition,
+            self.prior.caption_dropout,
+        )
+        order = FromSample(len(draws), lambda: module.global_step * batch_size)
+        checkpoint = newest_checkpoint(self.run, stage.name)
+        if checkpoint is not None:
+            log.info("%s: going on from %s", stage.name, checkpoint)
+        started = time.monotonic()
+        loader = DataLoader(draws, batch_size=batch_size, sampler=order)
+        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+        log.info("%s: %d steps, in %.1f s", stage.name, steps, time.monotonic() - started)
 
     def _module(self, stage_name: str, how: Training) -> DreamBooth:
         stage = self.backbone.stages[stage_name]
@@ -218,9 +188,12 @@ class Experiment:
         module.share = (before / sum(steps.values()), how.max_steps / sum(steps.values()))
         return module
 
-    def _trainer(self, how: Training) -> L.Trainer:
+    def _trainer(self, stage_name: str, how: Training) -> L.Trainer:
+        callbacks = [*self.callbacks(stage_name)]
+        if how.ema_decay is not None:
+            callbacks.append(EMAWeightAveraging(decay=how.ema_decay))
         return self.trainer(
-            callbacks=list(self.callbacks()),
+            callbacks=callbacks,
             logger=self.logger,
             max_steps=how.max_steps,
             plugins=[AtomicCheckpoints()],
@@ -232,7 +205,8 @@ class Experiment:
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
 
     def draw(self) -> None:
-        """The subject under every prompt of its set, and the class under its own prompt."""
+        """The subject under every prompt of its set, and the class under its own prompt; of what is
+        there already, nothing."""
         jobs = [
             ("prompts", template, template.format(self.names.subject), i)
             for template in self.subject.prompts
@@ -240,14 +214,28 @@ class Experiment:
         ]
         template, prompt = "a {}", self.names.class_prompt
         jobs += [("class", template, prompt, i) for i in range(self.drawing.num_class_images)]
-        to_device(self.backbone, self.device)
-        log.info("drawing %d pictures", len(jobs))
-        images = draw_pictures(self.backbone, [(t, p, i) for _, t, p, i in jobs], self.sampling)
-        for image_set in ("prompts", "class"):
-            chosen = [p for p, job in zip(images, jobs, strict=True) if job[0] == image_set]
-            self.run.save_images(image_set, chosen)
+        self.draw_missing(jobs)
         if "sr" in self.backbone.stages:
             self._restore()
+
+    def draw_missing(self, jobs: Sequence[tuple[str, str, str, int]]) -> None:
+        """Pictures of (image set, template, prompt, index), saved batch by batch. A batch of which
+        a picture is missing is drawn as a whole: its size may be in the bits."""
+        to_device(self.backbone, self.device)
+        size = self.backbone.batch_size
+        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        left = [batch for batch in batches if not all(map(self._is_drawn, batch))]
+        log.info("drawing %d pictures of %d", sum(map(len, left)), len(jobs))
+        for batch in left:
+            stop_if_asked()
+            images = draw_pictures(self.backbone, [job[1:] for job in batch], self.sampling)
+            for image_set in dict.fromkeys(job[0] for job in batch):
+                chosen = [p for p, job in zip(images, batch, strict=True) if job[0] == image_set]
+                self.run.save_images(image_set, chosen)
+
+    def _is_drawn(self, job: tuple[str, str, str, int]) -> bool:
+        image_set, template, prompt, index = job
+        return self.run.has_image(image_set, prompt, index, template)
 
     def _restore(self) -> None:
         """Photos of the subject, if possible not those of the training, shrunk to the base stage's
@@ -255,6 +243,9 @@ class Experiment:
         photos = self.subject.held_out or self.subject.photos
         self.run.save_images("originals", self._photos(photos))
         originals = self.run.read_images("originals")
+        if all(self._is_drawn(("restored", p.template, p.prompt, p.index)) for p in originals):
+            return
+        stop_if_asked()
         low = self.backbone.stages["base"].resolution_px
         pixels = torch.stack([p.pixels for p in originals]).float() / 127.5 - 1
         images = self.backbone.super_resolve(
@@ -312,9 +303,3 @@ def pictures_of(images: Tensor, prompt: str) -> list[Picture]:
     """Images [-1, 1] (N, 3, H, W) as pictures of a prompt."""
     pixels = ((images + 1) * 127.5).round().to(torch.uint8)
     return [Picture(image, prompt, index) for index, image in enumerate(pixels)]
-
-
-def check_count(key: str, value: Any) -> None:
-    """ValueError unless it is a whole number from 1 up."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key}={value}: give a whole number from 1 up")

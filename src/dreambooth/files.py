@@ -1,4 +1,4 @@
-"""Files that are replaced whole, CSV text, and file names made of prompts."""
+"""Files and folders that are replaced whole, CSV text, and file names made of prompts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 Score = str | int | float | None
+
+_PARTIAL = ".partial"
 
 
 def slug(prompt: str) -> str:
@@ -36,15 +41,46 @@ def csv_of(rows: Sequence[Mapping[str, Score]]) -> str:
     return text.getvalue()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file whole: whoever reads sees the old content or the new, whatever fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that replaces `path` whole, at the end and if nothing fails: whoever
+    reads sees the old content or the new."""
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # some file systems report a full disk only here
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file whole, as `whole_file`."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that becomes the new folder `path` at once, if nothing fails."""
+    partial = _partial(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_partial(folder: Path) -> None:
+    """What a killed process was writing below a folder that no living one writes into."""
+    for left in [*folder.rglob(f".*{_PARTIAL}")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")

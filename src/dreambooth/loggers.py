@@ -1,14 +1,17 @@
 """Where losses, pictures and scores go: Weights & Biases, or a CSV file."""
 
+import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from dreambooth.files import Score
+from dreambooth.files import Score, csv_of, write_atomically
 from dreambooth.run import Metric, Picture
 
 _LONGEST_NAME = 128  # of W&B
@@ -27,7 +30,8 @@ def wandb_logger(
     A sweep's run folders are numbers in one folder, which names the group. The name is the run's
     overrides.
 
-    Offline files are in `folder`/wandb; `wandb sync` uploads them later.
+    Offline files are in `folder`/wandb; `wandb sync` uploads them later. A run that goes on has the
+    same id, kept in `folder`/wandb/id: steps that it does again are logged again, to equal values.
     """
     import wandb
 
@@ -39,6 +43,8 @@ def wandb_logger(
     settings = wandb.Settings(silent=True) if mode == "offline" else None
     # `mode` itself, and not Lightning's `offline=True`: that sets an environment variable for good.
     return WandbLogger(
+        id=_wandb_id(folder / "wandb" / "id"),
+        resume="allow",
         project=project,
         group=group or (folder.parent.name if folder.name.isdecimal() else None),
         name=name or ",".join(config["overrides"])[:_LONGEST_NAME] or None,
@@ -49,9 +55,55 @@ def wandb_logger(
     )
 
 
-def csv_logger(folder: Path, config: dict[str, Any]) -> CSVLogger:
+def _wandb_id(path: Path) -> str:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, token_hex(4).encode())
+    return path.read_text()
+
+
+def csv_logger(folder: Path, config: dict[str, Any]) -> "Rows":
     """`folder`/logs/metrics.csv."""
-    return CSVLogger(folder, name="", version="logs")
+    return Rows(folder / "logs" / "metrics.csv")
+
+
+class Rows(Logger):
+    """Numbers in a CSV file, a row for each call. A run that goes on adds to what is there; where a
+    step is done again, its row replaces the earlier one of the same step and columns."""
+
+    name, version = "rows", ""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self._rows: dict[tuple[str, ...], dict[str, Score]] = {}
+        if path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    self._add({key: value for key, value in row.items() if value != ""})
+
+    def _add(self, row: Mapping[str, Any]) -> None:
+        columns = sorted(key for key in row if key != "step")
+        self._rows[str(row.get("step", "")), *columns] = {k: float(row[k]) for k in columns}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self._add(metrics if step is None else {**metrics, "step": step})
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The run folder has its config.yaml."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._rows:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [
+                {"step": int(key[0]) if key[0] else None} | row for key, row in self._rows.items()
+            ]
+            write_atomically(self.path, csv_of(rows).encode())
+
+    def finalize(self, status: str) -> None:
+        self.save()
 
 
 def publish(

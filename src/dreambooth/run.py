@@ -1,8 +1,8 @@
 """The run folder: what training writes, and what generation, evaluation and reports read.
 
     config.yaml      the resolved config, plain YAML; `overrides` lists what the command line said
-    status.json      running, finished, or failed with the reason
-    checkpoints/     to go on with an unfinished run
+    status.json      queued, running, preempted, finished, or failed with the reason
+    checkpoints/     to go on with an unfinished run; see callbacks/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
     names.json       the identifier and the nouns that the run's prompts are made of
     images/SET/      PNG files, each with what it was made from in its metadata
@@ -20,20 +20,20 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from dreambooth.files import Score, csv_of, slug, write_atomically
+from dreambooth.pictures import Picture as Picture
+from dreambooth.pictures import png_of, read_png
 
-if TYPE_CHECKING:  # reports read runs without paying for torch
-    from torch import Tensor
-
-STATES = ("running", "finished", "failed")
+STATES = ("queued", "running", "preempted", "finished", "failed")
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,6 @@ class Metric:
     count: int  # images, or pairs of images, that it is a mean over
     protocol: str  # enough words to measure it again
     ci95: tuple[float, float] | None = None  # low, high
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A generated image and what it was made from."""
-
-    pixels: Tensor  # uint8 (3, H, W)
-    prompt: str
-    index: int  # among the images of its prompt; (prompt, index) fixes the noise
-    template: str = ""  # the prompt before the subject was named, as "a {} in the snow"
-    negative: str = ""  # the prompt that guidance leads away from
 
 
 class FinishedRunError(ValueError):
@@ -103,26 +92,41 @@ class Run:
                     f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
                     "give another folder, or remove this one"
                 )
-            if (folder / "status.json").exists() and run.status().state == "finished":
-                raise FinishedRunError(
-                    f"this run is finished, in {folder}: use it, or remove it to run it again"
-                )
-        run.set_status("running")
+        run._go_on()
         return run
 
     @classmethod
-    def open(cls, folder: Path, with_weights: bool = True) -> Run:
-        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
+    def go_on(cls, folder: Path) -> Run:
+        """Go on with the unfinished run of a folder, whatever it is. FinishedRunError if it is
+        finished; ValueError if there is none, or a damaged one."""
+        run = cls._there(folder)
+        run._go_on()
+        return run
+
+    def _go_on(self) -> None:
+        if (self.folder / "status.json").exists() and self.status().state == "finished":
+            raise FinishedRunError(
+                f"this run is finished, in {self.folder}: use it, or remove it to run it again"
+            )
+        self.set_status("running")
+
+    @classmethod
+    def _there(cls, folder: Path) -> Run:
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
         if not _holds_a_run(folder):
             raise ValueError(f"{folder} is not a run folder: it has no config.yaml and status.json")
-        run = cls(folder, _read_config(folder))
+        return cls(folder, _read_config(folder))
+
+    @classmethod
+    def open(cls, folder: Path, with_weights: bool = True) -> Run:
+        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
+        run = cls._there(folder)
         status = run.status()
         if status.state != "finished":
             raise ValueError(
-                f"the run in {folder} is not finished ({describe(status)}): start it again "
-                "with the same command"
+                f"the run in {folder} is not finished ({describe(status)}): go on with it by "
+                f"python src/train.py run={folder}"
             )
         if with_weights and not run.weights.is_dir():
             raise ValueError(f"the run in {folder} is damaged: weights/ is missing")
@@ -149,7 +153,7 @@ class Run:
         return status
 
     def set_status(self, state: str, reason: str = "", progress: float | None = None) -> None:
-        """State `running` (progress 0..1 of the whole run), `finished`, or `failed` and why."""
+        """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason."""
         assert state in STATES, state
         assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -164,7 +168,7 @@ class Run:
             else before.progress
             if progress is None
             else progress,
-            ended="" if state == "running" else now,
+            ended="" if state in ("queued", "running") else now,
         )
         self._write_json("status.json", asdict(status))
 
@@ -174,28 +178,32 @@ class Run:
         Different prompts have different names, on file systems that ignore case too. A picture of
         the same set, prompt and index is replaced.
         """
-        from PIL import Image, PngImagePlugin
-
-        folder = self._image_set(image_set)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{slug(p.prompt)}-{p.index:03d}.png" for p in pictures]
+        self._image_set(image_set).mkdir(parents=True, exist_ok=True)
+        paths = [self._image_path(image_set, p.prompt, p.index) for p in pictures]
         assert len(set(paths)) == len(paths), "a prompt and index given twice"
         for path, picture in zip(paths, pictures, strict=True):
-            metadata = PngImagePlugin.PngInfo()
-            for key in ("prompt", "index", "template", "negative"):
-                metadata.add_itxt(key, str(getattr(picture, key)))
-            content = io.BytesIO()
-            image = Image.fromarray(picture.pixels.permute(1, 2, 0).contiguous().numpy())
-            image.save(content, "PNG", pnginfo=metadata)
-            write_atomically(path, content.getvalue())
+            write_atomically(path, png_of(picture))
         return paths
 
     def read_images(self, image_set: str) -> list[Picture]:
         """The pictures of a set, ordered by file name."""
-        return [_read_picture(path) for path in self.image_paths(image_set)]
+        return [read_png(path) for path in self.image_paths(image_set)]
+
+    def has_image(self, image_set: str, prompt: str, index: int, template: str) -> bool:
+        """Whether that picture is there, whole."""
+        path = self._image_path(image_set, prompt, index)
+        try:
+            kept = read_png(path) if path.exists() else None
+        except ValueError:
+            return False
+        return kept is not None and (kept.prompt, kept.template) == (prompt, template)
 
     def has_images(self, image_set: str) -> bool:
         return self._image_set(image_set).is_dir()
+
+    def discard_checkpoints(self) -> None:
+        """Of no use once the run is finished, and most of its size."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def image_paths(self, image_set: str) -> list[Path]:
         folder = self._image_set(image_set)
@@ -254,6 +262,9 @@ class Run:
         except (KeyError, TypeError, IndexError) as error:
             raise _damaged(self.folder / "metrics.json", error) from error
 
+    def _image_path(self, image_set: str, prompt: str, index: int) -> Path:
+        return self._image_set(image_set) / f"{slug(prompt)}-{index:03d}.png"
+
     def _image_set(self, image_set: str) -> Path:
         if not re.fullmatch(r"\w[\w.-]*", image_set):
             raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
@@ -297,8 +308,8 @@ def find_runs(folder: Path) -> list[Run]:
 
 def describe(status: Status) -> str:
     """In a few words: "finished", "running, 40 %", "failed: the loss is NaN at step 12"."""
-    if status.state == "running":
-        return f"running, {status.progress:.0%}".replace("%", " %")
+    if status.state in ("running", "preempted"):
+        return f"{status.state}, {status.progress:.0%}".replace("%", " %")
     return f"{status.state}: {status.reason}" if status.reason else status.state
 
 
@@ -327,29 +338,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _damaged(path, "no mapping of keys to values")
     return config
-
-
-def _read_picture(path: Path) -> Picture:
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB")))
-            text = dict(image.info)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(path, error) from error
-    try:
-        return Picture(
-            pixels.permute(2, 0, 1).contiguous(),
-            prompt=text["prompt"],
-            index=int(text["index"]),
-            template=text["template"],
-            negative=text["negative"],
-        )
-    except KeyError as error:
-        raise _damaged(path, f"its metadata has no {error}") from error
 
 
 def _damaged(path: Path, why: object) -> ValueError:

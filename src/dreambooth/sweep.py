@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dreambooth.run import FinishedRunError, Run
+from dreambooth.stopping import StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,14 @@ def recorded(run: Run) -> Iterator[None]:
     try:
         yield
         run.set_status("finished")
+        run.discard_checkpoints()
         log.info("finished: %s", run.folder)
         exit_code = 0
     except KeyboardInterrupt:
         run.set_status("failed", "interrupted")
+        raise
+    except StoppedError:
+        run.set_status("preempted")
         raise
     except SystemExit as error:
         # Lightning's answer to Ctrl-C is to exit.
@@ -59,9 +64,9 @@ def tell_errors() -> Iterator[None]:
     except FinishedRunError as error:
         log.info("%s", error)
     except Exception as error:
-        if isinstance(error, ValueError | DivergedError | MisconfigurationException) or (
-            isinstance(error, OSError) and error.errno in _DISK_IS_FULL
-        ):
+        if isinstance(
+            error, ValueError | DivergedError | StoppedError | MisconfigurationException
+        ) or (isinstance(error, OSError) and error.errno in _DISK_IS_FULL):
             log.error("%s", error)
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
         elif in_sweep:

@@ -2,7 +2,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from dreambooth.backbones.stage import Encoded
-from dreambooth.subjects.draws import TrainingDraws
+from dreambooth.subjects.draws import FromSample, TrainingDraws
 
 PHOTOS = Encoded(torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2).contiguous())
 PRIOR = Encoded(torch.arange(100.0, 107.0).view(7, 1, 1, 1).expand(7, 3, 2, 2).contiguous())
@@ -38,7 +38,9 @@ def test_the_split_into_batches_does_not_change_a_draw():
 def test_neither_the_order_of_reading_nor_a_resume_changes_a_draw():
     draws = draws_of()
     backwards = [draws[i] for i in reversed(range(70))][::-1]
-    resumed = flat(DataLoader(Subset(draws_of(), range(33, 70)), batch_size=4))
+    order = FromSample(70, first=lambda: 33)
+    resumed = flat(DataLoader(draws_of(), batch_size=4, sampler=order))
+    assert len(order) == 70
     for i in range(33, 70):
         for term in ("subject", "prior"):
             for name in ("x", "eps", "t"):

@@ -92,6 +92,7 @@ class Backbone(Protocol):
     name: str
     tokenizer: Any  # of transformers
     stages: Mapping[str, Stage]
+    batch_size: int  # how many images are drawn at once
 
     def fingerprint(self) -> str:
         """A hash of all weights: what the prior cache is keyed by."""

@@ -10,8 +10,9 @@ import lightning as L
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from dreambooth.evaluation import Scorer, evaluate
-from dreambooth.experiment import Names, check_count
+from dreambooth.experiment import Names
 from dreambooth.run import Picture
+from dreambooth.settings import check_count
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class ScoreCurves(L.Callback):
     noise: one picture of each of at most `num_prompts` of the subject's prompts, spread over their
     list, and `num_class_images` of the class prompt. The training is not touched: neither its
     random numbers nor the mode of its modules. `curves/seconds` is what one point took; a line at
-    the end tells the whole cost.
+    the end tells the whole cost. Where the SR stage is trained the names begin with `sr/`.
 
     `draw`: (template, prompt, index) of each picture -> the pictures.
     """
@@ -55,7 +56,8 @@ class ScoreCurves(L.Callback):
         self.seconds = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._score(trainer)
+        if trainer.global_step == 0:
+            self._score(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -66,7 +68,7 @@ class ScoreCurves(L.Callback):
         batch_idx: int,
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            self._score(trainer)
+            self._score(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         log.info(
@@ -75,7 +77,7 @@ class ScoreCurves(L.Callback):
             self.seconds,
         )
 
-    def _score(self, trainer: L.Trainer) -> None:
+    def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         started = time.monotonic()
         with isolate_rng():
             prompts, of_class = self.draw(self.jobs), self.draw(self.class_jobs)
@@ -86,6 +88,7 @@ class ScoreCurves(L.Callback):
         self.seconds += seconds
         values = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
         values["seconds"] = seconds
-        curves = {f"curves/{name}": value for name, value in values.items()}
+        prefix = getattr(pl_module, "prefix", "")
+        curves = {f"{prefix}curves/{name}": value for name, value in values.items()}
         assert trainer.logger is not None
         trainer.logger.log_metrics(curves, step=trainer.global_step)

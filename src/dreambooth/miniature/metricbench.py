@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from dreambooth.evaluation import Scorer, evaluate
-from dreambooth.experiment import check_count
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import drawn_subject
@@ -26,6 +25,7 @@ from dreambooth.miniature.world import (
     recolour,
 )
 from dreambooth.run import Picture
+from dreambooth.settings import check_count
 
 HUMAN_STUDY = "The paper's study of people's choices: Pearson 0.32 with DINO, 0.27 with CLIP-I."
 NUM_PHOTOS = 5

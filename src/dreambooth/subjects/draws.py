@@ -1,11 +1,11 @@
 """What each training sample sees: which photo, which timestep, which noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from dreambooth.backbones.stage import Condition, Encoded
 from dreambooth.randomness import generator
@@ -56,3 +56,17 @@ class TrainingDraws(Dataset):
         x = images.sample(index, own)
         added = self.added_condition(x, own)
         return {"x": x, "eps": eps, "t": t, "row": torch.tensor(row), "added": dict(added)}
+
+
+class FromSample(Sampler[int]):
+    """The numbers of a dataset's samples in order, from `first()` on, which is asked for as they
+    begin. The length is that of them all: Lightning counts a resumed training's steps from 0."""
+
+    def __init__(self, num_samples: int, first: Callable[[], int]):
+        self.num_samples, self.first = num_samples, first
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first(), self.num_samples))
+
+    def __len__(self) -> int:
+        return self.num_samples
