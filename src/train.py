@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     from dreambooth.sweep import recorded, tell_errors
 
     with tell_errors():
-        if done_by_ranks(cfg.trainer):
+        if done_by_ranks(cfg):
             return
         run = start_run(cfg)
         with recorded(run):

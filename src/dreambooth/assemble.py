@@ -22,6 +22,7 @@ from dreambooth.evaluation import Scorer
 from dreambooth.experiment import Experiment, Names, draw_pictures, to_device
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.module import check_prior_weight
+from dreambooth.parallel import first
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
 from dreambooth.settings import Drawing, Prior, SuperResolution, Training
@@ -39,7 +40,7 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         key = error.full_key
         raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
     assert isinstance(plain, dict)
-    del plain["launcher"]
+    plain.pop("launcher", None)  # how it is run, not what
     return {str(key): value for key, value in plain.items()} | {"overrides": overrides}
 
 
@@ -56,8 +57,10 @@ def start_run(cfg: DictConfig) -> Run:
             raise ValueError(
                 f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
             )
-        return Run.go_on(Path(cfg.run))
-    return Run.create(Path(hydra.runtime.output_dir), plain_config(cfg, overrides))
+        folder = Path(cfg.run)
+        return first(lambda: Run.go_on(folder))
+    folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
+    return first(lambda: Run.create(folder, config))
 
 
 def _with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
@@ -135,6 +138,11 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
     if sr["noise_level"] is not None:
         of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
         found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr", ema)
+    strategy = str(config["trainer"].get("strategy", "auto"))
+    if not strategy.startswith(("auto", "ddp")):
+        raise ValueError(
+            f"trainer.strategy={strategy}: here each device has the whole model (ddp): leave it out"
+        )
     if only not in (None, "base", "sr"):
         raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
     if only == "sr" and "sr" not in found:
@@ -230,7 +238,7 @@ def quieten_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
-    # Our loader goes on where the training does: see FromSample.
+    # Our loader goes on where the training does: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_no_step)
 

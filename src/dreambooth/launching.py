@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth import parallel
 from dreambooth.run import Run
@@ -61,13 +61,17 @@ def returned(cell: Cell) -> JobReturn:
     return ended
 
 
-def queued(cell: Cell, job: str) -> None:
-    ...
+def queued(cell: Cell, job: str) -> None: ...
 
 
-def done_by_ranks(trainer: DictConfig) -> bool:
+def done_by_ranks(cfg: DictConfig) -> bool:
     """True once processes of their own have done this run, which several devices of this machine
     need. False with one device; and in such a process, which is connected to the others then."""
+    hydra = HydraConfig.get()
+    trainer, folder = cfg.trainer, Path(hydra.runtime.output_dir)
+    if cfg.run is not None and cfg.stage is None:  # goes on with that run as it was started
+        folder = Path(cfg.run)
+        trainer = OmegaConf.create(Run.there(folder).config["trainer"])
     number = num_ranks(trainer)
     if "WORLD_SIZE" in os.environ:
         if parallel.num_ranks() != number:
@@ -85,14 +89,12 @@ def done_by_ranks(trainer: DictConfig) -> bool:
         raise ValueError(
             f"trainer.num_nodes={trainer.num_nodes}: several nodes need launcher=slurm, with -m"
         )
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    own = command([*hydra.overrides.hydra, *hydra.overrides.task], folder)
+    own = command([*hydra.overrides.hydra, *hydra.overrides.task], hydra.runtime.output_dir)
     log.info("%d processes, one for each device", number)
     try:
         parallel.run_ranks([own + list(QUIET if rank else ()) for rank in range(number)])
     except parallel.RanksError as error:
-        _tell_status(folder, str(error))
+        tell_killed(folder, str(error))
         raise
     return True
 
@@ -106,14 +108,14 @@ def num_ranks(trainer: DictConfig) -> int:
     return int(trainer.devices * trainer.num_nodes)
 
 
-def command(overrides: Sequence[str], folder: Path) -> list[str]:
+def command(overrides: Sequence[str], folder: Path | str) -> list[str]:
     """That of one run into `folder`, with the overrides of this process's own command."""
     kept = [text for text in overrides if not text.lstrip("+~").startswith(_OF_SWEEPS)]
     return [sys.executable, sys.argv[0], *kept, f"hydra.run.dir='{folder}'"]
 
 
-def _tell_status(folder: Path, reason: str) -> None:
-    """A rank that was killed has told nobody."""
+def tell_killed(folder: Path, reason: str) -> None:
+    """The status of a run whose processes have ended, which a killed one has not told."""
     run = Run(folder, {})
     if (folder / "status.json").exists() and run.status().state == "running":
         run.set_status("failed", reason)

@@ -7,8 +7,8 @@ every function is the plain thing. All ranks go through the same calls in the sa
 that ends early ends the others: they lose their connection to it.
 """
 
-import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +22,6 @@ R = TypeVar("R")
 K = TypeVar("K")
 
 _SECONDS_TO_END = 10.0  # that a process has to end by itself
-_PR_SET_PDEATHSIG = 1
 
 
 class RanksError(RuntimeError):
@@ -30,11 +29,11 @@ class RanksError(RuntimeError):
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK", "0"))
 
 
 def num_ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def connect() -> None:
@@ -138,14 +137,14 @@ def num_threads(num_processes: int) -> int:
 
 def start(command: Sequence[str], env: Mapping[str, str], output: Any = None) -> subprocess.Popen:
     """A process, `output` being an open file. It does not hear the terminal's Ctrl-C, but ends with
-    this process, even if that is killed."""
+    this process, even if that is killed (on Linux, which has setpriv)."""
+    with_this = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     return subprocess.Popen(
-        command,
+        [*with_this, *command],
         env=env,
         stdout=output,
         stderr=output and subprocess.STDOUT,
         process_group=0,
-        preexec_fn=_end_too,
     )
 
 
@@ -165,10 +164,6 @@ def end(processes: Sequence[subprocess.Popen]) -> None:
         last = time.monotonic() + _SECONDS_TO_END
         while any(p.poll() is None for p in processes) and time.monotonic() < last:
             time.sleep(0.05)
-
-
-def _end_too() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

@@ -99,7 +99,7 @@ class Run:
     def go_on(cls, folder: Path) -> Run:
         """Go on with the unfinished run of a folder, whatever it is. FinishedRunError if it is
         finished; ValueError if there is none, or a damaged one."""
-        run = cls._there(folder)
+        run = cls.there(folder)
         run._go_on()
         return run
 
@@ -111,7 +111,8 @@ class Run:
         self.set_status("running")
 
     @classmethod
-    def _there(cls, folder: Path) -> Run:
+    def there(cls, folder: Path) -> Run:
+        """The run of a folder, in whatever state. ValueError if there is none."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
         if not _holds_a_run(folder):
@@ -121,7 +122,7 @@ class Run:
     @classmethod
     def open(cls, folder: Path, with_weights: bool = True) -> Run:
         """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
-        run = cls._there(folder)
+        run = cls.there(folder)
         status = run.status()
         if status.state != "finished":
             raise ValueError(

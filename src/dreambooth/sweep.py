@@ -13,7 +13,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dreambooth.run import FinishedRunError, Run
+from dreambooth.launching import tell_killed
+from dreambooth.parallel import RanksError, num_ranks, rank
+from dreambooth.run import FinishedRunError, Run, Status
 from dreambooth.stopping import StoppedError
 
 log = logging.getLogger(__name__)
@@ -29,26 +31,37 @@ def recorded(run: Run) -> Iterator[None]:
     exit_code = 1
     try:
         yield
-        run.set_status("finished")
-        run.discard_checkpoints()
-        log.info("finished: %s", run.folder)
+        if rank() == 0:
+            run.set_status("finished")
+            run.discard_checkpoints()
+            log.info("finished: %s", run.folder)
         exit_code = 0
     except KeyboardInterrupt:
-        run.set_status("failed", "interrupted")
+        _tell_end(run, "failed", "interrupted")
         raise
     except StoppedError:
-        run.set_status("preempted")
+        _tell_end(run, "preempted")
         raise
     except SystemExit as error:
         # Lightning's answer to Ctrl-C is to exit.
         interrupted = isinstance(error.__context__, KeyboardInterrupt)
-        run.set_status("failed", "interrupted" if interrupted else str(error))
+        _tell_end(run, "failed", "interrupted" if interrupted else str(error))
         raise
     except BaseException as error:
-        run.set_status("failed", str(error) or type(error).__name__)
+        told = _tell_end(run, "failed", str(error) or type(error).__name__)
+        if told.reason not in (str(error), type(error).__name__):
+            raise RanksError(f"another process of this run failed: {told.reason}") from error
         raise
     finally:
         _finish_wandb(exit_code)
+
+
+def _tell_end(run: Run, state: str, reason: str = "") -> Status:
+    """The run's status from now on: the word of the first of its ranks, since when one fails the
+    others fail too, for want of it."""
+    if num_ranks() == 1 or run.status().state == "running":
+        run.set_status(state, reason)
+    return run.status()
 
 
 @contextmanager
@@ -65,9 +78,11 @@ def tell_errors() -> Iterator[None]:
         log.info("%s", error)
     except Exception as error:
         if isinstance(
-            error, ValueError | DivergedError | StoppedError | MisconfigurationException
+            error,
+            ValueError | DivergedError | RanksError | StoppedError | MisconfigurationException,
         ) or (isinstance(error, OSError) and error.errno in _DISK_IS_FULL):
-            log.error("%s", error)
+            of_all = isinstance(error, ValueError | StoppedError)  # every rank finds it
+            log.log(logging.ERROR if rank() == 0 or not of_all else logging.DEBUG, "%s", error)
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
         elif in_sweep:
             log.exception("this cell failed")
@@ -80,9 +95,7 @@ def tell_errors() -> Iterator[None]:
 
 def tell_failure(folder: Path, reason: str) -> None:
     """Of a cell that had a process of its own: the sweep ends badly, and its status tells why."""
-    run = Run(folder, {})
-    if (folder / "status.json").exists() and run.status().state == "running":  # it was killed
-        run.set_status("failed", reason)
+    tell_killed(folder, reason)
     _failures.append(reason)
 
 

@@ -1,4 +1,4 @@
-"""A Hydra app of a fraction of a second, for tests of launchers: `todo` is Python, done in a cell."""
+"""A Hydra app of a fraction of a second: `todo` is what a cell does, in Python."""
 
 import os
 import sys

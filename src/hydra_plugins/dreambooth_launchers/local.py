@@ -6,13 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
 from dreambooth import parallel
 from dreambooth.launching import Cell, cells_of, command, returned
 from dreambooth.sweep import tell_failure
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,9 @@ def _seats(jobs: int, cells: Sequence[Cell]) -> list[dict[str, str]]:
             f"launcher.jobs={jobs} cells of {most} devices each need {jobs * most} GPUs, and "
             f"{len(gpus)} are here: give a smaller launcher.jobs"
         )
-    own: list[Any] = [gpus[i * most : (i + 1) * most] for i in range(jobs)]
-    return [seat | {"CUDA_VISIBLE_DEVICES": ",".join(g)} for seat, g in zip(seats, own, strict=True)]
+    for i, seat in enumerate(seats):
+        seat["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[i * most : (i + 1) * most])
+    return seats
 
 
 def _gpus() -> list[str]:

@@ -12,18 +12,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import dreambooth
-from dreambooth import slurm
-from dreambooth.launching import QUIET, Cell, cells_of, queued, returned
-from dreambooth.run import Run, describe
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
+import dreambooth
+from dreambooth import slurm
+from dreambooth.launching import QUIET, Cell, cells_of, queued, returned
+from dreambooth.run import Run, describe
+
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 2.0
-_OWN = ("wait", "jobs", "gpu_type", "max_num_timeout", "setup", "additional_parameters")  # all else is sbatch's
+# What is not passed on to sbatch as it stands.
+_OWN = ("wait", "jobs", "gpu_type", "max_num_timeout", "setup", "additional_parameters")
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
@@ -102,7 +104,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             array_parallelism=params["jobs"],
             srun_args=["--kill-on-bad-exit=1"],
             setup=[
-                "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # srun has not looked, since 22.05
+                "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # else srun takes 1
                 "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK",
                 f"export PYTHONPATH={source}:${{PYTHONPATH:-}}",
                 *params["setup"],
