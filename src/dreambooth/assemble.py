@@ -237,6 +237,7 @@ def quieten_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
     # Our loader goes on where the training does: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -59,7 +59,7 @@ class Training:
         check_count(f"{self.group}.batch_size", self.batch_size)
         if self.batch_size % num_ranks():
             raise ValueError(
-                f"{self.group}.batch_size={self.batch_size} is of all {num_ranks()} devices together: "
+                f"{self.group}.batch_size={self.batch_size} is of all {num_ranks()} devices: "
                 f"give a multiple of {num_ranks()}"
             )
         decay = self.ema_decay

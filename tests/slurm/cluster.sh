@@ -44,13 +44,13 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends slurm-wlm munge >&2
 }
 
-# cred_expire: a requeued job waits that long before it may start again (two minutes by default).
+# cred_expire: a requeued job waits so many seconds before it may start again (120 by default, and if below 5).
 configure() {
     cat <<CONF
 ClusterName=dreambooth
 SlurmctldHost=$(hostname -s)(127.0.0.1)
 SlurmUser=root
-AuthInfo=socket=$folder/munge.socket,cred_expire=2
+AuthInfo=socket=$folder/munge.socket,cred_expire=5
 SlurmctldPort=26817
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmctldLogFile=$folder/slurmctld.log

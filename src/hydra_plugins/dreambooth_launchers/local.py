@@ -55,7 +55,7 @@ class LocalLauncher(BasicLauncher):
         except ValueError as error:
             sys.exit(str(error))
         log.info("Launching %d jobs locally, %d at a time", len(cells), self.jobs)
-        own = [text for text in self.config.hydra.overrides.hydra]
+        own = list(self.config.hydra.overrides.hydra)
         self._run(cells, seats, own)
         return [returned(cell) for cell in cells]
 

@@ -102,6 +102,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             ntasks_per_node=devices,
             gpus_per_node=None if on_cpu else gpus,
             array_parallelism=params["jobs"],
+            stderr_to_stdout=True,
             srun_args=["--kill-on-bad-exit=1"],
             setup=[
                 "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",  # else srun takes 1
@@ -129,7 +130,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             jobs = " ".join(Run(folder, {}).status().job for folder in left)
             sys.exit(f"The jobs go on without this command. To end them: scancel {jobs}")
 
-    def __call__(self, sweep_overrides: list[str], *args: Any) -> JobReturn:  # type: ignore[override]
+    def __call__(self, sweep_overrides: list[str], *args: Any) -> JobReturn:
         """In the job, in each of its tasks."""
         import submitit
 
@@ -154,6 +155,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         ended = super().__call__([*sweep_overrides, *own], *args)
         run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
         if user_signal in told and run.status().state == "preempted":
+            assert callable(queue_again)
             try:
                 queue_again(user_signal, None)
             except submitit.core.utils.UncompletedJobError as error:
