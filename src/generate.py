@@ -15,10 +15,11 @@ from omegaconf import DictConfig
 def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
-    from dreambooth.assemble import plain_config, reload, samplers
+    from dreambooth.assemble import reload, samplers
     from dreambooth.experiment import draw_pictures
     from dreambooth.run import Run
     from dreambooth.settings import check_count
+    from dreambooth.starting import plain_config
 
     try:
         wanted = plain_config(cfg, [])

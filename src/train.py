@@ -2,27 +2,32 @@
 
 python src/train.py                                                  one run on the miniature
 python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six, and their table
+python src/train.py run=DIR                                          an unfinished one to its end
 """
 
+from pathlib import Path
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    from dreambooth.assemble import assemble, start_run  # late: --cfg and --help stay fast
-    from dreambooth.launching import done_by_ranks
-    from dreambooth.sweep import recorded, tell_errors
+def main(cfg: DictConfig) -> float | None:
+    from dreambooth.launching import done_by_ranks, objective
+    from dreambooth.starting import start_run
+    from dreambooth.sweep import tell_errors
 
     with tell_errors():
-        if done_by_ranks(cfg):
-            return
-        run = start_run(cfg)
-        with recorded(run):
-            experiment = assemble(run)
-            experiment.train()
-            experiment.draw()
-            experiment.score()
+        if not done_by_ranks(cfg):
+            with start_run(cfg) as run:
+                from dreambooth.assemble import assemble  # late: what loads no model stays fast
+
+                experiment = assemble(run)
+                experiment.train()
+                experiment.draw()
+                experiment.score()
+    return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from offline_wandb import read_offline
 from PIL import Image
 
 from dreambooth.loggers import Rows, csv_logger, grid, publish, wandb_logger
-from dreambooth.run import Metric, Picture
+from dreambooth.run import Metric, Picture, write_cells
 
 METRICS = {"identity": Metric(0.25, 4, "cosine", (0.125, 0.5))}
 
@@ -85,6 +85,7 @@ def test_a_wandb_run_is_named_by_its_overrides_and_grouped_by_its_sweep(
 
     config = {"seed": 1, "prior": {"lambda": 0}, "overrides": ["seed=1", "prior.lambda=0"]}
     (tmp_path / folder).mkdir(parents=True)
+    write_cells(tmp_path / "sweep", ["3", "4"])
     logger = wandb_logger(tmp_path / folder, config, "dreambooth", group, name)
     pictures = [picture("a dog", 0), picture("a dog", 1, 50), picture("a red dog", 0, 100), DOG]
     rows = [{"set": "prompts", "dino": i / 4} for i in range(3)] + [{"set": "class", "pres": 0.75}]

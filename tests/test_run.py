@@ -14,11 +14,13 @@ from dreambooth.run import (
     Picture,
     Run,
     Status,
+    claimed,
     csv_of,
     describe,
     find_runs,
     slug,
     write_atomically,
+    write_cells,
 )
 
 CONFIG = {
@@ -101,6 +103,7 @@ def test_a_finished_run_is_not_started_again(finished):
 
 
 def test_a_folder_of_another_experiment_is_refused_and_the_keys_named(run):
+    run.write_names({})
     other = CONFIG | {"prior": {"lambda": 0.0}, "class": {"noun": "cat"}}
     with pytest.raises(ValueError, match="another experiment") as caught:
         Run.create(run.folder, other)
@@ -109,13 +112,69 @@ def test_a_folder_of_another_experiment_is_refused_and_the_keys_named(run):
     assert yaml.safe_load((run.folder / "config.yaml").read_text()) == CONFIG
 
 
+def test_a_run_that_was_refused_makes_room_for_another(run):
+    run.set_status("failed", "prior.lambda=-1 is not a weight", progress=0.1)
+    other = Run.create(run.folder, CONFIG | {"seed": 1})
+    assert other.config["seed"] == 1
+    assert (other.status().state, other.status().progress) == ("running", 0)
+
+
+def test_a_run_that_replaces_one_sets_it_aside_until_it_is_finished(finished):
+    finished.write_names({"identifier": "kzn"})
+    (finished.folder / "train.log").write_text("a launcher's")
+    old = {p.name: p.read_bytes() for p in finished.folder.glob("*.*")}
+    again = Run.create(finished.folder, CONFIG, replace=True)
+    assert again.status().state == "running"
+    assert not again.weights.exists()
+    aside = finished.folder / "replaced"
+    for name in ("config.yaml", "status.json", "names.json"):
+        assert (aside / name).read_bytes() == old[name]
+    again.write_names({})
+    again.set_status("failed", "killed")
+    assert Run.create(finished.folder, CONFIG, replace=True).read_names() == {}  # goes on
+    other = Run.create(finished.folder, CONFIG | {"seed": 1}, replace=True)
+    assert (aside / "names.json").read_bytes() == old["names.json"]  # not the unfinished one's
+    other.set_status("finished")
+    other.tidy()
+    assert sorted(p.name for p in finished.folder.iterdir()) == [
+        "config.yaml",
+        "status.json",
+        "train.log",
+    ]
+
+
+def test_a_run_may_wait_before_it_begins(tmp_path):
+    run = Run.create(tmp_path, CONFIG, state="queued")
+    assert describe(run.status()) == "queued"
+    assert Run.create(tmp_path, CONFIG).status().state == "running"
+
+
+def test_a_folder_is_one_process_own(tmp_path):
+    second = pytest.raises(ValueError, match="another process is at the run in")
+    with claimed(tmp_path), second, claimed(tmp_path):
+        pass
+    with claimed(tmp_path):
+        pass
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
+    whole = tmp_path / "images" / "a.png"
+    whole.parent.mkdir()
+    whole.write_bytes(b"whole")
+    (tmp_path / "images" / ".a.png.123.partial").write_bytes(b"wh")
+    (tmp_path / ".weights.123.partial").mkdir()
+    with claimed(tmp_path):
+        assert [p for p in tmp_path.rglob("*") if p.name != ".lock"] == [whole.parent, whole]
+
+
 def test_a_key_that_only_one_config_has_is_a_difference(run):
+    run.write_names({})
     with pytest.raises(ValueError, match="seed is absent there and None here"):
         Run.create(run.folder, CONFIG | {"seed": None})
 
 
 def test_many_differences_are_counted(tmp_path):
-    Run.create(tmp_path, {str(i): 0 for i in range(5)})
+    Run.create(tmp_path, {str(i): 0 for i in range(5)}).write_names({})
     with pytest.raises(ValueError, match=r"2 is 0 there and 1 here; and 2 more\)"):
         Run.create(tmp_path, {str(i): 1 for i in range(5)})
 
@@ -332,27 +391,41 @@ def test_csv_keeps_texts_of_digits_apart_from_numbers():
     )
 
 
-def test_runs_of_a_sweep_are_found_in_order_with_damaged_ones(tmp_path):
-    for number in (10, 2, 0):
-        Run.create(tmp_path / str(number), CONFIG | {"seed": number})
-    Run.create(tmp_path / "3", CONFIG)
-    (tmp_path / "3" / "status.json").write_text("{")
-    (tmp_path / "4" / ".hydra").mkdir(parents=True)  # died before its first line
+def test_runs_of_a_sweep_are_found_in_its_order_with_missing_and_damaged_ones(tmp_path):
+    write_cells(tmp_path, ["seed-0", "seed-1"])
+    write_cells(tmp_path, ["seed-9", "seed-2", "seed-0"])  # the sweep, extended
+    for number in (0, 2, 10):
+        Run.create(tmp_path / f"seed-{number}", CONFIG | {"seed": number})
+    Run.create(tmp_path / "external", CONFIG)
+    (tmp_path / "external" / "status.json").write_text("{")
+    (tmp_path / "seed-9" / ".hydra").mkdir(parents=True)  # died before its first line
     (tmp_path / "wandb").mkdir()
     (tmp_path / "5").write_text("a file")
     runs = find_runs(tmp_path)
-    assert [run.folder.name for run in runs] == ["0", "2", "3", "4", "10"]
-    assert [run.status().state for run in runs] == [
-        "running",
-        "running",
-        "damaged",
-        "damaged",
-        "running",
-    ]
+    assert {run.folder.name: run.status().state for run in runs} == {
+        "seed-9": "missing",
+        "seed-2": "running",
+        "seed-0": "running",
+        "seed-1": "missing",
+        "external": "damaged",
+        "seed-10": "running",
+    }
+    assert [run.folder.name for run in runs][:4] == ["seed-9", "seed-2", "seed-0", "seed-1"]
     assert runs[1].config["seed"] == 2
-    assert runs[2].config == CONFIG
-    assert "status.json is damaged" in runs[2].status().reason
-    assert "config.yaml is missing" in runs[3].status().reason
+    assert runs[4].config == CONFIG
+    assert "status.json is damaged" in runs[4].status().reason
+
+
+def test_runs_of_a_numbered_sweep_are_in_order_of_their_numbers(tmp_path):
+    for number in (10, 2, 0):
+        Run.create(tmp_path / str(number), CONFIG)
+    assert [run.folder.name for run in find_runs(tmp_path)] == ["0", "2", "10"]
+
+
+def test_a_damaged_list_of_cells_is_named(tmp_path):
+    (tmp_path / "sweep.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"sweep\.json is damaged"):
+        find_runs(tmp_path)
 
 
 def test_a_sweep_folder_that_is_not_there_is_named(tmp_path):

@@ -14,9 +14,9 @@ from dreambooth.sweep import SweepTable, recorded, tell_errors
 
 @pytest.fixture(params=[RunMode.RUN, RunMode.MULTIRUN])
 def mode(request, monkeypatch):
-    instance = OmegaConf.create({"mode": request.param})
+    instance = OmegaConf.create({"mode": request.param, "runtime": {"output_dir": "sweep/a"}})
     monkeypatch.setattr(HydraConfig, "get", lambda: instance)
-    monkeypatch.setattr(sweep, "_failures", [])
+    monkeypatch.setattr(sweep, "_failures", {})
     return request.param
 
 
@@ -71,7 +71,7 @@ def test_a_users_error_is_one_line_and_ends_a_single_run_but_no_sweep(mode, capl
     else:
         with tell_errors():
             raise error
-        assert sweep._failures == [str(error)]
+        assert sweep._failures == {"a": str(error)}
     (record,) = [r for r in caplog.records if r.name == "dreambooth.sweep"]
     assert record.getMessage() == str(error)
     assert record.exc_info is None
@@ -85,7 +85,7 @@ def test_our_own_error_keeps_its_traceback_and_does_not_stop_a_sweep(mode, caplo
     else:
         with tell_errors():
             raise error
-        assert sweep._failures == [str(error)]
+        assert sweep._failures == {"a": str(error)}
         assert caplog.records[-1].exc_info
 
 
@@ -95,7 +95,16 @@ def test_a_finished_run_is_no_failure(mode, run, caplog):
     with tell_errors():
         Run.create(run.folder, run.config)
     assert "this run is finished" in caplog.text
-    assert sweep._failures == []
+    assert sweep._failures == {}
+
+
+def test_a_full_disk_is_told_even_where_it_takes_no_status(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(Run, "set_status", full)
+    with pytest.raises(ValueError, match="too small"), recorded(run):
+        raise ValueError("too small")
 
 
 def table_of(folder):
@@ -122,8 +131,10 @@ def test_a_sweep_with_a_failed_run_prints_its_table_and_ends_badly(run, capsys):
 def test_a_failure_that_no_folder_tells_of_ends_a_sweep_badly_too(run, monkeypatch):
     run.write_metrics({})
     run.set_status("finished")
-    monkeypatch.setattr(sweep, "_failures", ["another experiment"])
-    with pytest.raises(SystemExit, match="1 of 1 runs failed"):
+    monkeypatch.setattr(sweep, "_failures", {"0": "another experiment"})
+    (run.folder / "train.log").touch()
+    told = f"1 of 1 runs failed:\n  0: another experiment\n    {run.folder / 'train.log'}"
+    with pytest.raises(SystemExit, match=told):
         table_of(run.folder.parent)
     SweepTable().on_multirun_start(OmegaConf.create())
     table_of(run.folder.parent)

@@ -183,10 +183,12 @@ def test_a_failed_cell_does_not_stop_the_sweep(tiny, tmp_path):
     assert reasons[0] == reasons[2]
     assert reasons[0].startswith("prior.lambda=-1 is not a weight")
     assert reasons[1].startswith("the loss became nan at step 1")
-    plain = " ".join(ended.output.split())
-    for number, reason in enumerate(reasons):
-        assert f"run {number} failed: {reason}" in plain
-    assert ended.output.strip().endswith("3 of 4 runs failed")
+    told = ended.output.partition("3 of 4 runs failed:\n")[2]
+    for run, reason in zip(runs[:3], reasons, strict=True):
+        log = run.folder / "train.log"
+        assert f"  {run.folder.name}: {reason}\n    {log}\n" in told
+        assert reason in log.read_text()
+    assert "lambda-0+learning_rate-1e-4" not in told
     assert "Traceback" not in ended.output
     with (tmp_path / "cells/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -10,19 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.evaluation import Scorer
 from dreambooth.experiment import Experiment, Names, draw_pictures, to_device
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.module import check_prior_weight
-from dreambooth.parallel import first
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
 from dreambooth.settings import Drawing, Prior, SuperResolution, Training
@@ -32,48 +27,9 @@ from dreambooth.subjects.subject import Subject
 log = logging.getLogger(__name__)
 
 
-def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The resolved config as plain YAML data: enough to load the run."""
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key
-        raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
-    assert isinstance(plain, dict)
-    plain.pop("launcher", None)  # how it is run, not what
-    return {str(key): value for key, value in plain.items()} | {"overrides": overrides}
-
-
-def start_run(cfg: DictConfig) -> Run:
-    """A run folder where Hydra says, with the resolved config in it; or that of the unfinished run
-    `run`."""
-    quieten_libraries()
-    hydra = HydraConfig.get()
-    overrides = [text for text in hydra.overrides.task if not text.startswith("launcher")]
-    if cfg.stage == "sr":
-        cfg, overrides = _with_base_of(cfg.run, overrides)
-    elif cfg.run is not None:
-        if others := [text for text in overrides if not text.startswith("run=")]:
-            raise ValueError(
-                f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
-            )
-        folder = Path(cfg.run)
-        return first(lambda: Run.go_on(folder))
-    folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
-    return first(lambda: Run.create(folder, config))
-
-
-def _with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-    """The config of the run whose base stage is taken over, with what the command line changes."""
-    if folder is None:
-        raise ValueError("stage=sr goes on from a finished run: give run=DIR")
-    earlier = Run.open(Path(folder)).config["overrides"]
-    last = {text.partition("=")[0]: text for text in [*earlier, *overrides]}
-    return compose("train", overrides=list(last.values())), list(last.values())
-
-
 def assemble(run: Run) -> Experiment:
     """The experiment of a run folder, from its config."""
+    quieten_libraries()
     config = run.config
     prior = config["prior"]
     check_prior_weight(prior["lambda"])

@@ -1,5 +1,6 @@
 """From one command to the processes that do it: the ranks of a run, the cells of a sweep."""
 
+import copy
 import logging
 import os
 import sys
@@ -10,10 +11,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth import parallel
-from dreambooth.run import Run
+from dreambooth.run import FinishedRunError, Run, tell_killed
+from dreambooth.starting import queue_run
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,11 @@ def cells_of(
     found, own = [], HydraConfig.instance().cfg
     for number, overrides in enumerate(job_overrides, first_number):
         cell: DictConfig = loader.load_sweep_config(config, list(overrides))
-        with open_dict(cell):
+        with read_write(cell.hydra.runtime), open_dict(cell):
             cell.hydra.job.id = cell.hydra.job.num = number
-        HydraConfig.instance().set_config(cell)  # what ${hydra:...} in the folder's name refers to
-        sweep = cell.hydra.sweep
-        folder = Path(str(sweep.dir), str(sweep.subdir)).absolute()
+            HydraConfig.instance().set_config(cell)  # what ${hydra:...} in its folder's name is of
+            folder = Path(str(cell.hydra.sweep.dir), str(cell.hydra.sweep.subdir)).absolute()
+            cell.hydra.runtime.output_dir = str(folder)
         found.append(Cell(number, list(overrides), cell, folder))
     HydraConfig.instance().cfg = own
     return found
@@ -57,11 +59,37 @@ def cells_of(
 def returned(cell: Cell) -> JobReturn:
     """What Hydra's sweeper is told of a cell. A failed one stops no sweep: its folder says so."""
     ended = JobReturn(overrides=cell.overrides, cfg=cell.config, status=JobStatus.COMPLETED)
-    ended.return_value = None
+    ended.return_value = objective(cell.folder, cell.config.get("objective"))
     return ended
 
 
-def queued(cell: Cell, job: str) -> None: ...
+def objective(folder: Path, name: str | None) -> float | None:
+    """The score that a sweeper looks for the best of; None of a run that is not finished."""
+    run = Run(folder, {})
+    if name is None or run.status().state != "finished":
+        return None
+    metrics = run.read_metrics()
+    if name not in metrics:
+        known = ", ".join(metrics) or "none"
+        raise ValueError(f"objective={name} is no score of {folder}: it has {known}")
+    return metrics[name].value
+
+
+def queue(cell: Cell) -> bool:
+    """Write a cell's folder, which says that it waits to be started; False if it is finished."""
+    own = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cell.config)
+    try:
+        task = copy.deepcopy(cell.config)
+        with read_write(task), open_dict(task):
+            del task["hydra"]
+        queue_run(task)
+    except FinishedRunError as error:
+        log.info("%s", error)
+        return False
+    finally:
+        HydraConfig.instance().cfg = own
+    return True
 
 
 def done_by_ranks(cfg: DictConfig) -> bool:
@@ -112,10 +140,3 @@ def command(overrides: Sequence[str], folder: Path | str) -> list[str]:
     """That of one run into `folder`, with the overrides of this process's own command."""
     kept = [text for text in overrides if not text.lstrip("+~").startswith(_OF_SWEEPS)]
     return [sys.executable, sys.argv[0], *kept, f"hydra.run.dir='{folder}'"]
-
-
-def tell_killed(folder: Path, reason: str) -> None:
-    """The status of a run whose processes have ended, which a killed one has not told."""
-    run = Run(folder, {})
-    if (folder / "status.json").exists() and run.status().state == "running":
-        run.set_status("failed", reason)

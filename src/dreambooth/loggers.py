@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dreambooth.files import Score, csv_of, write_atomically
-from dreambooth.run import Metric, Picture
+from dreambooth.parallel import first
+from dreambooth.run import Metric, Picture, read_cells
 
 _LONGEST_NAME = 128  # of W&B
 _MOST_PICTURES = 500
@@ -27,8 +28,7 @@ def wandb_logger(
 ) -> WandbLogger:
     """A W&B run of its own, in its sweep's group; offline unless the user is logged in.
 
-    A sweep's run folders are numbers in one folder, which names the group. The name is the run's
-    overrides.
+    The sweep's folder names the group. The name is the run's overrides.
 
     Offline files are in `folder`/wandb; `wandb sync` uploads them later. A run that goes on has the
     same id, kept in `folder`/wandb/id: steps that it does again are logged again, to equal values.
@@ -43,10 +43,10 @@ def wandb_logger(
     settings = wandb.Settings(silent=True) if mode == "offline" else None
     # `mode` itself, and not Lightning's `offline=True`: that sets an environment variable for good.
     return WandbLogger(
-        id=_wandb_id(folder / "wandb" / "id"),
+        id=first(lambda: _wandb_id(folder / "wandb" / "id")),
         resume="allow",
         project=project,
-        group=group or (folder.parent.name if folder.name.isdecimal() else None),
+        group=group or (folder.parent.name if read_cells(folder.parent) else None),
         name=name or ",".join(config["overrides"])[:_LONGEST_NAME] or None,
         save_dir=folder,
         mode=mode,
@@ -58,7 +58,8 @@ def wandb_logger(
 def _wandb_id(path: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, token_hex(4).encode())
+        # `wandb agent` gives its own.
+        write_atomically(path, (os.environ.get("WANDB_RUN_ID") or token_hex(4)).encode())
     return path.read_text()
 
 

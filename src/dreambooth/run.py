@@ -8,6 +8,7 @@
     images/SET/      PNG files, each with what it was made from in its metadata
     scores.csv       a row per image
     metrics.json     each number with its count and its protocol
+    replaced/        the run that was here before, until this one is finished (force=true)
 
 Every name in it is written and read in this module only. Files are replaced whole: a full disk or
 a kill leaves the previous one. A user's mistake or a damaged file is a ValueError.
@@ -23,23 +24,29 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from dreambooth.files import Score, csv_of, slug, write_atomically
+from dreambooth.files import Score, csv_of, remove_partial, slug, write_atomically
 from dreambooth.pictures import Picture as Picture
 from dreambooth.pictures import png_of, read_png
 
+_REPLACED = "replaced"
+_WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
+_CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "logs", "wandb")
 STATES = ("queued", "running", "preempted", "finished", "failed")
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands; state `damaged` is never written, only found."""
+    """Where a run stands; the states `damaged` and `missing` (a cell of a sweep that has not begun)
+    are never written, only found."""
 
     state: str
     reason: str = ""  # of failed and damaged
@@ -59,6 +66,27 @@ class Metric:
     ci95: tuple[float, float] | None = None  # low, high
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run folder for this process alone. ValueError where another process has it; the lock is the
+    operating system's, and goes with its holder."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to write the run into")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"another process is at the run in {folder}: let it end, or end it"
+        ) from None
+    try:
+        remove_partial(folder)
+        yield
+    finally:
+        lock.release()
+
+
 class FinishedRunError(ValueError):
     """The folder holds this very run, finished: there is nothing left to do."""
 
@@ -72,49 +100,52 @@ class Run:
     damage: str = ""  # why config.yaml or status.json cannot be read (from `find_runs` only)
 
     @classmethod
-    def create(cls, folder: Path, config: Mapping[str, Any]) -> Run:
+    def create(
+        cls, folder: Path, config: Mapping[str, Any], replace: bool = False, state: str = "running"
+    ) -> Run:
         """Start a run in a new folder, or go on with the same run where it is unfinished.
 
         The folder may hold other files, such as a launcher's logs. Two configs are of the same run
         if they differ in `overrides` at most. FinishedRunError if that run is finished; ValueError
-        if the folder holds a run of another config, or a damaged one.
+        if the folder holds a run of another config that has done something, or a damaged one. With
+        `replace` these are set aside, until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         config = yaml.safe_load(text)  # as it will be read
-        if not _holds_a_run(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "config.yaml", text.encode())
-            run = cls(folder, config)
-        else:
-            run = cls(folder, _read_config(folder))
-            if differences := _differences(run.config, config):
-                raise ValueError(
-                    f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
-                    "give another folder, or remove this one"
-                )
-        run._go_on()
+        if _holds_a_run(folder):
+            try:
+                run = cls.there(folder)
+                if differences := _differences(run.config, config):
+                    raise ValueError(
+                        f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
+                        "give another folder, or remove this one"
+                    )
+                return run.go_on(state)
+            except ValueError as error:
+                begun = _has_begun(folder) or isinstance(error, FinishedRunError)
+                if begun and not replace:
+                    raise
+            _set_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", text.encode())
+        run = cls(folder, config)
+        run.set_status(state)
         return run
 
-    @classmethod
-    def go_on(cls, folder: Path) -> Run:
-        """Go on with the unfinished run of a folder, whatever it is. FinishedRunError if it is
-        finished; ValueError if there is none, or a damaged one."""
-        run = cls.there(folder)
-        run._go_on()
-        return run
-
-    def _go_on(self) -> None:
+    def go_on(self, state: str = "running") -> Run:
+        """Go on with this run. FinishedRunError if it is finished; ValueError if damaged."""
         if (self.folder / "status.json").exists() and self.status().state == "finished":
             raise FinishedRunError(
                 f"this run is finished, in {self.folder}: use it, or remove it to run it again"
             )
-        self.set_status("running", job=_own_job())
+        self.set_status(state)
+        return self
 
     @classmethod
     def there(cls, folder: Path) -> Run:
-        """The run of a folder, in whatever state. ValueError if there is none."""
+        """The run of a folder, finished or not. ValueError where there is none."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
         if not _holds_a_run(folder):
@@ -146,6 +177,8 @@ class Run:
     def status(self) -> Status:
         if self.damage:
             return Status("damaged", self.damage)
+        if not _holds_a_run(self.folder):
+            return Status("missing")
         content = self._read_json("status.json")
         try:
             status = Status(**content)
@@ -163,7 +196,7 @@ class Run:
         job: str | None = None,
     ) -> None:
         """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason. What is
-        not given stays as it was."""
+        not given stays as it was; a running one is in the job of this process, if in any."""
         assert state in STATES, state
         assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -179,7 +212,7 @@ class Run:
             if progress is None
             else progress,
             ended="" if state in ("queued", "running") else now,
-            job=before.job if job is None else job,
+            job=(_own_job() if state == "running" else before.job) if job is None else job,
         )
         self._write_json("status.json", asdict(status))
 
@@ -212,9 +245,11 @@ class Run:
     def has_images(self, image_set: str) -> bool:
         return self._image_set(image_set).is_dir()
 
-    def discard_checkpoints(self) -> None:
-        """Of no use once the run is finished, and most of its size."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+    def tidy(self) -> None:
+        """Delete what is of no use once it is finished: its checkpoints, most of its size, and the
+        run that it replaces."""
+        for folder in (self.checkpoints, self.folder / _REPLACED):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def image_paths(self, image_set: str) -> list[Path]:
         folder = self._image_set(image_set)
@@ -301,20 +336,38 @@ class Run:
         write_atomically(self.folder / name, f"{text}\n".encode())
 
 
-def find_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep folder in order of their numbers, damaged ones included.
+def tell_killed(folder: Path, reason: str) -> None:
+    """The status of a run whose processes have ended, which a killed one has not told."""
+    run = Run(folder, {})
+    if run.status().state == "running":
+        run.set_status("failed", reason)
 
-    Runs are its subfolders with a config.yaml or status.json, and those named by a number, as a
-    sweep names its cells: one that died before it wrote anything is there too, as damaged.
-    """
+
+def find_runs(folder: Path) -> list[Run]:
+    """The runs of a sweep folder, damaged and missing ones included: the cells of the sweep in its
+    order, then its other subfolders with a config.yaml or status.json."""
     if not folder.is_dir():
         raise ValueError(f"there is no sweep folder {folder}")
-    cells = [
-        child
-        for child in folder.iterdir()
-        if child.is_dir() and (child.name.isdecimal() or _holds_a_run(child))
-    ]
-    return [_found(cell) for cell in sorted(cells, key=lambda cell: (len(cell.name), cell.name))]
+    cells = read_cells(folder)
+    others = [child.name for child in folder.iterdir() if _holds_a_run(child)]
+    others.sort(key=lambda name: (len(name) if name.isdecimal() else 0, name))
+    return [_found(folder / name) for name in dict.fromkeys([*cells, *others])]
+
+
+def write_cells(folder: Path, names: Sequence[str]) -> None:
+    """sweep.json: the cells of a sweep in its order, and after them those that were there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"cells": list(dict.fromkeys([*names, *read_cells(folder)]))}
+    write_atomically(folder / "sweep.json", f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def read_cells(folder: Path) -> list[str]:
+    """Names of folders; none where the folder is not that of a sweep."""
+    path = folder / "sweep.json"
+    try:
+        return list(json.loads(path.read_bytes())["cells"]) if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 def describe(status: Status) -> str:
@@ -334,8 +387,28 @@ def _holds_a_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() or (folder / "status.json").exists()
 
 
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has done anything but to say that it failed."""
+    return any((folder / name).exists() for name in _WORK)
+
+
+def _set_aside(folder: Path) -> None:
+    """Make room for a run that replaces this one, which tidy() deletes. Where there is an earlier
+    one that has not been replaced yet, this one did not replace it, and is deleted now."""
+    aside = folder / _REPLACED
+    keep = _has_begun(folder) and not aside.exists()
+    for path in (folder / name for name in _CONTENT if (folder / name).exists()):
+        if keep:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _found(folder: Path) -> Run:
     config: Mapping[str, Any] = {}
+    if not _holds_a_run(folder):
+        return Run(folder, config)
     try:
         config = _read_config(folder)
         Run(folder, config).status()

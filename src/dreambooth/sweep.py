@@ -1,28 +1,36 @@
-"""How a run ends, alone or in a sweep: its status, its error in one sentence, the sweep's table."""
+"""A sweep's folders and its table, and how a run ends, alone or in a sweep."""
 
 import errno
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dreambooth.launching import tell_killed
+from dreambooth.cells import cell_name, settings, sweep_name
 from dreambooth.parallel import RanksError, num_ranks, rank
-from dreambooth.run import FinishedRunError, Run, Status
+from dreambooth.run import FinishedRunError, Run, Status, find_runs, tell_killed, write_cells
 from dreambooth.stopping import StoppedError
 
 log = logging.getLogger(__name__)
 
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+)
 
-_failures: list[str] = []  # of this process's sweep
+_failures: dict[str, str] = {}  # of this process's sweep: cell -> reason
+
+OmegaConf.register_new_resolver("cell", cell_name, replace=True)  # for conf/train.yaml
 
 
 @contextmanager
@@ -33,24 +41,18 @@ def recorded(run: Run) -> Iterator[None]:
         yield
         if rank() == 0:
             run.set_status("finished")
-            run.discard_checkpoints()
+            run.tidy()
             log.info("finished: %s", run.folder)
         exit_code = 0
-    except KeyboardInterrupt:
-        _tell_end(run, "failed", "interrupted")
-        raise
     except StoppedError:
         _tell_end(run, "preempted")
         raise
-    except SystemExit as error:
-        # Lightning's answer to Ctrl-C is to exit.
-        interrupted = isinstance(error.__context__, KeyboardInterrupt)
-        _tell_end(run, "failed", "interrupted" if interrupted else str(error))
-        raise
     except BaseException as error:
-        told = _tell_end(run, "failed", str(error) or type(error).__name__)
-        if told.reason not in (str(error), type(error).__name__):
-            raise RanksError(f"another process of this run failed: {told.reason}") from error
+        reason = _reason(error)
+        with suppress(OSError):  # the disk is full: that is the error to tell
+            told = _tell_end(run, "failed", reason)
+            if told.reason != reason:
+                raise RanksError(f"another process of it failed: {told.reason}") from error
         raise
     finally:
         _finish_wandb(exit_code)
@@ -64,23 +66,25 @@ def _tell_end(run: Run, state: str, reason: str = "") -> Status:
     return run.status()
 
 
+def _reason(error: BaseException) -> str:
+    # Lightning's answer to Ctrl-C is to exit.
+    if isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    ):
+        return "interrupted"
+    return str(error) or type(error).__name__
+
+
 @contextmanager
 def tell_errors() -> Iterator[None]:
     """A user's mistake is one sentence, not a traceback. In a sweep the other cells go on."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from dreambooth.module import DivergedError
-
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
     except FinishedRunError as error:
         log.info("%s", error)
     except Exception as error:
-        if isinstance(
-            error,
-            ValueError | DivergedError | RanksError | StoppedError | MisconfigurationException,
-        ) or (isinstance(error, OSError) and error.errno in _DISK_IS_FULL):
+        if _says_it_all(error):
             of_all = isinstance(error, ValueError | StoppedError)  # every rank finds it
             log.log(logging.ERROR if rank() == 0 or not of_all else logging.DEBUG, "%s", error)
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
@@ -90,17 +94,29 @@ def tell_errors() -> Iterator[None]:
             raise
         if not in_sweep:
             sys.exit(1)
-        _failures.append(str(error))
+        _failures[Path(HydraConfig.get().runtime.output_dir).name] = str(error)
+
+
+def _says_it_all(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NOT_WRITABLE
+    if isinstance(error, ValueError | RanksError | StoppedError):
+        return True
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from dreambooth.module import DivergedError
+
+    return isinstance(error, DivergedError | MisconfigurationException)
 
 
 def tell_failure(folder: Path, reason: str) -> None:
     """Of a cell that had a process of its own: the sweep ends badly, and its status tells why."""
     tell_killed(folder, reason)
-    _failures.append(reason)
+    _failures[folder.name] = reason
 
 
-def failures() -> list[str]:
-    """Of this process's sweep."""
+def failures() -> dict[str, str]:
+    """Of this process's sweep: cell -> reason."""
     return _failures
 
 
@@ -110,6 +126,50 @@ def _finish_wandb(exit_code: int) -> None:
         wandb.finish(exit_code=exit_code)
 
 
+class Folders(Callback):
+    """Where runs are written: a sweep's folder is named by what is swept, that of each cell by its
+    overrides; and an unfinished run goes on in its own."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        own = Path(config.run or "")
+        if config.run is not None and config.stage != "sr" and (own / "config.yaml").exists():
+            with open_dict(config):
+                config.hydra.run.dir, config.hydra.output_subdir = str(own), None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        hydra = config.hydra
+        params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        said = parser.parse_overrides([*params, *hydra.overrides.task])
+        fixed = settings([str(o.input_line) for o in said if not o.is_sweep_override()])
+        fixed = {key: value for key, value in fixed.items() if f"{key}={value}" not in params}
+        swept = settings([str(o.input_line) for o in said]).keys() - fixed.keys()
+        given = any(text.startswith("hydra.sweep.dir=") for text in hydra.overrides.hydra)
+        root = Path(hydra.sweep.dir)
+        folder = root if given else root / sweep_name(swept, fixed)
+        keys = list(fixed)
+        with open_dict(config):
+            hydra.sweep.dir = str(folder)
+            hydra.job.config.override_dirname.exclude_keys = keys
+            # Each cell's config is made anew, of these.
+            hydra.overrides.hydra += [
+                f"hydra.sweep.dir='{folder}'",
+                f"hydra.job.config.override_dirname.exclude_keys={keys}",
+            ]
+        if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
+            jobs = BasicSweeper.split_arguments(said, None)[0]
+            cells = [cell_name(job, keys) for job in jobs]
+            write_cells(folder, cells)
+            _tell_finished(folder, cells, config.force)
+
+
+def _tell_finished(folder: Path, cells: Sequence[str], force: bool) -> None:
+    states = {run.folder.name: run.status().state for run in find_runs(folder)}
+    number = sum(states[name] == "finished" for name in cells)
+    if number and not force:
+        print(f"{number} of {len(cells)} cells finished already, in {folder}")
+
+
 class SweepTable(Callback):
     """After a sweep: its table in the terminal, and sweep.csv in its folder."""
 
@@ -117,10 +177,20 @@ class SweepTable(Callback):
         _failures.clear()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        rows = tell_table(Path(config.hydra.sweep.dir))
-        failed = [row for row in rows if row["state"] in ("failed", "damaged")]
-        if failed or _failures:
-            sys.exit(f"{max(len(failed), len(_failures))} of {len(rows)} runs failed")
+        folder = Path(config.hydra.sweep.dir)
+        rows = tell_table(folder)
+        failed = {
+            str(row["run"]): row["reason"] or "it has not begun"
+            for row in rows
+            if row["state"] in ("failed", "damaged", "missing")
+        } | _failures
+        if failed:
+            lines = [f"  {name}: {reason}{_logs(folder / name)}" for name, reason in failed.items()]
+            sys.exit("\n".join([f"{len(failed)} of {len(rows)} runs failed:", *lines]))
+
+
+def _logs(cell: Path) -> str:
+    return "".join(f"\n    {path}" for path in sorted(cell.glob("*.log")))
 
 
 def tell_table(folder: Path) -> list[dict[str, Any]]:

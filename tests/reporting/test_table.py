@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from dreambooth.reporting.table import parse_overrides, print_table, sweep_rows, write_csv
-from dreambooth.run import Metric, Run
+from dreambooth.run import Metric, Run, write_cells
 
 IDENTITY = Metric(0.71234, 100, "cosine of the oracle's features", (0.65, 0.77))
 
@@ -30,7 +30,7 @@ def sweep(tmp_path):
         identity=Metric(1.0, 99, "by eye"),
     )
     (tmp_path / "3" / "metrics.json").unlink()
-    (tmp_path / "4").mkdir()
+    write_cells(tmp_path, [str(number) for number in range(5)])  # 4 has not begun
     return tmp_path
 
 
@@ -66,11 +66,10 @@ def test_unfinished_and_damaged_runs_are_rows_with_their_reason(sweep):
         "running, 40 %",
         "failed",
         "damaged",
-        "damaged",
+        "missing",
     ]
     assert rows[2]["reason"] == "[/] NaN"
     assert "metrics.json is missing" in rows[3]["reason"]
-    assert "config.yaml is missing" in rows[4]["reason"]
 
 
 def test_an_override_that_one_run_lacks_is_a_column(tmp_path):
@@ -124,8 +123,8 @@ def test_metrics_that_do_not_fit_beside_each_other_follow_in_tables_of_their_own
     assert max(map(len, text.partition("Under each value")[0].splitlines())) <= 80
     headings = [line.split() for line in text.splitlines() if line.startswith("class")]
     assert len(headings) == 3
-    assert all(heading[:3] == ["class", "run", "state"] for heading in headings)
-    assert [name for heading in headings for name in heading[3:]] == names
+    assert all(heading[:2] == ["class", "state"] for heading in headings)
+    assert [name for heading in headings for name in heading[2:]] == names
     assert text.count("(0.650, 0.770)") == 2 * len(names)  # none is cut or folded
     assert len(printed(sweep_rows(tmp_path), width=300).partition("class")[2].split("class")) == 1
 
@@ -142,7 +141,14 @@ def test_headings_are_shortened_where_that_leaves_no_doubt(tmp_path):
     cell(tmp_path / "0", "model.name=a", "subject.name=a", "prior.lambda=0")
     cell(tmp_path / "1", "model.name=b", "subject.name=b", "prior.lambda=1")
     heading = printed(sweep_rows(tmp_path)).splitlines()[0].split()
-    assert heading == ["model.name", "subject.name", "lambda", "run", "state"]
+    assert heading == ["model.name", "subject.name", "lambda", "state"]
+
+
+def test_runs_that_their_settings_do_not_tell_apart_are_named(tmp_path):
+    for name in ("a", "b"):
+        cell(tmp_path / name, "seed=0")
+    lines = printed(sweep_rows(tmp_path)).splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["a", "b"]
 
 
 def test_runs_measured_differently_are_not_passed_off_as_one(tmp_path):

@@ -119,6 +119,9 @@ def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list
     what names the runs, which all of them then have; `width`: of the terminal, in characters."""
     scores = _metric_names(rows)
     names = [column for column in _columns(rows) if column not in scores]
+    told = [name for name in names if name not in ("run", "state")]
+    if told and len({tuple(row.get(name) for name in told) for row in rows}) == len(rows):
+        names.remove("run")  # the settings say which is which
 
     def breadth(column: str) -> int:
         cells = [line for row in rows for line in _cell(row.get(column, "")).plain.splitlines()]

@@ -18,7 +18,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 import dreambooth
 from dreambooth import slurm
-from dreambooth.launching import QUIET, Cell, cells_of, queued, returned
+from dreambooth.launching import QUIET, Cell, cells_of, queue, returned
 from dreambooth.run import Run, describe
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def _submit(self, cells: Sequence[Cell]) -> None:
         """One array for all cells of the same shape."""
         there = slurm.waiting_or_running() or {}
-        left = [cell for cell in cells if not _is_done(cell, there)]
+        left = [cell for cell in cells if not _has_job(cell, there) and queue(cell)]
         for shape, group in groupby(sorted(left, key=_shape), key=_shape):
             alike = list(group)
             executor = self._executor(*shape)
             jobs = [
-                (cell.overrides, "hydra.sweep.dir", cell.number, "", Singleton.get_state())
+                (_of_job(cell), "hydra.sweep.dir", cell.number, "", Singleton.get_state())
                 for cell in alike
             ]
             with _clean_environment():
@@ -82,7 +82,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             for cell, job in zip(alike, submitted, strict=True):
                 log.info("\t#%d : %s", cell.number, " ".join(filter_overrides(cell.overrides)))
                 log.info("\t     job %s, which prints into %s", job.job_id, job.paths.stdout)
-                queued(cell, job.job_id)
+                Run(cell.folder, {}).set_status("queued", job=job.job_id)
             # Held till now: a job that starts says so in the same files.
             slurm.release([job.job_id for job in submitted])
 
@@ -172,16 +172,17 @@ def _shape(cell: Cell) -> tuple[int, int, bool]:
     return trainer.num_nodes, trainer.devices, trainer.accelerator == "cpu"
 
 
-def _is_done(cell: Cell, there: Mapping[str, str]) -> bool:
-    """Finished, or SLURM's already."""
-    if not (cell.folder / "status.json").exists():
-        return False
-    status = Run(cell.folder, {}).status()
-    if status.state == "finished":
-        log.info("\t#%d is finished: %s", cell.number, cell.folder)
-    elif status.job in there:
-        log.info("\t#%d is job %s (%s)", cell.number, status.job, there[status.job])
-    return status.state == "finished" or status.job in there
+def _has_job(cell: Cell, there: Mapping[str, str]) -> bool:
+    """Whether it waits or runs already."""
+    job = Run(cell.folder, {}).status().job
+    if job in there:
+        log.info("\t#%d is job %s (%s)", cell.number, job, there[job])
+    return job in there
+
+
+def _of_job(cell: Cell) -> list[str]:
+    """The overrides of the job. Not `force`: a job that is queued again is to go on."""
+    return [text for text in cell.overrides if not text.lstrip("+").startswith("force=")]
 
 
 @contextmanager
