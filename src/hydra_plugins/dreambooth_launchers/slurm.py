@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -24,6 +25,11 @@ from dreambooth.run import Run, describe
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 2.0
+# A Python that keeps a signal for later which comes while it loads, instead of dying of it.
+_PATIENT = """import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
+
 # What is not passed on to sbatch as it stands.
 _OWN = ("wait", "jobs", "gpu_type", "max_num_timeout", "setup", "additional_parameters")
 
@@ -92,7 +98,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         assert self.config is not None
         params = self.params
         folder = Path(str(self.config.hydra.sweep.dir), ".submitit", "%j").absolute()
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=params["max_num_timeout"])
+        python = shlex.join([sys.executable, "-c", _PATIENT])
+        executor = submitit.SlurmExecutor(folder, params["max_num_timeout"], python=python)
         gpus = f"{params['gpu_type']}:{devices}" if params["gpu_type"] else devices
         source = Path(dreambooth.__file__).parents[1]
         executor.update_parameters(
@@ -141,7 +148,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             ranks = submitit.helpers.TorchDistributedEnvironment()
             ranks.export(set_cuda_visible_devices=False, overwrite=True)
             os.environ["GROUP_RANK"] = str(job.node)
-        user_signal = signal.Signals[f"SIG{job.USR_SIG}"]
+        user_signal = signal.SIGUSR2  # of submitit
         queue_again = signal.getsignal(user_signal)  # submitit's
         told = []
 
@@ -150,6 +157,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             stopping.asked.set()
 
         signal.signal(user_signal, hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
         signal.signal(signal.SIGTERM, hear)  # scancel, or a preemption that SLURM follows up itself
         own = [] if job.global_rank == 0 else list(QUIET)
         ended = super().__call__([*sweep_overrides, *own], *args)
@@ -158,8 +166,13 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             assert callable(queue_again)
             try:
                 queue_again(user_signal, None)
-            except submitit.core.utils.UncompletedJobError as error:
-                run.set_status("failed", f"{error} Give it more launcher.time")
+            except submitit.core.utils.UncompletedJobError:
+                most = self.params["max_num_timeout"]
+                run.set_status(
+                    "failed",
+                    f"its time was over more than launcher.max_num_timeout={most} times: give the "
+                    "same command, with more launcher.time",
+                )
                 raise
         elif sweep.failures():
             sys.exit(1)  # so that SLURM ends the other tasks
