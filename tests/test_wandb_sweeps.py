@@ -1,6 +1,5 @@
-"""sweeps/wandb: the commands that W&B's agent makes of them, by its own code and without a server."""
+"""sweeps/wandb: the commands that W&B's agent makes of them, by its own code, with no server."""
 
-import os
 import subprocess
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ FILES = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
 
 
 def agents_command(monkeypatch, sweep, values, run_id="abcd1234"):
-    """(command, environment) of a run, as W&B's agent starts it for the server's choice of values."""
+    """(command, environment) of a run, as W&B's agent starts it for a choice of the server's."""
     started = []
     monkeypatch.setattr(
         wandb_agent, "AgentProcess", lambda **kw: started.append(kw) or SimpleNamespace()
@@ -67,4 +66,4 @@ def test_the_agents_command_is_a_run_under_the_agents_id(monkeypatch, tmp_path, 
         assert (run.config["prior"]["lambda"], run.config["class"]["choice"]) == (1, "correct")
     assert (run.folder / "wandb" / "id").read_text() == "abcd1234"
     assert read_offline(run.folder)
-    assert "abcd1234" in "".join(os.listdir(run.folder / "wandb"))
+    assert list((run.folder / "wandb").rglob("*abcd1234*.wandb"))

@@ -21,7 +21,7 @@ from dreambooth.slurm import settled, waiting_or_running
 HERE = Path(__file__).parent
 CELLS = ("prior.lambda=0,1", "class=none,wrong,correct")
 DISTURBED = ("metrics=none", "method.max_steps=80", "method.checkpoint_every=1000")
-# A limit of two minutes, of which SLURM, that looks every half minute, tells after 30 to 60 seconds.
+# A limit of two minutes; SLURM looks every half minute, and tells the job after 30 to 60 seconds.
 OUT_OF_TIME = ("launcher.time=2", "launcher.signal_delay_s=60")
 DDP = ("method.max_steps=6", "method.batch_size=4", "prior.num_images=20", "metrics=none")
 
