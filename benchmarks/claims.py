@@ -2,7 +2,7 @@
 
     python src/train.py -m prior.lambda=0,1 class=none,wrong,correct \\
         subject=miniature subject.class_noun=dog,cat,car,clock,fish subject.seed=501
-    python benchmarks/claims.py runs/class+class_noun+lambda+seed-501+subject-miniature
+    python benchmarks/claims.py runs/class+lambda+class_noun+subject-miniature+seed-501
 
 Each line: the mean difference between two cells over the subjects, and its 95 % interval (t).
 """

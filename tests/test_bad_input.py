@@ -96,8 +96,6 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
     again = ("stage=sr", "sr=noise_1e-5", f"run={finished}")
     said = refused(tiny, tmp_path / "run", *again, "subject=olive")
     assert said.endswith("trained with another subject: with stage=sr leave that as it was")
-    said = refused(tiny, tmp_path / "other", "stage=sr", f"run={finished}")
-    assert said == "stage=sr has nothing to fine-tune: give sr=noise_1e-5 or sr.noise_level"
 
 
 def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):

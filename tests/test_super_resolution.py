@@ -151,6 +151,15 @@ def test_the_sr_stage_alone_is_fine_tuned_on_from_a_runs_base_stage(tuned, tmp_p
     assert same(tmp_path / "sr" / SR, tuned / SR)
 
 
+def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tiny, finished):
+    ended = train(tiny, tmp_path / "whole", "sr=off")
+    assert ended.code == 0, ended.output
+    ended = train(tiny, tmp_path / "again", "stage=sr", "sr=off", f"run={finished}")
+    assert ended.code == 0, ended.output
+    assert same(tmp_path / "again/scores.csv", tmp_path / "whole/scores.csv")
+    assert not same(tmp_path / "again/scores.csv", finished / "scores.csv")
+
+
 def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
     from dreambooth.assemble import reload
 

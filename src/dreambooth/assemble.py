@@ -86,7 +86,8 @@ def assemble(run: Run) -> Experiment:
 
 
 def _training(config: Mapping[str, Any]) -> dict[str, Training]:
-    """How each stage is fine-tuned that is: the base, then SR if it is given a noise level."""
+    """How each stage is fine-tuned that is: the base, then SR if it is given a noise level; with
+    stage=sr and no level none is, and the earlier run's base is drawn with that SR."""
     method, sr, only = config["method"], config["sr"], config["stage"]
     make = instantiate(method["module"])
     ema = method["ema_decay"]
@@ -101,9 +102,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
         )
     if only not in (None, "base", "sr"):
         raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
-    if only == "sr" and "sr" not in found:
-        raise ValueError("stage=sr has nothing to fine-tune: give sr=noise_1e-5 or sr.noise_level")
-    return found if only is None else {only: found[only]}
+    return {name: how for name, how in found.items() if only in (None, name)}
 
 
 def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolution:

@@ -1,9 +1,11 @@
 """Where losses, pictures and scores go: Weights & Biases, or a CSV file."""
 
 import csv
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -15,7 +17,10 @@ from dreambooth.files import Score, csv_of, write_atomically
 from dreambooth.parallel import first
 from dreambooth.run import Metric, Picture, read_cells
 
+log = logging.getLogger(__name__)
+
 _LONGEST_NAME = 128  # of W&B
+_SECONDS_TO_CONNECT = 30.0
 _MOST_PICTURES = 500
 
 
@@ -26,7 +31,8 @@ def wandb_logger(
     group: str | None = None,
     name: str | None = None,
 ) -> WandbLogger:
-    """A W&B run of its own, in its sweep's group; offline unless the user is logged in.
+    """A W&B run of its own, in its sweep's group; offline unless the user is logged in, and where
+    W&B cannot be reached or refuses the user's key, which is said.
 
     The sweep's folder names the group. The name is the run's overrides.
 
@@ -40,19 +46,28 @@ def wandb_logger(
     mode = os.environ.get("WANDB_MODE") or (
         "online" if wandb.login(prompt=False, verify=False) else "offline"
     )
-    settings = wandb.Settings(silent=True) if mode == "offline" else None
-    # `mode` itself, and not Lightning's `offline=True`: that sets an environment variable for good.
-    return WandbLogger(
+    make = partial(
+        WandbLogger,
         id=first(lambda: _wandb_id(folder / "wandb" / "id")),
         resume="allow",
         project=project,
         group=group or (folder.parent.name if read_cells(folder.parent) else None),
         name=name or ",".join(config["overrides"])[:_LONGEST_NAME] or None,
         save_dir=folder,
-        mode=mode,
         config=config,
-        settings=settings,
     )
+    # `mode` itself, and not Lightning's `offline=True`: that sets an environment variable for good.
+    if mode != "offline":
+        logger = make(mode=mode, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
+        try:
+            _ = logger.experiment  # connects
+        except wandb.errors.Error as error:
+            reason = str(error).partition("\n")[0]
+            log.warning("W&B: %s. The run goes on offline: `wandb sync` uploads it later", reason)
+            wandb.teardown()  # else the id is taken, by the attempt
+        else:
+            return logger
+    return make(mode="offline", settings=wandb.Settings(silent=True))
 
 
 def _wandb_id(path: Path) -> str:

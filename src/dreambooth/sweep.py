@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -78,6 +79,7 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def tell_errors() -> Iterator[None]:
     """A user's mistake is one sentence, not a traceback. In a sweep the other cells go on."""
+    logging.raiseExceptions = False  # a full disk takes no log either: one error is enough
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
@@ -98,8 +100,10 @@ def tell_errors() -> Iterator[None]:
 
 
 def _says_it_all(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _NOT_WRITABLE
+    told = re.search(r"\(os error (\d+)\)", str(error))  # by what is written in Rust
+    if isinstance(error, OSError) or told:
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        return number in _NOT_WRITABLE
     if isinstance(error, ValueError | RanksError | StoppedError):
         return True
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -159,8 +163,11 @@ class Folders(Callback):
         if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
             jobs = BasicSweeper.split_arguments(said, None)[0]
             cells = [cell_name(job, keys) for job in jobs]
-            write_cells(folder, cells)
-            _tell_finished(folder, cells, config.force)
+            try:
+                write_cells(folder, cells)
+                _tell_finished(folder, cells, config.force)
+            except (ValueError, OSError) as error:
+                sys.exit(str(error))  # Hydra makes a warning of an exception
 
 
 def _tell_finished(folder: Path, cells: Sequence[str], force: bool) -> None:

@@ -224,9 +224,7 @@ def test_a_job_that_was_queued_again_too_often_has_failed_and_says_why(jobs):
 
 
 def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_so(jobs):
-    jobs.submit(
-        "cancelled", "+launcher.additional_parameters.begin=now+1hour"
-    )
+    jobs.submit("cancelled", "+launcher.additional_parameters.begin=now+1hour")
     run = jobs.run("cancelled")
     assert run.status().state == "queued"
     assert settled(run, waiting_or_running()).state == "queued"

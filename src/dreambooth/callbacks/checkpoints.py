@@ -96,7 +96,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
     ) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, of a full disk too
+                raise error.__context__ or error from None
 
 
 def newest_checkpoint(run: Run, stage: str) -> Path | None:

@@ -1,0 +1,17 @@
+"""`kill -9` at random moments; `benchmarks/kills.py` does more of them."""
+
+from commands import process, smoke
+
+
+def test_three_kills_at_random_moments_change_no_bit(tiny, tmp_path):
+    own = (
+        *smoke(tiny, tmp_path / "prior"),
+        "logger=csv",
+        "method.max_steps=40",
+        "method.checkpoint_every=4",
+        "drawing.images_per_prompt=4",
+    )
+    ended = process("benchmarks/kills.py", 3, 0, *own)
+    assert ended.code == 0, ended.output
+    assert "3 kills (" in ended.output
+    assert ended.output.strip().endswith("all as the undisturbed one, bit for bit")
