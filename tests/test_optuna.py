@@ -13,7 +13,7 @@ pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extr
 
 def test_optuna_searches_for_the_best_objective(tmp_path, tiny):
     script = (ROOT / "sweeps" / "optuna.sh").read_text()
-    command = script[script.index("src/train.py") : script.index('"$@"')]
+    command = script[script.index("src/train.py") : script.index('"$@"')].replace("\\\n", "")
     words = [word for word in shlex.split(command) if not word.startswith("method.max_steps")]
     small = ("hydra.sweeper.n_trials=2", "method.max_steps=range(1, 4)", "metrics=oracle")
     own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", f"hydra.sweep.dir={tmp_path / 'sweep'}")

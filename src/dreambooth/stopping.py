@@ -14,4 +14,5 @@ class StoppedError(RuntimeError):
 def stop_if_asked() -> None:
     """StoppedError if a stop was asked for: called wherever all that is done is on the disk."""
     if first(asked.is_set):  # the ranks of a run hear of it at different moments
+        asked.set()
         raise StoppedError("stopped as asked")

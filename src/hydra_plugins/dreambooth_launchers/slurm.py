@@ -162,10 +162,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         own = [] if job.global_rank == 0 else list(QUIET)
         ended = super().__call__([*sweep_overrides, *own], *args)
         run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
-        if user_signal in told and run.status().state == "preempted":
+        if stopping.asked.is_set() and run.status().state == "preempted":
             assert callable(queue_again)
             try:
-                queue_again(user_signal, None)
+                # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
+                if signal.SIGTERM not in told:
+                    queue_again(user_signal, None)
             except submitit.core.utils.UncompletedJobError:
                 most = self.params["max_num_timeout"]
                 run.set_status(
