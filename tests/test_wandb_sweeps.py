@@ -16,6 +16,8 @@ FILES = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
 
 def agents_command(monkeypatch, sweep, values, run_id="abcd1234"):
     """(command, environment) of a run, as W&B's agent starts it for a choice of the server's."""
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):  # the agent sets them: forgotten after
+        monkeypatch.setenv(name, "")
     started = []
     monkeypatch.setattr(
         wandb_agent, "AgentProcess", lambda **kw: started.append(kw) or SimpleNamespace()

@@ -57,6 +57,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 "launcher=slurm: there is no sbatch here. Give the command on a machine of the "
                 "cluster, or try a small cluster of your own: make slurm-test-cluster"
             )
+        for key in ("time", "jobs"):
+            if not isinstance(self.params[key], int) or self.params[key] < 1:
+                sys.exit(f"launcher.{key}={self.params[key]}: give a whole number from 1 up")
         loader = self.hydra_context.config_loader
         try:
             cells = cells_of(loader, self.config, job_overrides, initial_job_idx)
