@@ -97,9 +97,10 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     need. False with one device; and in such a process, which is connected to the others then."""
     hydra = HydraConfig.get()
     trainer, folder = cfg.trainer, Path(hydra.runtime.output_dir)
-    if cfg.run is not None and cfg.stage is None:  # goes on with that run as it was started
-        folder = Path(cfg.run)
-        trainer = OmegaConf.create(Run.there(folder).config["trainer"])
+    there = Path(cfg.run or "")
+    if cfg.run is not None and cfg.stage != "sr" and (there / "config.yaml").exists():
+        # It goes on with that run as it was started.
+        folder, trainer = there, OmegaConf.create(Run.there(there).config["trainer"])
     number = num_ranks(trainer)
     if "WORLD_SIZE" in os.environ:
         if parallel.num_ranks() != number:
