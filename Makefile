@@ -1,7 +1,7 @@
 # make demo: install, then the six-run ablation.   make test, make lint: what CI runs.
 PYTHON ?= python3
 
-.PHONY: install demo test lint format
+.PHONY: install demo test slurm-test-cluster lint format
 
 # Done again only when a dependency changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ demo: install
 
 test: install
 	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+# A SLURM of two nodes on this machine (as root, on Debian or Ubuntu), to try launcher=slurm on; the same with `stop` ends it.
+slurm-test-cluster:
+	tests/slurm/cluster.sh start
 
 lint: install
 	.venv/bin/ruff check

@@ -5,23 +5,30 @@ python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six, and th
 python src/train.py run=DIR                                          an unfinished one to its end
 """
 
+from pathlib import Path
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    from dreambooth.launching import done_by_ranks, objective
     from dreambooth.provenance import timed
     from dreambooth.starting import start_run
     from dreambooth.sweep import tell_errors
 
-    with tell_errors(), start_run(cfg) as run:
-        from dreambooth.assemble import assemble  # late: what loads no model stays fast
+    with tell_errors():
+        if not done_by_ranks(cfg):
+            with start_run(cfg) as run:
+                from dreambooth.assemble import assemble  # late: what loads no model stays fast
 
-        experiment = assemble(run)
-        for part in (experiment.train, experiment.draw, experiment.score):
-            with timed(run, part.__name__):
-                part()
+                experiment = assemble(run)
+                for part in (experiment.train, experiment.draw, experiment.score):
+                    with timed(run, part.__name__):
+                        part()
+    return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
 
 
 if __name__ == "__main__":

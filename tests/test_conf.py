@@ -22,6 +22,8 @@ ENTRY_POINTS = [file for file in FILES if file.parent == Path()]
 OWN = [
     "callbacks/score_curves",  # tests/callbacks/test_score_curves.py
     "experiment/metric_validity",  # these two: test_evaluate.py
+    "launcher/local",  # tests/launchers
+    "launcher/slurm",  # tests/slurm
     "metrics/paper",
     "model/sd15",
     "subject/folder",

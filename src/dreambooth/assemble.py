@@ -96,6 +96,11 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
     if sr["noise_level"] is not None:
         of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
         found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr", ema)
+    strategy = str(config["trainer"].get("strategy", "auto"))
+    if not strategy.startswith(("auto", "ddp")):
+        raise ValueError(
+            f"trainer.strategy={strategy}: here each device has the whole model (ddp): leave it out"
+        )
     if only not in (None, "base", "sr"):
         raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
     return {name: how for name, how in found.items() if only in (None, name)}
@@ -192,8 +197,9 @@ def quieten_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
-    # Our loader goes on where the training does: see FromSample.
+    # Our loader goes on where the training does: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_no_step)
 

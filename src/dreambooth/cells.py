@@ -11,11 +11,11 @@ from hashlib import blake2b
 from itertools import groupby
 
 _LONGEST = 100  # characters of a name
-_HOW = re.compile(r"[+~]*(force|launcher)\b")
+_HOW = re.compile(r"[+~]*(force|launcher|objective)\b")
 
 
 def of_the_result(override: str) -> bool:
-    """Whether a key or an override says what is run, and not just how: force and launcher."""
+    """Whether a key or an override says what is run, and not just how."""
     return not _HOW.match(override)
 
 

@@ -4,11 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
@@ -25,12 +27,13 @@ from dreambooth.evaluation import Scorer, evaluate, told
 from dreambooth.files import whole_folder
 from dreambooth.loggers import publish
 from dreambooth.module import DreamBooth
+from dreambooth.parallel import first, num_ranks, rank, split
 from dreambooth.provenance import timed
 from dreambooth.run import Metric, Picture, Run
 from dreambooth.sampling import Sampler
 from dreambooth.settings import Drawing, Prior, SuperResolution, Training
 from dreambooth.stopping import stop_if_asked
-from dreambooth.subjects.draws import FromSample, TrainingDraws
+from dreambooth.subjects.draws import Batches, TrainingDraws
 from dreambooth.subjects.prior import key_digest, prior_images
 from dreambooth.subjects.prompts import class_prompt, subject_phrase
 from dreambooth.subjects.subject import Subject
@@ -105,7 +108,6 @@ class Experiment:
         to_device(self.backbone, self.device)
 
         def make(indices: list[int]) -> Any:
-            stop_if_asked()
             keys: list[tuple] = [("prior", digest, i) for i in indices]
             prompts = [self.names.class_prompt] * len(indices)
             images = self.backbone.generate(
@@ -134,8 +136,9 @@ class Experiment:
         # These first: they refuse what they cannot do, and prior images take long.
         modules = {name: self._module(name, how) for name, how in left.items()}
         trainers = {name: self._trainer(name, how) for name, how in left.items()}
-        self.run.write_names(asdict(self.names))
-        self.run.save_images("photos", self._photos(self.subject.photos))
+        first(lambda: self.run.write_names(asdict(self.names)))
+        photos = self._photos(self.subject.photos)
+        first(lambda: self.run.save_images("photos", photos))
         # All of them of the frozen model, and now: training changes it.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in left}
@@ -149,11 +152,14 @@ class Experiment:
             denoiser = self.backbone.stages[name].denoiser
             if weights is None:
                 self._fit(modules[name], trainers[name], prior[name], left[name].batch_size)
-                save_trained(self.run, name, denoiser.state_dict())
+                first(partial(save_trained, self.run, name, denoiser.state_dict()))
                 stop_if_asked()
             else:
                 log.info("%s: trained already", name)
                 denoiser.load_state_dict(weights)
+        first(self._save)
+
+    def _save(self) -> None:
         if not self.run.weights.exists():
             with whole_folder(self.run.weights) as folder:
                 self.backbone.save(folder)
@@ -172,12 +178,12 @@ class Experiment:
             stage.added_condition,
             self.prior.caption_dropout,
         )
-        order = FromSample(len(draws), lambda: module.global_step * batch_size)
+        batches = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
         checkpoint = newest_checkpoint(self.run, stage.name)
         if checkpoint is not None:
             log.info("%s: going on from %s", stage.name, checkpoint)
         started = time.monotonic()
-        loader = DataLoader(draws, batch_size=batch_size, sampler=order)
+        loader = DataLoader(draws, batch_sampler=batches)
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         log.info("%s: %d steps, in %.1f s", stage.name, steps, time.monotonic() - started)
 
@@ -204,7 +210,13 @@ class Experiment:
             callbacks=callbacks,
             logger=self.loggers,
             max_steps=how.max_steps,
-            plugins=[AtomicCheckpoints()],
+            # Said, since Lightning else takes an allocation of SLURM that it is started in for
+            # one that has started it.
+            plugins=[
+                AtomicCheckpoints(),
+                TorchElasticEnvironment() if num_ranks() > 1 else LightningEnvironment(),
+            ],
+            use_distributed_sampler=False,  # the loader's batches are each rank's own
         )
 
     def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
@@ -222,25 +234,33 @@ class Experiment:
         ]
         self.draw_missing(jobs + self._class_jobs("class", self.drawing.num_class_images))
         if "sr" in self.backbone.stages:
-            self._restore()
+            stop_if_asked()
+            first(self._restore)
 
     def _class_jobs(self, image_set: str, count: int) -> list[tuple[str, str, str, int]]:
         return [(image_set, "a {}", self.names.class_prompt, i) for i in range(count)]
 
     def draw_missing(self, jobs: Sequence[tuple[str, str, str, int]]) -> None:
-        """Pictures of (image set, template, prompt, index), saved batch by batch. A batch of which
-        a picture is missing is drawn as a whole: its size may be in the bits."""
+        """Pictures of (image set, template, prompt, index), saved batch by batch, or as many
+        batches as there are ranks. A batch of which a picture is missing is drawn as a whole: its
+        size may be in the bits."""
         to_device(self.backbone, self.device)
         size = self.backbone.batch_size
         batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        left = [batch for batch in batches if not all(map(self._is_drawn, batch))]
+        left = first(lambda: [batch for batch in batches if not all(map(self._is_drawn, batch))])
         log.info("drawing %d pictures of %d", sum(map(len, left)), len(jobs))
-        for batch in left:
+        for start in range(0, len(left), num_ranks()):
             stop_if_asked()
-            images = draw_pictures(self.backbone, [job[1:] for job in batch], self.sampling)
-            for image_set in dict.fromkeys(job[0] for job in batch):
-                chosen = [p for p, job in zip(images, batch, strict=True) if job[0] == image_set]
-                self.run.save_images(image_set, chosen)
+            some = [job for batch in left[start : start + num_ranks()] for job in batch]
+            images = draw_pictures(self.backbone, [job[1:] for job in some], self.sampling)
+            first(partial(self._save_drawn, some, images))
+
+    def _save_drawn(
+        self, jobs: Sequence[tuple[str, str, str, int]], pictures: Sequence[Picture]
+    ) -> None:
+        for image_set in dict.fromkeys(job[0] for job in jobs):
+            chosen = [p for p, job in zip(pictures, jobs, strict=True) if job[0] == image_set]
+            self.run.save_images(image_set, chosen)
 
     def _is_drawn(self, job: tuple[str, str, str, int]) -> bool:
         image_set, template, prompt, index = job
@@ -254,7 +274,6 @@ class Experiment:
         originals = self.run.read_images("originals")
         if all(self._is_drawn(("restored", p.template, p.prompt, p.index)) for p in originals):
             return
-        stop_if_asked()
         low = self.backbone.stages["base"].resolution_px
         pixels = torch.stack([p.pixels for p in originals]).float() / 127.5 - 1
         images = self.backbone.super_resolve(
@@ -280,10 +299,14 @@ class Experiment:
             self.seed,
             *enlarged,
         )
-        self.run.write_scores(rows)
-        self.run.write_metrics(metrics)
         restored = enlarged[0] if enlarged else []
-        publish(self.loggers, metrics, rows, [*prompts, *of_class, *restored])
+
+        def write() -> None:
+            self.run.write_scores(rows)
+            self.run.write_metrics(metrics)
+            publish(self.loggers, metrics, rows, [*prompts, *of_class, *restored])
+
+        first(write)
         log.info("scores: %s", told(metrics) or "none (metrics=none)")
         return metrics
 
@@ -299,9 +322,16 @@ def draw_pictures(
     backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Mapping[str, Sampler]
 ) -> list[Picture]:
     """Pictures of (template, prompt, index). The noise follows from template and index alone, so
-    that all runs of a sweep, whatever they call the subject, are compared on the same noise."""
-    keys: list[tuple] = [("image", template, index) for template, _, index in jobs]
-    images: Tensor = backbone.generate([prompt for _, prompt, _ in jobs], keys, sampling)
+    that all runs of a sweep, whatever they call the subject, are compared on the same noise. Each
+    batch is drawn by one rank; all get all."""
+
+    def draw(batch: Sequence[tuple[str, str, int]]) -> Tensor:
+        keys: list[tuple] = [("image", template, index) for template, _, index in batch]
+        return backbone.generate([prompt for _, prompt, _ in batch], keys, sampling)
+
+    size = backbone.batch_size
+    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    images = [image for drawn in split(draw, batches) for image in drawn]
     return [
         Picture(image, prompt, index, template)
         for image, (template, prompt, index) in zip(images, jobs, strict=True)

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dreambooth.files import Score, write_atomically
+from dreambooth.parallel import first
 from dreambooth.run import Metric, Picture, Run, read_cells
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def wandb_logger(
     )
     make = partial(
         WandbLogger,
-        id=_wandb_id(folder / "wandb" / "id"),
+        id=first(lambda: _wandb_id(folder / "wandb" / "id")),
         resume="allow",
         project=project,
         group=group or (folder.parent.name if read_cells(folder.parent) else None),
@@ -72,7 +73,8 @@ def wandb_logger(
 def _wandb_id(path: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, token_hex(4).encode())
+        # `wandb agent` gives its own.
+        write_atomically(path, (os.environ.get("WANDB_RUN_ID") or token_hex(4)).encode())
     return path.read_text()
 
 

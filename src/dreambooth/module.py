@@ -68,9 +68,10 @@ class DreamBooth(L.LightningModule):
                 f"lower method.module.learning_rate (it is {self.learning_rate:g})"
             )
         size = len(batch["subject"]["t"])
-        self.log(f"{self.prefix}loss/subject", losses.subject, prog_bar=True, batch_size=size)
-        if losses.prior is not None:
-            self.log(f"{self.prefix}loss/prior", losses.prior, prog_bar=True, batch_size=size)
+        for name, value in (("subject", losses.subject), ("prior", losses.prior)):
+            if value is not None:
+                name = f"{self.prefix}loss/{name}"
+                self.log(name, value, prog_bar=True, batch_size=size, sync_dist=True)
         return losses.total
 
     def calc_loss(self, subject: Draw, prior: Draw | None) -> Losses:

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dreambooth.parallel import rank
 from dreambooth.run import Run
 
 _SOURCE = Path(__file__).parent
@@ -65,10 +66,11 @@ def timed(run: Run, phase: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = run.read_provenance()
-        seconds = known.setdefault("seconds", {})
-        seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - started, 3)
-        run.write_provenance(known | _peak_memory())
+        if rank() == 0:
+            known = run.read_provenance()
+            seconds = known.setdefault("seconds", {})
+            seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - started, 3)
+            run.write_provenance(known | _peak_memory())
 
 
 def _peak_memory() -> dict[str, int]:

@@ -22,6 +22,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,7 @@ class Status:
     progress: float = 0.0  # of the whole run, 0..1
     started: str = ""  # ISO 8601, UTC
     ended: str = ""
+    job: str = ""  # of SLURM, that it waits or runs in: "12", or of an array "12_3"
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,15 @@ class Run:
             raise _damaged(self.folder / "status.json", f"no state {status.state!r}")
         return status
 
-    def set_status(self, state: str, reason: str = "", progress: float | None = None) -> None:
-        """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason."""
+    def set_status(
+        self,
+        state: str,
+        reason: str = "",
+        progress: float | None = None,
+        job: str | None = None,
+    ) -> None:
+        """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason. What is
+        not given stays as it was; a running one is in the job of this process, if in any."""
         assert state in STATES, state
         assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -184,6 +193,7 @@ class Run:
             if progress is None
             else progress,
             ended="" if state in ("queued", "running") else now,
+            job=(_own_job() if state == "running" else before.job) if job is None else job,
         )
         self._write_json("status.json", asdict(status))
 
@@ -327,6 +337,13 @@ class Run:
         write_atomically(self.folder / name, f"{text}\n".encode())
 
 
+def tell_killed(folder: Path, reason: str) -> None:
+    """The status of a run whose processes have ended, which a killed one has not told."""
+    run = Run(folder, {})
+    if run.status().state == "running":
+        run.set_status("failed", reason)
+
+
 def find_runs(folder: Path) -> list[Run]:
     """The runs of a sweep folder, damaged and missing ones included: the cells of the sweep in its
     order, then its other subfolders with a config.yaml or status.json."""
@@ -364,6 +381,12 @@ def describe(status: Status) -> str:
     if status.state in ("running", "preempted"):
         return f"{status.state}, {status.progress:.0%}".replace("%", " %")
     return f"{status.state}: {status.reason}" if status.reason else status.state
+
+
+def _own_job() -> str:
+    """The SLURM job that this process is in, if any."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _holds_a_run(folder: Path) -> bool:

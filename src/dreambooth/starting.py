@@ -1,7 +1,7 @@
 """From the command line to a run folder, without loading torch."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.cells import of_the_result
+from dreambooth.parallel import first
 from dreambooth.run import Run, claimed
 from dreambooth.sweep import recorded
 
@@ -23,10 +24,22 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     `run`. FinishedRunError if it is finished, unless `force`; then it is done again.
     """
     folder, begin = _asked_for(cfg)
-    with claimed(folder):
-        run = begin()
+    with ExitStack() as stack:
+
+        def claim_and_begin() -> Run:
+            stack.enter_context(claimed(folder))
+            return begin("running")
+
+        run = first(claim_and_begin)
         with recorded(run):
             yield run
+
+
+def queue_run(cfg: DictConfig) -> Run:
+    """The same run, in a folder that says that it waits to be started."""
+    folder, begin = _asked_for(cfg)
+    with claimed(folder):
+        return begin("queued")
 
 
 def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -41,8 +54,8 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     return kept | {"overrides": overrides}
 
 
-def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[], Run]]:
-    """A run's folder, and what starts it there."""
+def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
+    """A run's folder, and what begins it there, in the state that it is given."""
     hydra = HydraConfig.get()
     force = cfg.force
     overrides = [text for text in hydra.overrides.task if of_the_result(text)]
@@ -56,7 +69,7 @@ def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[], Run]]:
     if cfg.stage == "sr":
         cfg, overrides = _with_base_of(cfg.run, overrides)
     folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
-    return folder, lambda: Run.create(folder, config, replace=force)
+    return folder, lambda state: Run.create(folder, config, replace=force, state=state)
 
 
 def _with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:

@@ -2,6 +2,8 @@
 
 from threading import Event
 
+from dreambooth.parallel import first
+
 asked = Event()  # set by whoever hears it; a signal handler may
 
 
@@ -11,5 +13,6 @@ class StoppedError(RuntimeError):
 
 def stop_if_asked() -> None:
     """StoppedError if a stop was asked for: called wherever all that is done is on the disk."""
-    if asked.is_set():
+    if first(asked.is_set):  # the ranks of a run hear of it at different moments
+        asked.set()
         raise StoppedError("stopped as asked")

@@ -18,8 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.cells import cell_name, settings, sweep_name
+from dreambooth.parallel import RanksError, num_ranks, rank
 from dreambooth.provenance import provenance
-from dreambooth.run import FinishedRunError, Run, find_runs, write_cells
+from dreambooth.run import FinishedRunError, Run, Status, find_runs, tell_killed, write_cells
 from dreambooth.stopping import StoppedError
 
 log = logging.getLogger(__name__)
@@ -39,22 +40,35 @@ def recorded(run: Run) -> Iterator[None]:
     """status.json tells how it ended, provenance.json what made it, and the logger is closed."""
     exit_code = 1
     try:
-        kept = {k: v for k, v in run.read_provenance().items() if k in ("started", "seconds")}
-        run.write_provenance(provenance() | kept)  # a run that goes on adds to its seconds
+        if rank() == 0:
+            kept = {k: v for k, v in run.read_provenance().items() if k in ("started", "seconds")}
+            run.write_provenance(provenance() | kept)  # a run that goes on adds to its seconds
         yield
-        run.set_status("finished")
-        run.tidy()
-        log.info("finished: %s", run.folder)
+        if rank() == 0:
+            run.set_status("finished")
+            run.tidy()
+            log.info("finished: %s", run.folder)
         exit_code = 0
     except StoppedError:
-        run.set_status("preempted")
+        _tell_end(run, "preempted")
         raise
     except BaseException as error:
+        reason = _reason(error)
         with suppress(OSError):  # the disk is full: that is the error to tell
-            run.set_status("failed", _reason(error))
+            told = _tell_end(run, "failed", reason)
+            if told.reason != reason:
+                raise RanksError(f"another process of it failed: {told.reason}") from error
         raise
     finally:
         _finish_wandb(exit_code)
+
+
+def _tell_end(run: Run, state: str, reason: str = "") -> Status:
+    """The run's status from now on: the word of the first of its ranks, since when one fails the
+    others fail too, for want of it."""
+    if num_ranks() == 1 or run.status().state == "running":
+        run.set_status(state, reason)
+    return run.status()
 
 
 def _reason(error: BaseException) -> str:
@@ -77,7 +91,8 @@ def tell_errors() -> Iterator[None]:
         log.info("%s", error)
     except Exception as error:
         if _says_it_all(error):
-            log.error("%s", error)
+            of_all = isinstance(error, ValueError | StoppedError)  # every rank finds it
+            log.log(logging.ERROR if rank() == 0 or not of_all else logging.DEBUG, "%s", error)
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
         elif in_sweep:
             log.exception("this cell failed")
@@ -93,13 +108,24 @@ def _says_it_all(error: Exception) -> bool:
     if isinstance(error, OSError) or told:
         number = int(told[1]) if told else getattr(error, "errno", None)
         return number in _NOT_WRITABLE
-    if isinstance(error, ValueError | StoppedError):
+    if isinstance(error, ValueError | RanksError | StoppedError):
         return True
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from dreambooth.module import DivergedError
 
     return isinstance(error, DivergedError | MisconfigurationException)
+
+
+def tell_failure(folder: Path, reason: str) -> None:
+    """Of a cell that had a process of its own: the sweep ends badly, and its status tells why."""
+    tell_killed(folder, reason)
+    _failures[folder.name] = reason
+
+
+def failures() -> dict[str, str]:
+    """Of this process's sweep: cell -> reason."""
+    return _failures
 
 
 def _finish_wandb(exit_code: int) -> None:

@@ -19,7 +19,7 @@ from dreambooth.callbacks.checkpoints import (
 from dreambooth.loggers import History
 from dreambooth.run import Run
 from dreambooth.stopping import StoppedError
-from dreambooth.subjects.draws import FromSample
+from dreambooth.subjects.draws import Batches
 
 STEPS = 9
 
@@ -67,8 +67,8 @@ def fit(run, dies_at=None, every_n_steps=2, ema=False, stage="base", log_every_n
         enable_model_summary=False,
     )
     samples = torch.arange(2.0 * STEPS)[:, None]
-    order = FromSample(len(samples), lambda: 2 * module.global_step)
-    loader = DataLoader(samples, batch_size=2, sampler=order)
+    batches = Batches(STEPS, 2, lambda: module.global_step)
+    loader = DataLoader(samples, batch_sampler=batches)
     path = newest_checkpoint(run, stage)
     try:
         trainer.fit(module, loader, ckpt_path=path, weights_only=True)

@@ -1,8 +1,9 @@
+import pytest
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Encoded
-from dreambooth.subjects.draws import FromSample, TrainingDraws
+from dreambooth.subjects.draws import Batches, TrainingDraws
 
 PHOTOS = Encoded(torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2).contiguous())
 PRIOR = Encoded(torch.arange(100.0, 107.0).view(7, 1, 1, 1).expand(7, 3, 2, 2).contiguous())
@@ -38,21 +39,22 @@ def test_the_split_into_batches_does_not_change_a_draw():
 def test_neither_the_order_of_reading_nor_a_resume_changes_a_draw():
     draws = draws_of()
     backwards = [draws[i] for i in reversed(range(70))][::-1]
-    order = FromSample(70, first=lambda: 33)
-    resumed = flat(DataLoader(draws_of(), batch_size=4, sampler=order))
-    assert len(order) == 70
-    for i in range(33, 70):
+    batches = Batches(num_steps=14, batch_size=5, first=lambda: 7)
+    resumed = flat(DataLoader(draws_of(), batch_sampler=batches))
+    assert len(batches) == 14
+    for i in range(35, 70):
         for term in ("subject", "prior"):
             for name in ("x", "eps", "t"):
-                assert torch.equal(resumed[term, name][i - 33], backwards[i][term][name])
+                assert torch.equal(resumed[term, name][i - 35], backwards[i][term][name])
 
 
-def test_two_ranks_together_draw_what_one_draws():
+@pytest.mark.parametrize("num_ranks", [2, 5, 10])
+def test_ranks_together_draw_what_one_draws_step_by_step(num_ranks):
     whole = flat(DataLoader(draws_of(), batch_size=10))
-    ranks = [flat(DataLoader(Subset(draws_of(), range(r, 70, 2)), batch_size=5)) for r in (0, 1)]
-    for key, values in whole.items():
-        assert torch.equal(values[0::2], ranks[0][key])
-        assert torch.equal(values[1::2], ranks[1][key])
+    shares = [Batches(7, 10, lambda: 0, rank, num_ranks) for rank in range(num_ranks)]
+    ranks = [DataLoader(draws_of(), batch_sampler=share) for share in shares]
+    steps = flat(batch for step in zip(*ranks, strict=True) for batch in step)
+    assert all(torch.equal(values, steps[key]) for key, values in whole.items())
 
 
 def test_every_image_is_seen_once_in_each_pass_in_changing_orders():

@@ -68,6 +68,7 @@ class Checkpoints(Checkpoint):
                 for old in _checkpoints(self.run, self.stage)[_KEPT:]:
                     old.unlink()
         if stop:
+            asked.set()  # in every process
             raise StoppedError(f"stopped as asked, at step {step} of {trainer.max_steps}")
 
     def _name(self, step: int) -> str:

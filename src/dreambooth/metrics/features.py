@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreambooth.metrics.weights import load_clip, load_lpips, load_vit, weights_sha
+from dreambooth.parallel import num_ranks, rank, united
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LPIPS_LEAST_PX = 32  # in smaller images AlexNet has nothing left to pool
@@ -184,6 +185,7 @@ class LpipsDistance:
 
 class CachedFeatures:
     """Features of a stream of items, each computed once; at most one batch is held in preparation.
+    Each batch is computed by one of the run's ranks, which all ask for the same.
 
     `key(item)` stands for its content, `prepare(item)` is its row of a batch, `forward(batch)` is
     (n, `size`). Kept by key and scaled to unit length, in memory and, where given, in `folder`.
@@ -206,10 +208,15 @@ class CachedFeatures:
 
     def __call__(self, items: Iterable[Any]) -> Tensor:
         keys: list[str] = []
+        asked: set[str] = set()
         waiting: dict[str, Tensor] = {}
         for item in items:
             keys.append(key := self._key(item))
-            if key in waiting or key in self._kept or self._read(key):
+            if key in asked or key in self._kept:
+                continue
+            batch = len(asked) // self._batch_size
+            asked.add(key)
+            if batch % num_ranks() != rank() or self._read(key):
                 continue
             waiting[key] = self._prepare(item)
             if len(waiting) == self._batch_size:
@@ -217,6 +224,7 @@ class CachedFeatures:
                 waiting = {}
         if waiting:
             self._compute(waiting)
+        self._kept |= united({key: self._kept[key] for key in asked if key in self._kept})
         return torch.stack([self._kept[k] for k in keys]) if keys else torch.empty(0, self._size)
 
     @torch.no_grad()

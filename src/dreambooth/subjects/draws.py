@@ -58,15 +58,30 @@ class TrainingDraws(Dataset):
         return {"x": x, "eps": eps, "t": t, "row": torch.tensor(row), "added": dict(added)}
 
 
-class FromSample(Sampler[int]):
-    """The numbers of a dataset's samples in order, from `first()` on, which is asked for as they
-    begin. The length is that of them all: Lightning counts a resumed training's steps from 0."""
+class Batches(Sampler[list[int]]):
+    """The numbers of the samples of each step, from step `first()` on, which is asked for as they
+    begin. Of the samples of a step, each of `num_ranks` processes has an equal share, in order.
 
-    def __init__(self, num_samples: int, first: Callable[[], int]):
-        self.num_samples, self.first = num_samples, first
+    The length is that of all steps: Lightning counts a resumed training's from 0.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first(), self.num_samples))
+    def __init__(
+        self,
+        num_steps: int,
+        batch_size: int,
+        first: Callable[[], int],
+        rank: int = 0,
+        num_ranks: int = 1,
+    ):
+        assert batch_size % num_ranks == 0
+        self.num_steps, self.batch_size, self.first = num_steps, batch_size, first
+        self.share = batch_size // num_ranks
+        self.offset = rank * self.share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first(), self.num_steps):
+            start = step * self.batch_size + self.offset
+            yield list(range(start, start + self.share))
 
     def __len__(self) -> int:
-        return self.num_samples
+        return self.num_steps

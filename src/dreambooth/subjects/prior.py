@@ -8,10 +8,11 @@ FOLDER/<digest of the key>/manifest.json      the key in full, and the sha256 of
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+from dreambooth.parallel import first, num_ranks, rank, split
+from dreambooth.stopping import stop_if_asked
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +61,8 @@ def prior_images(
     are a prefix of more, and batches do not matter. It is called with at most `batch_size` indices,
     and each batch is kept as soon as it is made. Any number of processes may ask at once: one
     makes, the rest wait. The lock is the operating system's and goes with its holder, so that a
-    killed one blocks nobody. A damaged or missing image is made again, with a warning.
+    killed one blocks nobody. A damaged or missing image is made again, with a warning. The ranks of
+    a run ask together: the first one locks, reads and writes, and they all make.
 
     ValueError for a count or batch size below 1.
     """
@@ -67,9 +72,13 @@ def prior_images(
     entry = Path(folder) / key_digest(key)
     entry.mkdir(parents=True, exist_ok=True)
     paths = tuple(entry / f"{i:06d}.png" for i in range(count))
-    with _locked(entry / ".lock"):
-        hashes = _read_hashes(entry / "manifest.json", key)
-        images = _read_sound(paths, hashes)
+    with _locked(entry / ".lock") if rank() == 0 else nullcontext():
+
+        def read() -> tuple[dict[str, str], dict[int, Pixels]]:
+            hashes = _read_hashes(entry / "manifest.json", key)
+            return hashes, _read_sound(paths, hashes)
+
+        hashes, images = first(read)
         missing = [i for i in range(count) if i not in images]
         lost = [paths[i].name for i in missing if paths[i].name in hashes]
         if lost:
@@ -81,16 +90,22 @@ def prior_images(
                 names,
             )
         batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-        for batch in tqdm(batches, "prior images", unit="batch", disable=None if missing else True):
-            pixels = make(batch)
+        rounds = [batches[i : i + num_ranks()] for i in range(0, len(batches), num_ranks())]
+        hidden = None if missing and rank() == 0 else True
+        for round_ in tqdm(rounds, "prior images", unit="batch", disable=hidden):
+            stop_if_asked()
+            pixels = np.concatenate(split(make, round_))
             assert pixels.dtype == np.uint8, pixels.dtype
-            for i, image in zip(batch, pixels, strict=True):
-                png = BytesIO()
-                Image.fromarray(image).save(png, "PNG")
-                _write(paths[i], png.getvalue())
-                images[i], hashes[paths[i].name] = image, sha256(png.getvalue()).hexdigest()
-            manifest = {"key": dict(key), "sha256": dict(sorted(hashes.items()))}
-            _write(entry / "manifest.json", json.dumps(manifest, indent=1).encode())
+            made = dict(zip(chain.from_iterable(round_), pixels, strict=True))
+            images |= made
+            if rank() == 0:
+                for i, image in made.items():
+                    png = BytesIO()
+                    Image.fromarray(image).save(png, "PNG")
+                    _write(paths[i], png.getvalue())
+                    hashes[paths[i].name] = sha256(png.getvalue()).hexdigest()
+                manifest = {"key": dict(key), "sha256": dict(sorted(hashes.items()))}
+                _write(entry / "manifest.json", json.dumps(manifest, indent=1).encode())
     return PriorImages(paths, np.stack([images[i] for i in range(count)]), len(missing))
 
 

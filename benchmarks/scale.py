@@ -1,0 +1,96 @@
+"""The full paper on 8, 64 and 512 GPUs: GPU-hours, storage, files, and what breaks first.
+
+python benchmarks/scale.py
+
+A model, not a measurement. Put your own numbers in the inputs: those of your first run are in its
+train.log and its folder. docs/scale.md says what follows.
+"""
+
+from math import ceil
+
+# What is run
+SUBJECTS, CLASSES, SEEDS = 30, 15, 1
+PROMPTS, IMAGES_PER_PROMPT, CLASS_IMAGES = 25, 4, 100
+# Settings of each subject and seed; those that are the default are counted once.
+ABLATIONS = {
+    "lambda x class noun": 6,
+    "super-resolution: off, frozen, 1e-3, 1e-5": 3,
+    "1 to 5 photos": 4,
+    "identifier: rare, common, random": 2,
+}
+
+# One run of Stable Diffusion 1.5 on one A100. The paper has the first (section 4); the other times
+# are GUESSES, to be replaced: nothing could be measured on a GPU here.
+TRAIN_SECONDS = 300.0
+PICTURE_SECONDS = 1.5  # 25 steps with guidance, in batches
+PRIOR_PICTURE_SECONDS = 6.0  # 100 ancestral steps
+START_SECONDS = 60.0  # imports, weights into memory
+SCORE_SECONDS = 20.0
+PRIOR_IMAGES = 1000  # of each class: about 200 for each of 3 to 5 photos in the paper
+
+# What it leaves: sizes of the float32 model; numbers of files as counted in a run of the miniature
+WEIGHTS_GB = 4.3
+CHECKPOINT_GB = 10.3  # weights, and two moments of each parameter of the U-Net that trains
+CHECKPOINT_EVERY_SECONDS = 60.0  # 200 steps of 0.3 s
+PICTURE_MB = 0.45
+FILES_BESIDE_PICTURES = 150  # weights 20, W&B offline 110, the rest 20
+MODULES = 5000  # files that Python opens to start, counted
+STATUS_SECONDS = 5.0  # between two writes of status.json
+WANDB_SECONDS = 15.0  # between two uploads of an online run; a guess too
+
+RUNS = SUBJECTS * SEEDS * sum(ABLATIONS.values())
+PICTURES = PROMPTS * IMAGES_PER_PROMPT + CLASS_IMAGES
+
+
+def main() -> None:
+    drawing = PICTURES * PICTURE_SECONDS
+    seconds = START_SECONDS + TRAIN_SECONDS + drawing + SCORE_SECONDS
+    prior_hours = CLASSES * PRIOR_IMAGES * PRIOR_PICTURE_SECONDS / 3600
+    print(f"{RUNS} runs, {RUNS * PICTURES:,} pictures")
+    print(
+        f"a run: {seconds / 60:.0f} min (training {TRAIN_SECONDS / 60:.0f}, drawing "
+        f"{drawing / 60:.0f}, start and scores {(START_SECONDS + SCORE_SECONDS) / 60:.0f})"
+    )
+    print(
+        f"GPU-hours: {RUNS * seconds / 3600:.0f}, and {prior_hours:.0f} for the prior images, "
+        "made once for each class"
+    )
+    gigabytes = RUNS * (WEIGHTS_GB + PICTURES * PICTURE_MB / 1000)
+    print(
+        f"left: {gigabytes / 1000:.1f} TB ({RUNS * WEIGHTS_GB / 1000:.1f} of weights), "
+        f"{RUNS * (PICTURES + FILES_BESIDE_PICTURES):,} files"
+    )
+    print()
+    heading = (
+        "GPUs",
+        "hours",
+        "idle for priors",
+        "checkpoints",
+        "written",
+        "starts",
+        "status",
+        "W&B",
+    )
+    print(("{:>16}" * len(heading)).format(*heading))
+    for gpus in (8, 64, 512):
+        at_once = min(gpus, RUNS)
+        waves = ceil(RUNS / gpus)
+        # All that start at once for a class wait for its one maker, unless it went ahead.
+        makers = min(CLASSES, at_once)
+        wait = PRIOR_IMAGES * PRIOR_PICTURE_SECONDS * ceil(CLASSES / makers) / 3600
+        idle = (at_once - makers) * wait
+        row = (
+            f"{gpus}",
+            f"{waves * seconds / 3600 + wait:.1f}",
+            f"{idle:.0f} GPU-h",
+            f"{2 * at_once * CHECKPOINT_GB / 1000:.1f} TB",
+            f"{at_once * CHECKPOINT_GB / CHECKPOINT_EVERY_SECONDS:.1f} GB/s",
+            f"{at_once * MODULES / 1e6:.2f} M opens",
+            f"{at_once / STATUS_SECONDS:.0f}/s",
+            f"{at_once / WANDB_SECONDS:.0f}/s",
+        )
+        print(("{:>16}" * len(row)).format(*row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""From one command to the processes that do it: the ranks of a run, the cells of a sweep."""
+
+import copy
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from dreambooth import parallel
+from dreambooth.run import FinishedRunError, Run, tell_killed
+from dreambooth.starting import queue_run
+
+log = logging.getLogger(__name__)
+
+QUIET = ("hydra.output_subdir=null", "hydra/job_logging=stdout")
+"""What every rank but the first adds to its command: only the first one writes files."""
+
+_OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep, as its launcher sees it."""
+
+    number: int
+    overrides: list[str]
+    config: DictConfig
+    folder: Path
+
+    @property
+    def devices(self) -> int:
+        return num_ranks(self.config.trainer)
+
+
+def cells_of(
+    loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]], first_number: int
+) -> list[Cell]:
+    """The cells of a sweep, from what Hydra gives a launcher; `loader`: Hydra's of configs."""
+    found, own = [], HydraConfig.instance().cfg
+    for number, overrides in enumerate(job_overrides, first_number):
+        cell: DictConfig = loader.load_sweep_config(config, list(overrides))
+        with read_write(cell.hydra.runtime), open_dict(cell):
+            cell.hydra.job.id = cell.hydra.job.num = number
+            HydraConfig.instance().set_config(cell)  # what ${hydra:...} in its folder's name is of
+            folder = Path(str(cell.hydra.sweep.dir), str(cell.hydra.sweep.subdir)).absolute()
+            cell.hydra.runtime.output_dir = str(folder)
+        found.append(Cell(number, list(overrides), cell, folder))
+    HydraConfig.instance().cfg = own
+    return found
+
+
+def returned(cell: Cell) -> JobReturn:
+    """What Hydra's sweeper is told of a cell. A failed one stops no sweep: its folder says so."""
+    ended = JobReturn(overrides=cell.overrides, cfg=cell.config, status=JobStatus.COMPLETED)
+    ended.return_value = objective(cell.folder, cell.config.get("objective"))
+    return ended
+
+
+def objective(folder: Path, name: str | None) -> float | None:
+    """The score that a sweeper looks for the best of; None of a run that is not finished."""
+    run = Run(folder, {})
+    if name is None or run.status().state != "finished":
+        return None
+    metrics = run.read_metrics()
+    if name not in metrics:
+        known = ", ".join(metrics) or "none"
+        raise ValueError(f"objective={name} is no score of {folder}: it has {known}")
+    return metrics[name].value
+
+
+def queue(cell: Cell) -> bool:
+    """Write a cell's folder, which says that it waits to be started; False if it is finished."""
+    own = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cell.config)
+    try:
+        task = copy.deepcopy(cell.config)
+        with read_write(task), open_dict(task):
+            del task["hydra"]
+        queue_run(task)
+    except FinishedRunError as error:
+        log.info("%s", error)
+        return False
+    finally:
+        HydraConfig.instance().cfg = own
+    return True
+
+
+def done_by_ranks(cfg: DictConfig) -> bool:
+    """True once processes of their own have done this run, which several devices of this machine
+    need. False with one device; and in such a process, which is connected to the others then."""
+    hydra = HydraConfig.get()
+    trainer, folder = cfg.trainer, Path(hydra.runtime.output_dir)
+    there = Path(cfg.run or "")
+    if cfg.run is not None and cfg.stage != "sr" and (there / "config.yaml").exists():
+        # It goes on with that run as it was started.
+        folder, trainer = there, OmegaConf.create(Run.there(there).config["trainer"])
+    number = num_ranks(trainer)
+    if "WORLD_SIZE" in os.environ:
+        if parallel.num_ranks() != number:
+            raise ValueError(
+                f"there are {parallel.num_ranks()} processes (WORLD_SIZE) for trainer.devices="
+                f"{trainer.devices} x trainer.num_nodes={trainer.num_nodes}: make them as many"
+            )
+        if parallel.rank() > 0:
+            logging.getLogger("dreambooth").setLevel(logging.WARNING)
+        parallel.connect()
+        return False
+    if number == 1:
+        return False
+    if trainer.num_nodes > 1:
+        raise ValueError(
+            f"trainer.num_nodes={trainer.num_nodes}: several nodes need launcher=slurm, with -m"
+        )
+    own = command([*hydra.overrides.hydra, *hydra.overrides.task], hydra.runtime.output_dir)
+    log.info("%d processes, one for each device", number)
+    try:
+        parallel.run_ranks([own + list(QUIET if rank else ()) for rank in range(number)])
+    except parallel.RanksError as error:
+        tell_killed(folder, str(error))
+        raise
+    return True
+
+
+def num_ranks(trainer: DictConfig) -> int:
+    """Of a run: trainer.devices x trainer.num_nodes; ValueError for what is no count."""
+    for key in ("devices", "num_nodes"):
+        value = trainer[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"trainer.{key}={value}: give a whole number from 1 up")
+    return int(trainer.devices * trainer.num_nodes)
+
+
+def command(overrides: Sequence[str], folder: Path | str) -> list[str]:
+    """That of one run into `folder`, with the overrides of this process's own command."""
+    kept = [text for text in overrides if not text.lstrip("+~").startswith(_OF_SWEEPS)]
+    return [sys.executable, sys.argv[0], *kept, f"hydra.run.dir='{folder}'"]

@@ -1,0 +1,53 @@
+"""What SLURM says of jobs."""
+
+import getpass
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from dreambooth.run import Run, Status
+
+
+def waiting_or_running() -> dict[str, str] | None:
+    """Job ("12", of an array "12_3") to state ("PENDING"), of this user's jobs that have not ended;
+    None where SLURM cannot be asked now. Without `sacct`, which needs a database that small
+    clusters lack."""
+    words = ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={getpass.getuser()}"]
+    told = _said(words)
+    return None if told is None else dict(line.split()[:2] for line in told.splitlines())
+
+
+def release(jobs: Sequence[str]) -> None:
+    """Let jobs that were submitted with --hold start. ValueError where SLURM does not."""
+    arrays = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    if _said(["scontrol", "release", arrays]) is None:
+        raise ValueError(f"SLURM does not release the jobs {arrays}: try scontrol release {arrays}")
+
+
+def settled(run: Run, there: Mapping[str, str] | None) -> Status:
+    """A run's status; one that is said to wait or run in a job that is gone has failed, and its
+    status says so from now on. `there`: what `waiting_or_running` told just before."""
+    status = run.status()
+    lost = status.state in ("queued", "running", "preempted") and status.job
+    if not lost or there is None or status.job in there:
+        return status
+    if run.status() == status:  # it may have ended while SLURM was asked
+        run.set_status("failed", f"job {status.job} is gone: {end_of(status.job)}")
+    return run.status()
+
+
+def end_of(job: str) -> str:
+    """How a job ended, in words: "it is CANCELLED", as long as SLURM remembers."""
+    told = _said(["scontrol", "--oneliner", "show", "job", job]) or ""
+    if state := re.search(r"JobState=(\w+)(?: Reason=(\w+))?", told):
+        reason = f" ({state[2]})" if state[2] not in (None, "None") else ""
+        return f"SLURM's word for its end is {state[1]}{reason}"
+    return "SLURM does not know it any more"
+
+
+def _said(words: list[str]) -> str | None:
+    try:
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout if ended.returncode == 0 else None

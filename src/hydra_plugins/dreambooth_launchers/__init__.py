@@ -1,0 +1,1 @@
+"""conf/launcher: where Hydra looks for launchers, a package of this name."""

@@ -1,0 +1,147 @@
+"""Several processes of one run: what they share, and that together they do what one does."""
+
+import csv
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, process, same_files, smoke
+
+from dreambooth import parallel
+from dreambooth.run import Run
+
+HERE = Path(__file__).parent
+
+
+def ranks(number, what, folder):
+    return [[sys.executable, str(HERE / "share.py"), what, str(folder)]] * number
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{HERE}")
+
+
+def test_ranks_share_work_and_answers(tmp_path):
+    parallel.run_ranks(ranks(3, "share", tmp_path))
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert len({one["own"] for one in said}) == 3
+    assert {one["first"] for one in said} == {said[0]["own"]}
+    for one in said:
+        assert one["split"] == [[0, 0], [1, 1], [4, 2], [9, 0], [16, 1]]
+        assert one["united"] == {"of 0": 0, "of 1": 1, "of 2": 2}
+        assert one["error"] == "division by zero"
+
+
+def test_without_ranks_every_function_is_the_plain_thing():
+    assert (parallel.rank(), parallel.num_ranks()) == (0, 1)
+    assert parallel.first(lambda: "made") == "made"
+    assert parallel.split(lambda item: -item, [1, 2]) == [-1, -2]
+    assert parallel.united({1: 2}) == {1: 2}
+
+
+def test_a_rank_that_ends_badly_ends_the_others_long_before_they_would(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(parallel.RanksError, match="rank 1 of 2 ended with exit code 7"):
+        parallel.run_ranks(ranks(2, "fail", tmp_path))
+    assert time.monotonic() - began < 50
+
+
+SMALL = ("logger=csv", "method.max_steps=6", "method.batch_size=4", "prior.num_images=20")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny):
+    """The same run by one process and by two; 104 pictures, so that each of the two draws some."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for number in (1, 2):
+        own = (*smoke(tiny, folder / f"prior{number}"), *SMALL, "drawing.images_per_prompt=4")
+        ended = process(
+            "src/train.py",
+            *own,
+            f"trainer.devices={number}",
+            f"hydra.run.dir={folder / str(number)}",
+        )
+        assert ended.code == 0, ended.output
+    return folder
+
+
+def losses(run):
+    with (run.folder / "logs" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["step"]]
+    return torch.tensor([[float(row[f"loss/{t}"]) for t in ("subject", "prior")] for row in rows])
+
+
+def test_two_processes_train_as_one_does(runs):
+    one, two = Run.open(runs / "1"), Run.open(runs / "2")
+    assert losses(one).shape == (6, 2)
+    torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-5)
+    for path in one.weights.rglob("diffusion_pytorch_model.safetensors"):
+        ours, theirs = (read(run.weights / path.relative_to(one.weights)) for run in (two, one))
+        for name, weight in theirs.items():
+            torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-5)
+
+
+def read(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_two_processes_make_the_same_prior_images_and_score_the_same(runs):
+    assert same_files(runs / "prior1", runs / "prior2", "*.png")
+    one, two = Run.open(runs / "1"), Run.open(runs / "2")
+    assert len(two.read_images("prompts")) == len(one.read_images("prompts")) == 100
+    for name, metric in one.read_metrics().items():
+        assert two.read_metrics()[name].value == pytest.approx(metric.value, abs=1e-3, nan_ok=True)
+
+
+def test_the_same_weights_draw_and_score_to_the_same_bits_by_two_processes(runs):
+    """The enlarged photos come from the SR stage, which was not trained."""
+    for pattern in ("images/photos/*.png", "images/restored/*.png", "names.json"):
+        assert same_files(runs / "1", runs / "2", pattern)
+
+
+@pytest.mark.parametrize(
+    ("kill", "reason"), [(False, "the seventh seal is open"), (True, "rank 1 of 2 was killed by")]
+)
+def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tiny, kill, reason):
+    began = time.monotonic()
+    unlucky = f"+callbacks.unlucky={{_target_: unlucky.Unlucky, rank: 1, kill: {kill}}}"
+    own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "trainer.devices=2", unlucky)
+    ended = process(
+        "src/train.py", *own, "method.batch_size=2", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert ended.code == 1
+    assert reason in ended.output
+    status = Run(tmp_path / "run", {}).status()
+    assert status.state == "failed"
+    # Of a rank that was killed, its neighbour may have the first word.
+    assert kill or status.reason == reason
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["trainer.devices=auto"], "trainer.devices=auto: give a whole number from 1 up"),
+        (["trainer.num_nodes=2"], "several nodes need launcher=slurm, with -m"),
+        (["+trainer.strategy=fsdp"], "here each device has the whole model (ddp): leave it out"),
+    ],
+)
+def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):
+    own = smoke(tiny, tmp_path / "prior")
+    ended = process("src/train.py", *own, *overrides, f"hydra.run.dir={tmp_path / 'run'}")
+    assert sentence in ended.sentence
+
+
+def test_a_batch_that_does_not_divide_is_said(monkeypatch):
+    from dreambooth.settings import Training
+
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"batch_size=6 is of all 4 devices: give a multiple of 4"):
+        Training(lambda: None, max_steps=1, batch_size=6)

@@ -1,0 +1,249 @@
+"""launcher=slurm on a real SLURM: two nodes of this machine, made by cluster.sh.
+
+All jobs are submitted first, and then waited for: most of their time is sleep. The runs that are
+disturbed sleep at each step (slow.py), so that there is time to do it.
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, command, process, same_files, smoke
+
+from dreambooth.run import find_runs
+from dreambooth.slurm import settled, waiting_or_running
+
+HERE = Path(__file__).parent
+CELLS = ("prior.lambda=0,1", "class=none,wrong,correct")
+DISTURBED = ("metrics=none", "method.max_steps=80", "method.checkpoint_every=1000")
+# A limit of two minutes; SLURM looks every half minute, and tells the job after 30 to 60 seconds.
+OUT_OF_TIME = ("launcher.time=2", "launcher.signal_delay_s=60")
+DDP = ("method.max_steps=6", "method.batch_size=4", "prior.num_images=20", "metrics=none")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """SLURM_CONF of a cluster that lasts as long as the tests of this file."""
+    missing = [tool for tool in ("slurmctld", "slurmd", "munged") if shutil.which(tool) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(
+            "needs root and SLURM (apt-get install slurm-wlm munge): make slurm-test-cluster"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMBOOTH_CLUSTER", str(tmp_path_factory.mktemp("cluster") / "slurm"))
+        for _ in range(2):  # each start ends the cluster before
+            told = subprocess.run(
+                [HERE / "cluster.sh", "start"], capture_output=True, text=True, check=False
+            )
+            assert told.returncode == 0, told.stderr
+        where = told.stdout.strip().removeprefix("export SLURM_CONF=")
+        patch.setenv("SLURM_CONF", where)
+        # What a shell inside a job would have on; SLURM would take it for the new job's.
+        for name in (
+            "SLURM_JOB_ID",
+            "SLURM_NTASKS",
+            "SLURM_NTASKS_PER_NODE",
+            "SLURM_CPUS_PER_TASK",
+        ):
+            patch.setenv(name, "3")
+        patch.setenv("SBATCH_PARTITION", "nowhere")
+        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{HERE}")
+        yield
+        subprocess.run([HERE / "cluster.sh", "stop"], check=True)
+        assert not Path(where).parent.exists()
+        assert "dreambooth-cluster" not in Path("/etc/hosts").read_text()
+        left = subprocess.run(["pgrep", "-f", "slurmd -N n[12]"], capture_output=True, check=False)
+        assert not left.stdout
+
+
+class Submitted:
+    """Sweeps of the tiny cascade as SLURM jobs; all at once, so that they share the waiting."""
+
+    def __init__(self, folder, tiny):
+        self.folder, self.tiny = folder, tiny
+        self.own = (*smoke(tiny, folder / "prior"), "logger=csv")
+
+    def submit(self, name, *overrides):
+        folder = self.folder / name
+        launcher = ("launcher=slurm", "launcher.wait=false", "launcher.cpus_per_task=1")
+        words = (*self.own, *launcher, "launcher.max_num_timeout=20", *overrides)
+        began = time.monotonic()
+        ended = process("src/train.py", "-m", *words, f"hydra.sweep.dir={folder}")
+        assert ended.code == 0, ended.output
+        return ended.output, time.monotonic() - began
+
+    def run(self, name):
+        (run,) = find_runs(self.folder / name)
+        return run
+
+    def ended(self, name, seconds=400):
+        """The runs of a sweep, once none of them is SLURM's any more."""
+        last = time.monotonic() + seconds
+        while True:
+            there = waiting_or_running()
+            runs = find_runs(self.folder / name)
+            states = [settled(run, there).state for run in runs]
+            if all(state in ("finished", "failed") for state in states):
+                return runs
+            assert time.monotonic() < last, (states, there, self.log(name))
+            time.sleep(0.5)
+
+    def log(self, name):
+        logs = sorted((self.folder / name / ".submitit").glob("*/*.out"))
+        return "\n".join(path.read_text() for path in logs)
+
+
+def slow(seconds):
+    return f"+callbacks.slow={{_target_: slow.Slow, seconds: {seconds}}}"
+
+
+@pytest.fixture(scope="module")
+def jobs(cluster, tmp_path_factory, tiny):
+    """Everything is submitted here; the signals are sent as soon as there is one to send it to."""
+    jobs = Submitted(tmp_path_factory.mktemp("jobs"), tiny)
+    jobs.submit("limit", *DISTURBED, slow(0.7), *OUT_OF_TIME)
+    jobs.submit("stop", *DISTURBED, slow(0.25))
+    jobs.submit("once", *DISTURBED, slow(0.25), "launcher.max_num_timeout=0", "launcher.time=9")
+    jobs.submit("ddp", *DDP, "trainer.devices=2")
+    jobs.told = jobs.submit("cells", *CELLS, "launcher.jobs=4")
+    jobs.queued = [run.status() for run in find_runs(jobs.folder / "cells")]
+    jobs.array = said("scontrol", "--oneliner", "show", "job", jobs.queued[0].job)
+    for name in ("stop", "once"):
+        wait_for_steps(jobs.run(name))
+        subprocess.run(["scancel", "--signal=USR2", jobs.run(name).status().job], check=True)
+    return jobs
+
+
+def said(*words):
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def wait_for_steps(run):
+    last = time.monotonic() + 150
+    while run.status().progress == 0:
+        assert time.monotonic() < last, run.status()
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, tiny):
+    """The same commands, undisturbed and without SLURM."""
+    folder = tmp_path_factory.mktemp("local")
+
+    def run(name, *overrides):
+        own = (*smoke(tiny, folder / "prior"), "logger=csv", f"hydra.sweep.dir={folder / name}")
+        ended = command("train", "-m", *own, *overrides)
+        assert ended.code == 0, ended.output
+        return find_runs(folder / name)
+
+    return run
+
+
+def test_the_command_returns_at_once_and_says_what_is_queued(jobs):
+    output, seconds = jobs.told
+    assert seconds < 30
+    assert output.count("which prints into") == 6
+    assert {status.state for status in jobs.queued} <= {"queued", "running"}
+    assert "queued" in [status.state for status in jobs.queued]
+    assert "the same command again tells how they are" in output
+
+
+def test_the_six_cells_are_an_array_of_two_nodes_with_the_scores_of_the_local_launcher(jobs, local):
+    runs = jobs.ended("cells")
+    assert [run.status().state for run in runs] == ["finished"] * 6
+    arrays = {run.status().job.partition("_")[0] for run in runs}
+    assert len(arrays) == 1
+    assert {run.status().job.partition("_")[2] for run in runs} == set("012345")
+    assert "ArrayTaskThrottle=4" in jobs.array
+    nodes = said("squeue", "--states=all", "--noheader", "--format=%N", f"--jobs={arrays.pop()}")
+    assert set(nodes.split()) == {"n1", "n2"}
+    here = local("cells", *CELLS)
+    assert [run.folder.name for run in runs] == [run.folder.name for run in here]
+    for run, other in zip(runs, here, strict=True):
+        for pattern in ("scores.csv", "metrics.json", "*.safetensors", "*.png"):
+            assert same_files(run.folder, other.folder, pattern)
+
+
+def test_the_same_command_again_finds_them_finished(jobs):
+    jobs.ended("cells")
+    output, _ = jobs.submit("cells", *CELLS, "launcher.wait=true")
+    assert "6 of 6 cells finished already" in output
+    assert "which prints into" not in output
+
+
+def test_two_tasks_train_as_one_process_does(jobs, local):
+    (run,) = jobs.ended("ddp")
+    assert run.status().state == "finished", jobs.log("ddp")
+    (one,) = local("ddp", *DDP)
+    losses = [losses_of(run.folder), losses_of(one.folder)]
+    assert len(losses[0]) == 6
+    torch.testing.assert_close(*(torch.tensor(rows) for rows in losses), rtol=0, atol=1e-5)
+    assert len(list((run.folder.parent / ".submitit").glob("*/*_log.out"))) == 2  # a task each
+
+
+def losses_of(folder):
+    with (folder / "logs" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["step"]]
+    return [[float(row[f"loss/{term}"]) for term in ("subject", "prior")] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local):
+    (run,) = local("undisturbed", *DISTURBED)
+    return run
+
+
+@pytest.mark.parametrize("name", ["stop", "limit"])
+def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_ends_with_the_same_bits(
+    jobs, undisturbed, name
+):
+    (run,) = jobs.ended(name)
+    assert run.status().state == "finished", jobs.log(name)
+    log = jobs.log(name)
+    assert "stopped as asked, at step" in log
+    assert "Requeued job" in log
+    assert "going on from" in log
+    assert same_files(run.weights, undisturbed.weights, "*.safetensors")
+    assert same_files(run.folder / "images", undisturbed.folder / "images", "*.png")
+
+
+def test_a_job_that_was_queued_again_too_often_has_failed_and_says_why(jobs):
+    (run,) = jobs.ended("once")
+    status = run.status()
+    assert status.state == "failed"
+    assert status.reason == (
+        "its time was over more than launcher.max_num_timeout=0 times: give the same command, with "
+        "more launcher.time"
+    )
+    assert list(run.checkpoints.glob("*.ckpt"))
+
+
+def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_so(jobs):
+    jobs.submit("cancelled", "+launcher.additional_parameters.begin=now+1hour")
+    run = jobs.run("cancelled")
+    assert run.status().state == "queued"
+    assert settled(run, waiting_or_running()).state == "queued"
+    subprocess.run(["scancel", run.status().job], check=True)
+    (run,) = jobs.ended("cancelled")
+    assert "CANCELLED" in run.status().reason
+    assert run.status().job in run.status().reason
+
+
+def test_what_sbatch_refuses_is_told(jobs):
+    ended = process(
+        "src/train.py",
+        "-m",
+        *jobs.own,
+        "launcher=slurm",
+        "launcher.partition=nowhere",
+        f"hydra.sweep.dir={jobs.folder / 'refused'}",
+    )
+    assert ended.code == 1
+    assert "SLURM does not take the jobs" in ended.output
+    assert "invalid partition" in ended.output
+    assert "Traceback" not in ended.output
