@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations
 
 from dreambooth.reporting.families import applications, limitations
 from dreambooth.reporting.paper import (
@@ -154,7 +154,7 @@ def _as_in_paper(cell: Cell, study: Study, axis: str) -> bool:
 
 def _pairs(plan: PaperTable, cells: Sequence[Cell], study: Study) -> list[tuple[Cell, Cell]]:
     """Cells that differ in the axis only, the paper's choice first; of more than four values each
-    with the last, along the noise levels each with the next.
+    with the last, but the lowest noise level, which is the paper's choice, with each other.
 
     Other methods, which may have no lambda or class noun, with DreamBooth as in the paper.
     """
@@ -173,7 +173,7 @@ def _pairs(plan: PaperTable, cells: Sequence[Cell], study: Study) -> list[tuple[
         if len(ordered) <= 4:
             pairs += combinations(ordered, 2)
         elif plan.axis == "sr":
-            pairs += pairwise(ordered)
+            pairs += [(ordered[0], cell) for cell in ordered[1:]]
         else:
             pairs += [(cell, ordered[-1]) for cell in ordered[:-1]]
     return pairs
@@ -206,10 +206,13 @@ def in_words(found: Difference) -> str:
 
 
 def _judged(comparisons: Sequence[tuple[Comparison, int]]) -> list[Comparison]:
-    """With p corrected for all of them, and whether what is then settled agrees with the paper."""
-    corrected = holm([comparison.difference for comparison, _ in comparisons])
+    """With p corrected for all of which the paper says something, and apart for all others, and
+    whether what is then settled agrees with the paper."""
+    said = iter(holm([one.difference for one, sign in comparisons if sign]))
+    others = iter(holm([one.difference for one, sign in comparisons if not sign]))
     found = []
-    for (comparison, sign), d in zip(comparisons, corrected, strict=True):
+    for comparison, sign in comparisons:
+        d = next(said if sign else others)
         settled = sign and d.p_holm < 0.05 and not d.low <= 0 <= d.high
         agrees = (d.mean > 0) == (sign > 0) if settled else None
         found.append(replace(comparison, difference=d, agrees=agrees))
