@@ -56,10 +56,14 @@ def command(script: str, *overrides: object) -> Ended:
 
 def process(*arguments: object) -> Ended:
     """`python ARGUMENTS` from the repository's root, in a process of its own."""
+    # Without the W&B service of this process, which outlives the other's teardown.
+    environment = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
     ended = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Not with W&B's service of this process: it outlives the other one's teardown.
+        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+        | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

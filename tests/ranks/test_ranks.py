@@ -1,6 +1,5 @@
 """Several processes of one run: what they share, and that together they do what one does."""
 
-import csv
 import json
 import os
 import sys
@@ -71,9 +70,9 @@ def runs(tmp_path_factory, tiny):
 
 
 def losses(run):
-    with (run.folder / "logs" / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["step"]]
-    return torch.tensor([[float(row[f"loss/{t}"]) for t in ("subject", "prior")] for row in rows])
+    return torch.tensor(
+        [[row[f"loss/{term}"] for term in ("subject", "prior")] for row in run.read_history()]
+    )
 
 
 def test_two_processes_train_as_one_does(runs):

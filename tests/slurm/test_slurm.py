@@ -4,7 +4,6 @@ All jobs are submitted first, and then waited for: most of their time is sleep. 
 disturbed sleep at each step (slow.py), so that there is time to do it.
 """
 
-import csv
 import os
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 import torch
 from commands import ROOT, command, process, same_files, smoke
 
-from dreambooth.run import find_runs
+from dreambooth.run import Run, find_runs
 from dreambooth.slurm import settled, waiting_or_running
 
 HERE = Path(__file__).parent
@@ -187,9 +186,8 @@ def test_two_tasks_train_as_one_process_does(jobs, local):
 
 
 def losses_of(folder):
-    with (folder / "logs" / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["step"]]
-    return [[float(row[f"loss/{term}"]) for term in ("subject", "prior")] for row in rows]
+    rows = Run(folder, {}).read_history()
+    return [[row[f"loss/{term}"] for term in ("subject", "prior")] for row in rows]
 
 
 @pytest.fixture(scope="module")
