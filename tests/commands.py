@@ -61,9 +61,7 @@ def process(*arguments: object) -> Ended:
     ended = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        # Not with W&B's service of this process: it outlives the other one's teardown.
-        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
-        | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
