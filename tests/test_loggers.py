@@ -6,8 +6,9 @@ import torch
 from offline_wandb import read_offline
 from PIL import Image
 
+from dreambooth.cells import write_cells
 from dreambooth.loggers import History, grid, publish, wandb_logger
-from dreambooth.run import Metric, Picture, Run, write_cells
+from dreambooth.run import Metric, Picture, Run
 
 METRICS = {"identity": Metric(0.25, 4, "cosine", (0.125, 0.5))}
 

@@ -8,6 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
+from dreambooth.cells import find_runs, write_cells
 from dreambooth.run import (
     FinishedRunError,
     Metric,
@@ -17,10 +18,8 @@ from dreambooth.run import (
     claimed,
     csv_of,
     describe,
-    find_runs,
     slug,
     write_atomically,
-    write_cells,
 )
 
 CONFIG = {

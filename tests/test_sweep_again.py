@@ -5,7 +5,8 @@ import shutil
 import pytest
 from commands import command, same_files, smoke
 
-from dreambooth.run import Run, claimed, find_runs
+from dreambooth.cells import find_runs
+from dreambooth.run import Run, claimed
 
 CELLS = ["class-none+seed-0", "class-none+seed-1", "class-wrong+seed-0", "class-wrong+seed-1"]
 AXES = ("class=none,wrong", "seed=0,1")

@@ -5,10 +5,16 @@ runs/class+lambda/class-none+lambda-0         of prior.lambda=0,1 class=none,wro
 runs/class+lambda+subject-olive/...           the same with subject=olive
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dreambooth.files import write_atomically
+from dreambooth.run import Run, damaged, holds_a_run, read_config
 
 _LONGEST = 100  # characters of a name
 _HOW = re.compile(r"[+~]*(force|launcher|objective)\b")
@@ -60,3 +66,42 @@ def _name(parts: Sequence[str]) -> str:
     if plain == whole and len(whole) <= _LONGEST and not whole.startswith((".", "-")):
         return whole
     return f"{plain[: _LONGEST - 20]}_{blake2b(whole.encode(), digest_size=4).hexdigest()}"
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """The runs of a sweep folder, damaged and missing ones included: the cells of the sweep in its
+    order, then its other subfolders with a config.yaml or status.json."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no sweep folder {folder}")
+    cells = read_cells(folder)
+    others = [child.name for child in folder.iterdir() if holds_a_run(child)]
+    others.sort(key=lambda name: (len(name) if name.isdecimal() else 0, name))
+    return [_found(folder / name) for name in dict.fromkeys([*cells, *others])]
+
+
+def write_cells(folder: Path, names: Sequence[str]) -> None:
+    """sweep.json: the cells of a sweep in its order, and after them those that were there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"cells": list(dict.fromkeys([*names, *read_cells(folder)]))}
+    write_atomically(folder / "sweep.json", f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def read_cells(folder: Path) -> list[str]:
+    """Names of folders; none where the folder is not that of a sweep."""
+    path = folder / "sweep.json"
+    try:
+        return list(json.loads(path.read_bytes())["cells"]) if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def _found(folder: Path) -> Run:
+    config: Mapping[str, Any] = {}
+    if not holds_a_run(folder):
+        return Run(folder, config)
+    try:
+        config = read_config(folder)
+        Run(folder, config).status()
+    except ValueError as error:
+        return Run(folder, config, damage=str(error))
+    return Run(folder, config)

@@ -12,9 +12,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from dreambooth.cells import read_cells
 from dreambooth.files import Score, write_atomically
 from dreambooth.parallel import first
-from dreambooth.run import Metric, Picture, Run, read_cells
+from dreambooth.run import Metric, Picture, Run
 
 log = logging.getLogger(__name__)
 

@@ -74,11 +74,11 @@ class FinishedRunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: `Run.create` starts one, `Run.open` loads a finished one, `find_runs` all."""
+    """A run folder: `Run.create` starts one, `Run.open` loads a finished one."""
 
     folder: Path
     config: Mapping[str, Any]
-    damage: str = ""  # why config.yaml or status.json cannot be read (from `find_runs` only)
+    damage: str = ""  # why config.yaml or status.json cannot be read (from cells.find_runs only)
 
     @classmethod
     def create(
@@ -95,7 +95,7 @@ class Run:
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         config = yaml.safe_load(text)  # as it will be read
-        if _holds_a_run(folder):
+        if holds_a_run(folder):
             try:
                 run = cls.there(folder)
                 if differences := differences_of(run.config, config):
@@ -129,9 +129,9 @@ class Run:
         """The run of a folder, finished or not. ValueError where there is none."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
-        if not _holds_a_run(folder):
+        if not holds_a_run(folder):
             raise ValueError(f"{folder} is not a run folder: it has no config.yaml and status.json")
-        return cls(folder, _read_config(folder))
+        return cls(folder, read_config(folder))
 
     @classmethod
     def open(cls, folder: Path, with_weights: bool = True) -> Run:
@@ -158,15 +158,15 @@ class Run:
     def status(self) -> Status:
         if self.damage:
             return Status("damaged", self.damage)
-        if not _holds_a_run(self.folder):
+        if not holds_a_run(self.folder):
             return Status("missing")
         content = self._read_json("status.json")
         try:
             status = Status(**content)
         except TypeError as error:
-            raise _damaged(self.folder / "status.json", error) from error
+            raise damaged(self.folder / "status.json", error) from error
         if status.state not in STATES:
-            raise _damaged(self.folder / "status.json", f"no state {status.state!r}")
+            raise damaged(self.folder / "status.json", f"no state {status.state!r}")
         return status
 
     def set_status(
@@ -297,7 +297,7 @@ class Run:
                 for name, entry in self._read_json("metrics.json").items()
             }
         except (KeyError, TypeError, IndexError) as error:
-            raise _damaged(self.folder / "metrics.json", error) from error
+            raise damaged(self.folder / "metrics.json", error) from error
 
     def _image_path(self, image_set: str, prompt: str, index: int) -> Path:
         return self._image_set(image_set) / picture_name(prompt, index)
@@ -318,18 +318,18 @@ class Run:
         try:
             rows = list(csv.DictReader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True))
         except (ValueError, csv.Error) as error:
-            raise _damaged(self.folder / name, error) from error
+            raise damaged(self.folder / name, error) from error
         if any(None in row or None in row.values() for row in rows):
-            raise _damaged(self.folder / name, "a row is cut short")
+            raise damaged(self.folder / name, "a row is cut short")
         return [{k: None if v == "" else v for k, v in row.items()} for row in rows]
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             content = json.loads(self._read(name))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _damaged(self.folder / name, error) from error
+            raise damaged(self.folder / name, error) from error
         if not isinstance(content, dict):
-            raise _damaged(self.folder / name, "no JSON object")
+            raise damaged(self.folder / name, "no JSON object")
         return content
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -342,33 +342,6 @@ def tell_killed(folder: Path, reason: str) -> None:
     run = Run(folder, {})
     if run.status().state == "running":
         run.set_status("failed", reason)
-
-
-def find_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep folder, damaged and missing ones included: the cells of the sweep in its
-    order, then its other subfolders with a config.yaml or status.json."""
-    if not folder.is_dir():
-        raise ValueError(f"there is no sweep folder {folder}")
-    cells = read_cells(folder)
-    others = [child.name for child in folder.iterdir() if _holds_a_run(child)]
-    others.sort(key=lambda name: (len(name) if name.isdecimal() else 0, name))
-    return [_found(folder / name) for name in dict.fromkeys([*cells, *others])]
-
-
-def write_cells(folder: Path, names: Sequence[str]) -> None:
-    """sweep.json: the cells of a sweep in its order, and after them those that were there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"cells": list(dict.fromkeys([*names, *read_cells(folder)]))}
-    write_atomically(folder / "sweep.json", f"{json.dumps(content, indent=2)}\n".encode())
-
-
-def read_cells(folder: Path) -> list[str]:
-    """Names of folders; none where the folder is not that of a sweep."""
-    path = folder / "sweep.json"
-    try:
-        return list(json.loads(path.read_bytes())["cells"]) if path.exists() else []
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
 
 
 def picture_name(prompt: str, index: int) -> str:
@@ -389,7 +362,7 @@ def _own_job() -> str:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
-def _holds_a_run(folder: Path) -> bool:
+def holds_a_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() or (folder / "status.json").exists()
 
 
@@ -411,30 +384,18 @@ def _set_aside(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _found(folder: Path) -> Run:
-    config: Mapping[str, Any] = {}
-    if not _holds_a_run(folder):
-        return Run(folder, config)
-    try:
-        config = _read_config(folder)
-        Run(folder, config).status()
-    except ValueError as error:
-        return Run(folder, config, damage=str(error))
-    return Run(folder, config)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.exists():
         raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
     try:
         config = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+        raise damaged(path, " ".join(str(error).split())) from error
     if not isinstance(config, dict):
-        raise _damaged(path, "no mapping of keys to values")
+        raise damaged(path, "no mapping of keys to values")
     return config
 
 
-def _damaged(path: Path, why: object) -> ValueError:
+def damaged(path: Path, why: object) -> ValueError:
     return ValueError(f"{path} is damaged ({why})")

@@ -17,10 +17,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dreambooth.cells import cell_name, settings, sweep_name
+from dreambooth.cells import cell_name, find_runs, settings, sweep_name, write_cells
 from dreambooth.parallel import RanksError, num_ranks, rank
 from dreambooth.provenance import provenance
-from dreambooth.run import FinishedRunError, Run, Status, find_runs, tell_killed, write_cells
+from dreambooth.run import FinishedRunError, Run, Status, tell_killed
 from dreambooth.stopping import StoppedError
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,9 @@ import io
 import pytest
 from rich.console import Console
 
+from dreambooth.cells import write_cells
 from dreambooth.reporting.table import parse_overrides, print_table, sweep_rows, write_csv
-from dreambooth.run import Metric, Run, write_cells
+from dreambooth.run import Metric, Run
 
 IDENTITY = Metric(0.71234, 100, "cosine of the oracle's features", (0.65, 0.77))
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from commands import ROOT, command, process, same_files, smoke
 
-from dreambooth.run import Run, find_runs
+from dreambooth.cells import find_runs
+from dreambooth.run import Run
 from dreambooth.slurm import settled, waiting_or_running
 
 HERE = Path(__file__).parent

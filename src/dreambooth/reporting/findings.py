@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dreambooth.reporting.scores import HEADINGS, Heading
 from dreambooth.reporting.statistics import Difference, Estimate
-from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
+from dreambooth.reporting.tables import Comparison, Finding, Table
 
 _OPENINGS = {
     True: "As in the paper, {}",
@@ -31,12 +31,7 @@ def findings(tables: Sequence[Table]) -> list[Finding]:
             which = _which(table, claim, a, b)
             sentence = f"{_OPENINGS[agrees].format(claim)}{which}: {values}; "
             found.append(Finding(f"{sentence}{over(some[0].difference)}.", agrees, table.key))
-        found += [
-            Finding(_of_entry(table, row, key, entry, entry.estimate), entry.agrees, table.key)
-            for row in table.rows
-            for key, entry in row.entries.items()
-            if entry.claim and entry.estimate
-        ]
+        found += _of_entries(table)
     return found
 
 
@@ -68,7 +63,20 @@ def _value(one: Comparison) -> str:
     return f"{heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {p}{paper})"
 
 
-def _of_entry(table: Table, row: TableRow, key: str, entry: Entry, e: Estimate) -> str:
-    heading = next(column.heading for column in table.columns if column.key == key)
-    value = f"{heading} {e.mean:.3f} ({e.low:.3f} to {e.high:.3f})"
-    return f"{_OPENINGS[entry.agrees].format(entry.claim)}: {value}; {row.label}, {over(e)}."
+def _of_entries(table: Table) -> list[Finding]:
+    """Claims of values; cells with the same outcome are in one sentence."""
+    groups: dict[tuple[str, str, bool | None], list[tuple[str, Estimate]]] = {}
+    for row in table.rows:
+        for key, entry in row.entries.items():
+            if entry.claim and entry.estimate:
+                of_cell = groups.setdefault((key, entry.claim, entry.agrees), [])
+                of_cell.append((row.label, entry.estimate))
+    found = []
+    for (key, claim, agrees), cells in groups.items():
+        heading = next(column.heading for column in table.columns if column.key == key)
+        values = "; ".join(
+            f"{label} {e.mean:.3f} ({e.low:.3f} to {e.high:.3f})" for label, e in cells
+        )
+        sentence = f"{_OPENINGS[agrees].format(claim)}: {heading}, {values}; {over(cells[0][1])}."
+        found.append(Finding(sentence, agrees, table.key))
+    return found

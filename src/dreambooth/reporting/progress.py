@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dreambooth.cells import find_runs
 from dreambooth.reporting.planned import planned
-from dreambooth.run import Metric, Run, Status, find_runs
+from dreambooth.run import Metric, Run, Status
 
 _MOST_ROWS = 6
 _OPEN = ("running", "queued", "preempted")  # what is still to end

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dreambooth.cells import find_runs
 from dreambooth.files import Score
 from dreambooth.reporting.planned import (
     axis_of,
@@ -29,7 +30,7 @@ from dreambooth.reporting.settings import (
     settings_of,
     subject_of,
 )
-from dreambooth.run import Metric, Run, Status, describe, find_runs
+from dreambooth.run import Metric, Run, Status, describe
 
 
 @dataclass(frozen=True, eq=False)

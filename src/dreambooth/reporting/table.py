@@ -9,8 +9,9 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from dreambooth.cells import find_runs
 from dreambooth.files import csv_of, write_atomically
-from dreambooth.run import Metric, Run, describe, find_runs
+from dreambooth.run import Metric, Run, describe
 
 Row = dict[str, str | Metric]
 OF_SUPER_RESOLUTION = (
