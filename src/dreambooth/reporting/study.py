@@ -97,7 +97,7 @@ def read_study(folders: Sequence[Path]) -> Study:
     if not found:
         raise ValueError(
             f"there are no runs in {' and '.join(map(str, folders))}: give the folder of a sweep, "
-            "as in sweep=runs/sweep_2026-01-31_12-00-00"
+            "as in sweep=runs/class+lambda"
         )
     trials = _with_systems_apart(_with_subjects_named(found))
     axes = _axes(trials, notes)
