@@ -119,7 +119,8 @@ class Run:
         """Go on with this run. FinishedRunError if it is finished; ValueError if damaged."""
         if (self.folder / "status.json").exists() and self.status().state == "finished":
             raise FinishedRunError(
-                f"this run is finished, in {self.folder}: use it; its command with force=true runs it again"
+                f"this run is finished, in {self.folder}: use it; its command with force=true "
+                "runs it again"
             )
         self.set_status(state)
         return self
