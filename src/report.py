@@ -1,7 +1,7 @@
 """The ablation report of a sweep: the paper's tables beside ours, figures and a page to read.
 
 python src/report.py                                    the latest sweep in runs/
-python src/report.py sweep=runs/sweep_...               that one
+python src/report.py sweep=runs/class+lambda            that one
 python src/report.py sweep=[DIR1,DIR2] name=both        several, joined
 """
 
