@@ -52,6 +52,16 @@ def connect() -> None:
     distributed.init_process_group(backend, timeout=timedelta(days=1))
 
 
+def disconnect() -> None:
+    """Where all ranks end alike: else gloo's threads may outlive the interpreter, which aborts. A
+    rank that ends early must not, or the others would find it gone before it has said why."""
+    if num_ranks() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def first(make: Callable[[], T]) -> T:
     """What rank 0 makes, or the error that it meets, on every rank. None goes on before it has."""
     if num_ranks() == 1:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.cells import cell_name, find_runs, settings, sweep_name, write_cells
-from dreambooth.parallel import RanksError, num_ranks, rank
+from dreambooth.parallel import RanksError, disconnect, num_ranks, rank
 from dreambooth.provenance import provenance
 from dreambooth.run import FinishedRunError, Run, Status, tell_killed
 from dreambooth.stopping import StoppedError
@@ -87,13 +87,17 @@ def tell_errors() -> Iterator[None]:
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
+        disconnect()
     except FinishedRunError as error:
         log.info("%s", error)
+        disconnect()
     except Exception as error:
         if _says_it_all(error):
             of_all = isinstance(error, ValueError | StoppedError)  # every rank finds it
             log.log(logging.ERROR if rank() == 0 or not of_all else logging.DEBUG, "%s", error)
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
+            if isinstance(error, StoppedError):
+                disconnect()
         elif in_sweep:
             log.exception("this cell failed")
         else:

@@ -22,8 +22,9 @@ if what == "share":
     except ZeroDivisionError as error:
         said["error"] = str(error)
     (folder / f"{parallel.rank()}.json").write_text(json.dumps(said))
+    parallel.disconnect()
 elif parallel.rank() == 1:
-    sys.exit(7)
+    os._exit(7)
 else:
     parallel.first(lambda: None)
     time.sleep(60)
