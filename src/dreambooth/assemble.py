@@ -4,7 +4,7 @@ and `lambda`; everything a user can say wrong is found here, before any long wor
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning import Trainer
 
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.evaluation import Scorer
@@ -22,6 +23,7 @@ from dreambooth.module import check_prior_weight
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler, scheduler_of
 from dreambooth.settings import Drawing, Prior, SuperResolution, Training
+from dreambooth.sharding import Sharded
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.subject import Subject
 
@@ -75,7 +77,7 @@ def assemble(run: Run) -> Experiment:
         training=_training(config),
         super_resolution=super_resolution,
         base_weights=base_weights,
-        trainer=instantiate(config["trainer"]),
+        trainer=_trainer(config),
         callbacks=lambda stage: [
             _callback(c, parts | {"stage": stage}) for c in config["callbacks"].values()
         ],
@@ -96,14 +98,25 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
     if sr["noise_level"] is not None:
         of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
         found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr", ema)
-    strategy = str(config["trainer"].get("strategy", "auto"))
-    if not strategy.startswith(("auto", "ddp")):
-        raise ValueError(
-            f"trainer.strategy={strategy}: here each device has the whole model (ddp): leave it out"
-        )
     if only not in (None, "base", "sr"):
         raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
     return {name: how for name, how in found.items() if only in (None, name)}
+
+
+def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
+    """A trainer, of its callbacks and loggers. ValueError for what FSDP cannot do."""
+    make, strategy = instantiate(config["trainer"]), config["trainer"]["strategy"]
+    if strategy in ("auto", "ddp"):
+        return make
+    if strategy != "fsdp":
+        raise ValueError(f"trainer.strategy={strategy} is not known: give auto (ddp) or fsdp")
+    if config["method"]["ema_decay"] is not None:
+        raise ValueError("trainer.strategy=fsdp has no moving average: method.ema_decay=null")
+    if "score_curves" in config["callbacks"]:
+        raise ValueError("trainer.strategy=fsdp draws after training only: callbacks=default")
+    precision = config["trainer"]["precision"]
+    Sharded(precision)  # refuses what it cannot do, now
+    return lambda **parts: make(**parts, strategy=Sharded(precision), precision="32-true")
 
 
 def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolution:

@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def devices(self) -> int:
-        return num_ranks(self.config.trainer)
+        return num_ranks(self.config)
 
 
 def cells_of(
@@ -51,6 +51,7 @@ def cells_of(
             HydraConfig.instance().set_config(cell)  # what ${hydra:...} in its folder's name is of
             folder = Path(str(cell.hydra.sweep.dir), str(cell.hydra.sweep.subdir)).absolute()
             cell.hydra.runtime.output_dir = str(folder)
+        num_ranks(cell)  # refuses what it cannot split
         found.append(Cell(number, list(overrides), cell, folder))
     HydraConfig.instance().cfg = own
     return found
@@ -96,12 +97,12 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     """True once processes of their own have done this run, which several devices of this machine
     need. False with one device; and in such a process, which is connected to the others then."""
     hydra = HydraConfig.get()
-    trainer, folder = cfg.trainer, Path(hydra.runtime.output_dir)
+    config, folder = cfg, Path(hydra.runtime.output_dir)
     there = Path(cfg.run or "")
     if cfg.run is not None and cfg.stage != "sr" and (there / "config.yaml").exists():
         # It goes on with that run as it was started.
-        folder, trainer = there, OmegaConf.create(Run.there(there).config["trainer"])
-    number = num_ranks(trainer)
+        folder, config = there, OmegaConf.create(dict(Run.there(there).config))
+    trainer, number = config.trainer, num_ranks(config)
     if "WORLD_SIZE" in os.environ:
         if parallel.num_ranks() != number:
             raise ValueError(
@@ -128,13 +129,22 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     return True
 
 
-def num_ranks(trainer: DictConfig) -> int:
-    """Of a run: trainer.devices x trainer.num_nodes; ValueError for what is no count."""
+def num_ranks(config: DictConfig) -> int:
+    """Of a run: trainer.devices x trainer.num_nodes. ValueError for what is no count, and where a
+    batch is not to be divided by it."""
+    trainer = config.trainer
     for key in ("devices", "num_nodes"):
         value = trainer[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"trainer.{key}={value}: give a whole number from 1 up")
-    return int(trainer.devices * trainer.num_nodes)
+    number = int(trainer.devices * trainer.num_nodes)
+    trained = (
+        ("method",) if OmegaConf.select(config, "sr.noise_level") is None else ("method", "sr")
+    )
+    for group in trained:
+        size = OmegaConf.select(config, f"{group}.batch_size")
+        parallel.check_batch_size(group, size, number)
+    return number
 
 
 def command(overrides: Sequence[str], folder: Path | str) -> list[str]:

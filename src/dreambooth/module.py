@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
+from dreambooth.sharding import Sharded
 
 Draw = dict[str, Any]
 """What a term trains on: `x` and `eps` (B, *x_shape), `t` (B,); where its condition has more than
@@ -48,7 +49,7 @@ class DreamBooth(L.LightningModule):
             raise ValueError(f"method.module.decay_share={decay_share}: give a share from 0 to 1")
         loss_weights(weighting, torch.ones(1), stage.schedule.prediction_type)  # a known one?
         assert (prior_condition is None) == (prior_weight == 0)
-        self.stage, self.denoiser = stage, stage.denoiser
+        self.stage, self.denoiser, self.train_policy = stage, stage.denoiser, train
         self.subject_condition, self.prior_condition = subject_condition, prior_condition
         self.prior_weight, self.weighting = prior_weight, weighting
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -59,6 +60,18 @@ class DreamBooth(L.LightningModule):
         self.trained = stage.trainable_parameters(train)
         for parameter in self.trained:
             parameter.requires_grad_(True)
+
+    def configure_model(self) -> None:
+        """With trainer.strategy=fsdp, what trains is split over the devices."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, Sharded):
+            self.denoiser = strategy.split(self.stage)
+            self.trained = self.stage.trainable_parameters(self.train_policy)
+
+    def on_train_end(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, Sharded):
+            self.denoiser = strategy.join(self.stage)
 
     def training_step(self, batch: dict[str, Draw], _batch_idx: int) -> Tensor:
         losses = self.calc_loss(batch["subject"], batch.get("prior"))

@@ -36,6 +36,14 @@ def num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def check_batch_size(group: str, size: Any, ranks: int) -> None:
+    """ValueError where the batch of a training is not to be divided among so many ranks."""
+    if isinstance(size, int) and size % ranks:
+        raise ValueError(
+            f"{group}.batch_size={size} is of all {ranks} devices: give a multiple of {ranks}"
+        )
+
+
 def connect() -> None:
     """This rank to the others, if there are any and it is not yet."""
     import torch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.module import DreamBooth
-from dreambooth.parallel import num_ranks
+from dreambooth.parallel import check_batch_size, num_ranks
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,7 @@ class Training:
     def __post_init__(self) -> None:
         check_count(f"{self.group}.max_steps", self.max_steps)
         check_count(f"{self.group}.batch_size", self.batch_size)
-        if self.batch_size % num_ranks():
-            raise ValueError(
-                f"{self.group}.batch_size={self.batch_size} is of all {num_ranks()} devices: "
-                f"give a multiple of {num_ranks()}"
-            )
+        check_batch_size(self.group, self.batch_size, num_ranks())
         decay = self.ema_decay
         if decay is not None and not (isinstance(decay, int | float) and 0 < decay < 1):
             raise ValueError(

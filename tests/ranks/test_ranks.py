@@ -129,7 +129,9 @@ def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tin
     [
         (["trainer.devices=auto"], "trainer.devices=auto: give a whole number from 1 up"),
         (["trainer.num_nodes=2"], "several nodes need launcher=slurm, with -m"),
-        (["+trainer.strategy=fsdp"], "here each device has the whole model (ddp): leave it out"),
+        (["trainer.devices=3"], "method.batch_size=4 is of all 3 devices: give a multiple of 3"),
+        (["trainer.strategy=deepspeed"], "=deepspeed is not known: give auto (ddp) or fsdp"),
+        (["trainer.strategy=fsdp"], "=fsdp splits a model: give trainer.devices=2 or more"),
     ],
 )
 def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):

@@ -1,19 +1,46 @@
 """+callbacks.unlucky={_target_: unlucky.Unlucky, rank: 1}"""
 
+import json
 import os
 import signal
+from pathlib import Path
 
 import lightning as L
 
+from dreambooth.parallel import rank
+
 
 class Unlucky(L.Callback):
-    """A rank that fails at its second step, by an error or by a signal."""
+    """A rank that fails at a step, by an error or by a signal; or does so once only: if a file is
+    not there, which it then makes."""
 
-    def __init__(self, rank, kill=False):
-        self.rank, self.kill = rank, kill
+    def __init__(self, rank, kill=False, step=1, once=None):
+        self.rank, self.kill, self.step, self.once = rank, kill, step, once and Path(once)
 
     def on_train_batch_start(self, trainer, _module, _batch, batch_idx):
-        if trainer.global_rank == self.rank and batch_idx == 1:
+        if self.once and self.once.exists():
+            return
+        if trainer.global_rank == self.rank and trainer.global_step == self.step:
+            if self.once:
+                self.once.touch()
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("the seventh seal is open")
+
+
+class Parts(L.Callback):
+    """Writes how many numbers this rank holds at the end, of the weights and of Adam's averages of
+    them, and how many there are."""
+
+    def __init__(self, file):
+        self.file = f"{file}-{rank()}"
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        states = trainer.optimizers[0].state
+        weights = [weight for weight in pl_module.parameters() if weight in states]
+        here = [
+            sum(held.to_local().numel() for held in tensors)
+            for tensors in (weights, [states[weight]["exp_avg"] for weight in weights])
+        ]
+        total = sum(weight.numel() for weight in weights)
+        Path(self.file).write_text(json.dumps([*here, total]))

@@ -15,15 +15,19 @@ import torch
 from commands import ROOT, command, process, same_files, smoke
 
 from dreambooth.cells import find_runs
+from dreambooth.miniature import WEIGHTS
 from dreambooth.run import Run
 from dreambooth.slurm import settled, waiting_or_running
 
 HERE = Path(__file__).parent
-CELLS = ("prior.lambda=0,1", "class=none,wrong,correct")
+# The literal ones, of the models that the project ships.
+SHIPPED = f"model.backbone.pretrained={WEIGHTS}"
+CELLS = ("prior.lambda=0,1", "class=none,wrong,correct", SHIPPED)
 DISTURBED = ("metrics=none", "method.max_steps=80", "method.checkpoint_every=1000")
 # A limit of two minutes; SLURM looks every half minute, and tells the job after 30 to 60 seconds.
 OUT_OF_TIME = ("launcher.time=2", "launcher.signal_delay_s=60")
 DDP = ("method.max_steps=6", "method.batch_size=4", "prior.num_images=20", "metrics=none")
+TWO_NODES = (*DDP, "method.max_steps=60", "method.checkpoint_every=1000")
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +114,11 @@ def jobs(cluster, tmp_path_factory, tiny):
     jobs.submit("stop", *DISTURBED, slow(0.25))
     jobs.submit("once", *DISTURBED, slow(0.25), "launcher.max_num_timeout=0", "launcher.time=9")
     jobs.submit("ddp", *DDP, "trainer.devices=2")
+    jobs.submit("nodes", *TWO_NODES, slow(0.25), "trainer.num_nodes=2")
     jobs.told = jobs.submit("cells", *CELLS, "launcher.jobs=4")
     jobs.queued = [run.status() for run in find_runs(jobs.folder / "cells")]
     jobs.array = said("scontrol", "--oneliner", "show", "job", jobs.queued[0].job)
-    for name in ("stop", "once"):
+    for name in ("stop", "once", "nodes"):
         wait_for_steps(jobs.run(name))
         subprocess.run(["scancel", "--signal=USR2", jobs.run(name).status().job], check=True)
     return jobs
@@ -184,6 +189,18 @@ def test_two_tasks_train_as_one_process_does(jobs, local):
     assert len(losses[0]) == 6
     torch.testing.assert_close(*(torch.tensor(rows) for rows in losses), rtol=0, atol=1e-5)
     assert len(list((run.folder.parent / ".submitit").glob("*/*_log.out"))) == 2  # a task each
+
+
+def test_a_run_of_two_nodes_that_is_told_to_stop_goes_on_to_the_same_bits(jobs, local):
+    """As two processes of one machine have them, undisturbed."""
+    (run,) = jobs.ended("nodes")
+    log = jobs.log("nodes")
+    assert run.status().state == "finished", log
+    assert "stopped as asked, at step" in log
+    assert "going on from" in log
+    (there,) = local("nodes", *TWO_NODES, "launcher.jobs=2", "trainer.devices=2")
+    assert same_files(run.weights, there.weights, "*.safetensors")
+    assert losses_of(run.folder) == losses_of(there.folder)
 
 
 def losses_of(folder):

@@ -21,6 +21,7 @@ from dreambooth.metrics.functional import (
     without_identifier,
 )
 from dreambooth.metrics.intervals import mean
+from dreambooth.parallel import split
 from dreambooth.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
 
@@ -109,20 +110,21 @@ class FidelityScorer:
         return rows, {name: mean(rows, name, protocol) for name, protocol in says.items()}
 
     def _distances(self, prompts: Sequence[Picture]) -> Tensor:
-        """Of all pairs of one prompt, whose pixels are in memory together."""
-        assert self.distance is not None
-        found = [torch.empty(0, dtype=torch.float64)]
-        for prompt in dict.fromkeys(p.prompt for p in prompts):
+        """Of all pairs of one prompt, whose pixels are in memory together. A rank does some."""
+        distance = self.distance
+        assert distance is not None
+
+        def of_a_prompt(prompt: str) -> Tensor:
             pixels = [p.pixels for p in prompts if p.prompt == prompt]
             if len({image.shape for image in pixels}) > 1:
                 raise ValueError(
                     f"the images of the prompt {prompt!r} have several sizes ({sizes(pixels)}), "
                     "and DIV compares them pixel by pixel: resize them to one size"
                 )
-            found.append(
-                diversity(torch.stack(pixels), [prompt] * len(pixels), self.distance.pairs)
-            )
-        return torch.cat(found)
+            return diversity(torch.stack(pixels), [prompt] * len(pixels), distance.pairs)
+
+        found = split(of_a_prompt, list(dict.fromkeys(p.prompt for p in prompts)))
+        return torch.cat([torch.empty(0, dtype=torch.float64), *found])
 
     def _summary(
         self,

@@ -16,6 +16,7 @@ from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_values
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.world import COLOURS, Individual, random_scene
+from dreambooth.parallel import split
 from dreambooth.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
 
@@ -87,8 +88,7 @@ class OracleScorer:
         }
 
     def _read(self, pictures: Sequence[Picture]) -> Reading:
-        parts = [Reading([], torch.empty(0, EMBEDDING))]
-        for start in range(0, len(pictures), _BATCH_SIZE):
+        def read(start: int) -> Reading:
             pixels = [p.pixels for p in pictures[start : start + _BATCH_SIZE]]
             for image in pixels:
                 if image.shape != (3, SIZE_PX, SIZE_PX):
@@ -96,7 +96,10 @@ class OracleScorer:
                         f"the oracle of metrics=miniature reads images of {SIZE_PX}x{SIZE_PX} px, "
                         f"and one is of {sizes([image])}: resize it"
                     )
-            parts.append(self.oracle.read(torch.stack(pixels)))
+            return self.oracle.read(torch.stack(pixels))
+
+        parts = [Reading([], torch.empty(0, EMBEDDING))]
+        parts += split(read, range(0, len(pictures), _BATCH_SIZE))  # each by one of the ranks
         values = [value for part in parts for value in part.values]
         return Reading(values, torch.cat([part.embeddings for part in parts]))
 

@@ -1,0 +1,108 @@
+"""trainer.strategy=fsdp: two processes with half of the model each train as one with all of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, process, same_files, smoke
+from safetensors.torch import load_file
+
+from dreambooth.run import Run
+
+SMALL = ("logger=csv", "metrics=none", "method.max_steps=6", "method.batch_size=4")
+BOTH_STAGES = ("sr=noise_1e-3", "prior.num_images=8")
+SPLIT = ("trainer.devices=2", "trainer.strategy=fsdp")
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("sharding")
+
+    def train(name, *overrides, code=0):
+        own = (*smoke(tiny, folder / "prior"), *SMALL, *BOTH_STAGES)
+        ended = process("src/train.py", *own, *overrides, f"hydra.run.dir={folder / name}")
+        assert ended.code == code, ended.output
+        return Run.there(folder / name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
+        yield train
+
+
+@pytest.fixture(scope="module")
+def whole(train):
+    return train("whole")
+
+
+@pytest.fixture(scope="module")
+def split(train, tmp_path_factory):
+    file = tmp_path_factory.mktemp("parts") / "rank"
+    return train("split", *SPLIT, f"+callbacks.parts={{_target_: unlucky.Parts, file: {file}}}")
+
+
+def losses(run):
+    rows = run.read_history()
+    return torch.tensor(
+        [
+            [row[f"{stage}loss/{term}"] for term in ("subject", "prior")]
+            for stage in ("", "sr/")
+            for row in rows
+            if row.get(f"{stage}loss/subject") is not None
+        ]
+    )
+
+
+def weights(run):
+    files = sorted(run.weights.rglob("diffusion_pytorch_model.safetensors"))
+    return {(file.parent.name, k): v for file in files for k, v in load_file(file).items()}
+
+
+def test_the_losses_and_weights_are_those_of_one_process(whole, split):
+    assert losses(whole).shape == (8, 2)
+    torch.testing.assert_close(losses(split), losses(whole), rtol=0, atol=1e-5)
+    assert weights(split).keys() == weights(whole).keys()
+    for name, weight in weights(whole).items():
+        # Adam makes a step of 1e-3 even of a gradient that is rounding alone, as of a key's bias.
+        torch.testing.assert_close(weights(split)[name], weight, rtol=0, atol=1e-4, msg=str(name))
+
+
+def test_each_process_has_half_of_the_weights_and_of_the_optimizer(split):
+    file = split.config["callbacks"]["parts"]["file"]
+    parts = [json.loads(Path(f"{file}-{rank}").read_text()) for rank in range(2)]
+    for weights_here, averages_here, total in parts:
+        assert 0.4 * total < weights_here < 0.6 * total
+        assert averages_here == weights_here
+    assert sum(part[0] for part in parts) == parts[0][2]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(train, split, tmp_path):
+    once = f"rank: 1, kill: true, step: 4, once: {tmp_path / 'killed'}"
+    unlucky = f"+callbacks.unlucky={{_target_: unlucky.Unlucky, {once}}}"
+    run = train("killed", *SPLIT, unlucky, code=1)
+    assert list(run.checkpoints.glob("base-*.ckpt"))
+    ended = process("src/train.py", f"run={run.folder}")
+    assert ended.code == 0, ended.output
+    assert "going on from" in ended.output
+    assert same_files(run.weights, split.weights, "*.safetensors")
+
+
+def test_it_computes_in_bfloat16_where_that_is_asked_for(train, whole):
+    run = train("bf16", *SPLIT, "trainer.precision=bf16-mixed")
+    difference = (losses(run) - losses(whole)).abs()
+    assert 1e-6 < difference.max() < 0.05
+    assert {weight.dtype for weight in weights(run).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("method.ema_decay=0.9", "fsdp has no moving average: method.ema_decay=null"),
+        ("callbacks=score_curves", "fsdp draws after training only: callbacks=default"),
+        ("metrics=none", "fsdp splits a model: give trainer.devices=2 or more"),
+    ],
+)
+def test_what_it_does_not_do_is_said(tiny, tmp_path, override, sentence):
+    own = (*smoke(tiny, tmp_path / "prior"), "trainer.strategy=fsdp", override)
+    ended = process("src/train.py", *own, f"hydra.run.dir={tmp_path / 'run'}")
+    assert sentence in ended.sentence
