@@ -2,6 +2,7 @@ import json
 import math
 import resource
 from contextlib import contextmanager
+from socket import gethostname
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_status_keeps_the_start_and_the_progress_until_the_end(run):
     assert started
     run.set_status("running", progress=0.4)
     run.set_status("running")
-    assert run.status() == Status("running", progress=0.4, started=started)
+    assert run.status() == Status("running", progress=0.4, started=started, host=gethostname())
     run.set_status("failed", "the loss is NaN at step 12")
     status = run.status()
     assert (status.reason, status.progress) == ("the loss is NaN at step 12", 0.4)
@@ -88,7 +89,9 @@ def test_status_keeps_the_start_and_the_progress_until_the_end(run):
 def test_an_unfinished_run_goes_on_and_keeps_its_start(run):
     run.set_status("failed", "killed", progress=0.5)
     again = Run.create(run.folder, CONFIG)
-    assert again.status() == Status("running", progress=0.5, started=run.status().started)
+    status = again.status()
+    assert (status.state, status.progress) == ("running", 0.5)
+    assert (status.started, status.ended) == (run.status().started, "")
 
 
 def test_other_overrides_of_the_same_config_are_the_same_run(run):

@@ -104,6 +104,17 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_claimed(folder: Path) -> bool:
+    """Whether a process of this machine is at the run in a folder."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def remove_partial(folder: Path) -> None:
     """What a killed process was writing below a folder that no living one writes into."""
     for left in [*folder.rglob(f".*{_PARTIAL}")]:

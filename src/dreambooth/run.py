@@ -25,6 +25,7 @@ import math
 import os
 import re
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ from dreambooth.pictures import png_of, read_png
 _REPLACED = "replaced"
 _WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
 _CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "logs", "wandb")
-STATES = ("queued", "running", "preempted", "finished", "failed")
+OPEN = ("running", "queued", "preempted")  # what is still to end
+STATES = (*OPEN, "finished", "failed")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Status:
     started: str = ""  # ISO 8601, UTC
     ended: str = ""
     job: str = ""  # of SLURM, that it waits or runs in: "12", or of an array "12_3"
+    host: str = ""  # the machine that it last ran on
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Run:
             else progress,
             ended="" if state in ("queued", "running") else now,
             job=(_own_job() if state == "running" else before.job) if job is None else job,
+            host=socket.gethostname() if state == "running" else before.host,
         )
         self._write_json("status.json", asdict(status))
 

@@ -3,9 +3,7 @@
 import getpass
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
-
-from dreambooth.run import Run, Status
+from collections.abc import Sequence
 
 
 def waiting_or_running() -> dict[str, str] | None:
@@ -22,18 +20,6 @@ def release(jobs: Sequence[str]) -> None:
     arrays = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
     if _said(["scontrol", "release", arrays]) is None:
         raise ValueError(f"SLURM does not release the jobs {arrays}: try scontrol release {arrays}")
-
-
-def settled(run: Run, there: Mapping[str, str] | None) -> Status:
-    """A run's status; one that is said to wait or run in a job that is gone has failed, and its
-    status says so from now on. `there`: what `waiting_or_running` told just before."""
-    status = run.status()
-    lost = status.state in ("queued", "running", "preempted") and status.job
-    if not lost or there is None or status.job in there:
-        return status
-    if run.status() == status:  # it may have ended while SLURM was asked
-        run.set_status("failed", f"job {status.job} is gone: {end_of(status.job)}")
-    return run.status()
 
 
 def end_of(job: str) -> str:

@@ -17,7 +17,8 @@ from commands import ROOT, command, process, same_files, smoke
 from dreambooth.cells import find_runs
 from dreambooth.miniature import WEIGHTS
 from dreambooth.run import Run
-from dreambooth.slurm import settled, waiting_or_running
+from dreambooth.settling import settled
+from dreambooth.slurm import waiting_or_running
 
 HERE = Path(__file__).parent
 # The literal ones, of the models that the project ships.

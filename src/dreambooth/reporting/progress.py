@@ -15,10 +15,9 @@ from rich.text import Text
 
 from dreambooth.cells import find_runs
 from dreambooth.reporting.planned import planned
-from dreambooth.run import Metric, Run, Status
+from dreambooth.run import OPEN, Metric, Run, Status
 
 _MOST_ROWS = 6
-_OPEN = ("running", "queued", "preempted")  # what is still to end
 _COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "yellow"}
 
 
@@ -29,7 +28,7 @@ def tell_progress(folder: Path, console: Console | None = None) -> None:
     found = [(run, run.status()) for run in runs if run.folder.exists()]
     states = Counter(status.state for _, status in found)
     total = max(len(plan), len(runs))
-    ended = sum(count for state, count in states.items() if state not in _OPEN)
+    ended = sum(count for state, count in states.items() if state not in OPEN)
     line = Text(f"{ended} of {total} cells: ", style="bold")
     parts = [Text(f"{n} {state}", style=_COLOURS.get(state, "")) for state, n in states.items()]
     parts += [Text(f"{total - len(found)} to come")] if total > len(found) else []
@@ -102,7 +101,7 @@ def _seconds(status: Status) -> float:
 def _time_left(found: Sequence[Status], total: int) -> str:
     """From the time that the finished cells took, as many at once as run now; "" if unknown."""
     took = [_seconds(status) for status in found if status.state == "finished"]
-    left = total - sum(status.state not in _OPEN for status in found)
+    left = total - sum(status.state not in OPEN for status in found)
     if not took or left <= 0:
         return ""
     at_once = max(1, sum(status.state == "running" for status in found))

@@ -11,6 +11,7 @@ from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
+from dreambooth.settling import settle
 
 RUNS, REPORTS = Path("runs"), Path("reports")
 
@@ -21,7 +22,10 @@ def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
     Gives the page in it. ValueError where there is nothing to report on.
     """
     own = None if name is None else checked_name(name)
-    study = read_study(sweeps or [latest_sweep(RUNS)])
+    folders = sweeps or [latest_sweep(RUNS)]
+    for folder in folders:
+        settle(folder)
+    study = read_study(folders)
     return write_report(study, REPORTS / (own or study.name))
 
 

@@ -21,6 +21,7 @@ import dreambooth
 from dreambooth import slurm
 from dreambooth.launching import QUIET, Cell, cells_of, queue, returned
 from dreambooth.run import Run, describe
+from dreambooth.settling import settled
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             while left:
                 there = slurm.waiting_or_running()
                 for folder, cell in list(left.items()):
-                    status = slurm.settled(Run(folder, {}), there)
+                    status = settled(Run(folder, {}), there)
                     if status.state in ("finished", "failed"):
                         del left[folder]
                         log.info("\t#%d %s: %s", cell.number, describe(status), folder)
