@@ -52,6 +52,21 @@ def test_one_command_writes_page_markdown_tables_and_figures(tmp_path, reports):
         assert len(list(csv.DictReader(file))) == 6
 
 
+def test_nothing_of_an_earlier_report_stays_beside_the_new_one(tmp_path, reports):
+    large = made_up_sweep(tmp_path / "runs" / "large")
+    small = made_up_sweep(tmp_path / "runs" / "small", axes={"seed": ("0", "1")})
+    for name, sweep in (("same", large), ("same", small), ("fresh", small)):
+        ended = command("report", f"sweep={sweep}", f"name={name}")
+        assert ended.code == 0, ended.output
+    same, fresh = (
+        {path.relative_to(reports / name) for path in (reports / name).rglob("*")}
+        for name in ("same", "fresh")
+    )
+    assert same == fresh
+    command("report", f"sweep={large}", "name=same")
+    assert {path.relative_to(reports / "same") for path in (reports / "same").rglob("*")} > fresh
+
+
 def test_without_a_sweep_it_is_the_latest(tmp_path, reports):
     for age, name in enumerate(("newer", "older")):
         sweep = made_up_sweep(tmp_path / "runs" / name, axes={"class": ("none", "wrong")})

@@ -212,6 +212,8 @@ def quieten_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
+    # Where it averages weights nothing is sharded: see _trainer.
+    warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
     # Our loader goes on where the training does: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_no_step)

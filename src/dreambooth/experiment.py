@@ -205,7 +205,7 @@ class Experiment:
     def _trainer(self, stage_name: str, how: Training) -> L.Trainer:
         callbacks = [*self.callbacks(stage_name)]
         if how.ema_decay is not None:
-            callbacks.append(EMAWeightAveraging(decay=how.ema_decay))
+            callbacks.insert(0, EMAWeightAveraging(decay=how.ema_decay))  # score_curves draws it
         return self.trainer(
             callbacks=callbacks,
             logger=self.loggers,

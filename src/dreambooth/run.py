@@ -42,7 +42,7 @@ from dreambooth.pictures import png_of, read_png
 
 _REPLACED = "replaced"
 _WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
-_CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "logs", "wandb")
+_CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "wandb")
 OPEN = ("running", "queued", "preempted")  # what is still to end
 STATES = (*OPEN, "finished", "failed")
 

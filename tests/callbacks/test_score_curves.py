@@ -34,10 +34,29 @@ def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, 
     assert "score curves: 15 pictures at each point, " in ended.output
 
 
+def test_with_moving_averages_the_curves_are_theirs_and_the_training_is_not_touched(
+    tiny, encoders, tmp_path
+):
+    own = (*encoders, "method.ema_decay=0.9", "method.max_steps=4", "prior.num_images=4")
+    for name, more in (("plain", ()), ("curves", CURVES)):
+        ended = train(tiny, tmp_path / name, *own, *more)
+        assert ended.code == 0, ended.output
+    assert same_files(tmp_path / "plain", tmp_path / "curves", "*.safetensors")
+    ended = train(tiny, tmp_path / "live", *encoders, *own[-2:], *CURVES)
+    assert ended.code == 0, ended.output
+    averaged, live = (
+        [row["curves/dino"] for row in Run.open(folder).read_history() if "curves/dino" in row]
+        for folder in (tmp_path / "curves", tmp_path / "live")
+    )
+    assert averaged[0] == live[0]
+    assert averaged[-1] != live[-1]
+
+
 class Recorded:
     """A trainer that steps by hand, its logger, a scorer and a model that uses random numbers."""
 
     global_step = 0
+    callbacks = ()
 
     def __init__(self):
         self.loggers, self.points, self.drawn = [self], [], []

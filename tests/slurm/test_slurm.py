@@ -168,6 +168,7 @@ def test_the_six_cells_are_an_array_of_two_nodes_with_the_scores_of_the_local_la
     assert "ArrayTaskThrottle=4" in jobs.array
     nodes = said("squeue", "--states=all", "--noheader", "--format=%N", f"--jobs={arrays.pop()}")
     assert set(nodes.split()) == {"n1", "n2"}
+    assert runs[0].read_provenance()["command"].startswith("python src/train.py ")
     here = local("cells", *CELLS)
     assert [run.folder.name for run in runs] == [run.folder.name for run in here]
     for run, other in zip(runs, here, strict=True):

@@ -3,10 +3,12 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from dreambooth.evaluation import Scorer, evaluate
@@ -24,8 +26,9 @@ class ScoreCurves(L.Callback):
     Before the first step and after every `every_n_steps` the same small set is drawn from the same
     noise: one picture of each of at most `num_prompts` of the subject's prompts, spread over their
     list, and `num_class_images` of the class prompt. The training is not touched: neither its
-    random numbers nor the mode of its modules. `curves/seconds` is what one point took; a line at
-    the end tells the whole cost. Where the SR stage is trained the names begin with `sr/`.
+    random numbers nor the mode of its modules. With method.ema_decay the moving averages of the
+    weights draw, since they are what is kept in the end. `curves/seconds` is what one point took; a
+    line at the end tells the whole cost. Where the SR stage is trained the names begin with `sr/`.
 
     `draw`: (template, prompt, index) of each picture -> the pictures.
     """
@@ -79,7 +82,7 @@ class ScoreCurves(L.Callback):
 
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         started = time.monotonic()
-        with isolate_rng():
+        with isolate_rng(), averaged(trainer, pl_module):
             prompts, of_class = self.draw(self.jobs), self.draw(self.class_jobs)
             _, metrics = evaluate(
                 self.scorers, self.subject, self.names.identifier, prompts, of_class
@@ -92,3 +95,17 @@ class ScoreCurves(L.Callback):
         curves = {f"{prefix}curves/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(curves, step=trainer.global_step)
+
+
+@contextmanager
+def averaged(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+    """The moving averages of the weights in the weights' place, where there are any."""
+    callbacks: Sequence[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [one for one in callbacks if isinstance(one, WeightAveraging)]
+    for one in averages:
+        one.on_validation_epoch_start(trainer, pl_module)  # swaps them
+    try:
+        yield
+    finally:
+        for one in averages:
+            one.on_validation_epoch_end(trainer, pl_module)  # and back

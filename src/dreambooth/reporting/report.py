@@ -35,7 +35,11 @@ def write_report(study: Study, folder: Path) -> Path:
     tables = tables_of(study)
     found = findings(tables)
     figures = write_figures(study, folder / "figures")
-    write_tables(tables, folder / "tables")
+    written = {*write_tables(tables, folder / "tables")}
+    written |= {folder / "figures" / f"{f.key}.{kind}" for f in figures for kind in ("svg", "png")}
+    for path in [*(folder / "tables").iterdir(), *(folder / "figures").iterdir()]:
+        if path not in written and path.suffix in (".csv", ".tex", ".svg", ".png"):
+            path.unlink()  # of an earlier report, on other runs
     write_markdown(study, tables, found, figures, folder)
     return write_page(study, tables, found, figures, folder)
 

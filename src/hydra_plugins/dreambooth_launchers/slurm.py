@@ -163,6 +163,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         signal.signal(user_signal, hear)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
         signal.signal(signal.SIGTERM, hear)  # scancel, or a preemption that SLURM follows up itself
+        assert self.config is not None
+        # What a user would type: provenance.json has it.
+        sys.argv = [f"src/{self.config.hydra.job.name}.py", *sweep_overrides]
         own = [] if job.global_rank == 0 else list(QUIET)
         ended = super().__call__([*sweep_overrides, *own], *args)
         run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
