@@ -1,6 +1,6 @@
 """How well the pretrained cascade does what a prompt says, as the oracle sees it.
 
-    python benchmarks/miniature_quality.py [images per attribute] [grid.png]
+    python benchmarks/miniature_quality.py [images per attribute] [samples.png]
 
 Prompts state one attribute or a few, as captions do; "a dog" and the other bare nouns are drawn
 too, for the spread (entropy relative to the world's own, which is uniform) of what is not stated.
@@ -10,16 +10,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
 import yaml
-from PIL import Image
+from matplotlib.figure import Figure
 
-from dreambooth.loggers import grid
 from dreambooth.miniature import WEIGHTS, load_backbone, world
 from dreambooth.miniature.oracle import Oracle, prompted_values
-from dreambooth.run import Picture
 from dreambooth.sampling import Sampler
 
 CONF = Path(__file__).parents[1] / "conf" / "model" / "miniature.yaml"
@@ -56,6 +55,18 @@ def entropy_share(values: list[str | None], size: int) -> float:
     return float(-(p * np.log(p)).sum() / np.log(size))
 
 
+def save_samples(images: torch.Tensor, texts: list[str], path: str) -> None:
+    """The first pictures, uint8 (N, 3, 64, 64), each above its prompt."""
+    columns = 8
+    figure = Figure(figsize=(12, 1.95 * len(images) / columns), layout="constrained")
+    axes = figure.subplots(len(images) // columns, columns)
+    for one, image, text in zip(axes.flat, images, texts, strict=False):
+        one.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        one.set_axis_off()
+        one.text(0.5, -0.05, fill(text, 26), transform=one.transAxes, ha="center", va="top", size=8)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     backbone, oracle = load_backbone(), Oracle.load(WEIGHTS)
@@ -83,8 +94,7 @@ def main() -> None:
         print(f"{name} entropy of bare nouns: mean {np.mean(shares):.1%}, least {min(shares):.1%}")
     print(f"{1e3 * seconds / len(images):.0f} ms an image")
     if len(sys.argv) > 2:
-        pictures = [Picture(image, "", i) for i, image in enumerate(images[:100])]
-        Image.fromarray(grid(pictures, columns=10)).save(sys.argv[2])
+        save_samples(images[:32], texts, sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -49,29 +49,32 @@ class DreamBooth(L.LightningModule):
             raise ValueError(f"method.module.decay_share={decay_share}: give a share from 0 to 1")
         loss_weights(weighting, torch.ones(1), stage.schedule.prediction_type)  # a known one?
         assert (prior_condition is None) == (prior_weight == 0)
-        self.stage, self.denoiser, self.train_policy = stage, stage.denoiser, train
+        self.stage, self.train_policy = stage, train
         self.subject_condition, self.prior_condition = subject_condition, prior_condition
         self.prior_weight, self.weighting = prior_weight, weighting
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.decay_share = decay_share
         self.share = (0.0, 1.0)  # of the run's steps: those before, and these
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
-        self.denoiser.train().requires_grad_(False)
-        self.trained = stage.trainable_parameters(train)
+        stage.denoiser.train().requires_grad_(False)
+        self._take_denoiser()
         for parameter in self.trained:
             parameter.requires_grad_(True)
 
     def configure_model(self) -> None:
         """With trainer.strategy=fsdp, what trains is split over the devices."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, Sharded):
-            self.denoiser = strategy.split(self.stage)
-            self.trained = self.stage.trainable_parameters(self.train_policy)
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.split(self.stage)
+            self._take_denoiser()
 
     def on_train_end(self) -> None:
-        strategy = self.trainer.strategy
-        if isinstance(strategy, Sharded):
-            self.denoiser = strategy.join(self.stage)
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.join(self.stage)
+            self._take_denoiser()
+
+    def _take_denoiser(self) -> None:
+        self.denoiser = self.stage.denoiser
+        self.trained = self.stage.trainable_parameters(self.train_policy)
 
     def training_step(self, batch: dict[str, Draw], _batch_idx: int) -> Tensor:
         losses = self.calc_loss(batch["subject"], batch.get("prior"))

@@ -33,8 +33,8 @@ class Sharded(ModelParallelStrategy):
         super().__init__(num_ranks(), tensor_parallel_size=1, save_distributed_checkpoint=False)
         self.policy = MixedPrecisionPolicy(_PRECISIONS[precision], reduce_dtype=torch.float32)
 
-    def split(self, stage: Stage) -> nn.Module:
-        """The stage's denoiser from now on: a copy in parts. The whole one waits on the CPU."""
+    def split(self, stage: Stage) -> None:
+        """The stage's denoiser becomes a copy in parts. The whole one waits on the CPU."""
         self.whole = stage.denoiser.cpu()
         stage.denoiser = copy.deepcopy(self.whole)
         for parameter in stage.denoiser.parameters():
@@ -42,12 +42,15 @@ class Sharded(ModelParallelStrategy):
         lists = [child for child in stage.denoiser.children() if isinstance(child, nn.ModuleList)]
         for part in [*(block for blocks in lists for block in blocks), stage.denoiser]:
             fully_shard(part, mesh=self.device_mesh["data_parallel"], mp_policy=self.policy)
-        return stage.denoiser
 
-    def join(self, stage: Stage) -> nn.Module:
+    def join(self, stage: Stage) -> None:
         """The whole one again, with the weights of the parts; one weight after the other."""
         weights = self.whole.state_dict()
         for name, value in stage.denoiser.state_dict().items():
             weights[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
         stage.denoiser = self.whole
-        return self.whole
+
+    def teardown(self) -> None:
+        super().teardown()
+        # Else their states keep the devices' memory from what comes next.
+        self.optimizers, self.lr_scheduler_configs = [], []
