@@ -58,12 +58,13 @@ def entropy_share(values: list[str | None], size: int) -> float:
 def save_samples(images: torch.Tensor, texts: list[str], path: str) -> None:
     """The first pictures, uint8 (N, 3, 64, 64), each above its prompt."""
     columns = 8
-    figure = Figure(figsize=(12, 1.95 * len(images) / columns), layout="constrained")
+    figure = Figure(figsize=(12, 1.85 * len(images) / columns))
+    figure.subplots_adjust(0.01, 0.06, 0.99, 0.99, wspace=0.08, hspace=0.28)
     axes = figure.subplots(len(images) // columns, columns)
     for one, image, text in zip(axes.flat, images, texts, strict=False):
         one.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         one.set_axis_off()
-        one.text(0.5, -0.05, fill(text, 26), transform=one.transAxes, ha="center", va="top", size=8)
+        one.text(0.5, -0.05, fill(text, 24), transform=one.transAxes, ha="center", va="top", size=7)
     figure.savefig(path, dpi=110)
 
 
