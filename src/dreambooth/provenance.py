@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -35,8 +35,17 @@ _PACKAGES = (
 )
 
 
+def begin_provenance(run: Run) -> None:
+    """provenance.json as a run starts; `timed` adds `seconds`, of one that goes on to those that it
+    has, and the peak memory, which is counted from now on (not on Linux: since the process began).
+    """
+    kept = {k: v for k, v in run.read_provenance().items() if k in ("started", "seconds")}
+    run.write_provenance(provenance() | kept)
+    _forget_peak()
+
+
 def provenance() -> dict[str, Any]:
-    """What provenance.json holds when a run starts; `timed` adds `seconds` and the peak memory.
+    """Command, code, versions and machine, of this process and now.
 
     `code` is a hash of the package's source without its reporting: it tells whether two runs were
     made by the same code, whatever was committed when. Energy is not measured.
@@ -61,25 +70,49 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def timed(run: Run, phase: str) -> Iterator[None]:
-    """Adds the seconds of a phase, and the peak memory so far, to the run's provenance.json."""
+    """Adds the seconds of a phase, without those of phases within it, and the peak memory so far to
+    the run's provenance.json."""
     started = time.monotonic()
+    _within.append(0.0)
     try:
         yield
     finally:
+        took = time.monotonic() - started
+        own = took - _within.pop()
+        if _within:
+            _within[-1] += took
         if rank() == 0:
             known = run.read_provenance()
             seconds = known.setdefault("seconds", {})
-            seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - started, 3)
+            seconds[phase] = round(seconds.get(phase, 0.0) + own, 3)
             run.write_provenance(known | _peak_memory())
+
+
+_within: list[float] = []  # of each phase that is being timed, the seconds of those within it
+
+
+def _forget_peak() -> None:
+    import torch
+
+    with suppress(OSError):  # not on Linux, or not allowed
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_memory() -> dict[str, int]:
     import torch
 
-    peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    try:
+        told = Path("/proc/self/status").read_text()
+        peak = int(told.partition("VmHWM:")[2].split()[0]) * 1024
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak *= 1 if sys.platform == "darwin" else 1024
+    found = {"peak_memory_bytes": peak}
     if torch.cuda.is_available():
-        peak["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return peak
+        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return found
 
 
 @cache

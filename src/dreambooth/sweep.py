@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.cells import cell_name, find_runs, settings, sweep_name, write_cells
 from dreambooth.parallel import RanksError, disconnect, num_ranks, rank
-from dreambooth.provenance import provenance
+from dreambooth.provenance import begin_provenance
 from dreambooth.run import FinishedRunError, Run, Status, tell_killed
 from dreambooth.stopping import StoppedError
 
@@ -41,8 +41,7 @@ def recorded(run: Run) -> Iterator[None]:
     exit_code = 1
     try:
         if rank() == 0:
-            kept = {k: v for k, v in run.read_provenance().items() if k in ("started", "seconds")}
-            run.write_provenance(provenance() | kept)  # a run that goes on adds to its seconds
+            begin_provenance(run)
         yield
         if rank() == 0:
             run.set_status("finished")

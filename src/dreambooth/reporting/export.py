@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.files import Score, csv_of, write_atomically
+from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import p_in_words
 from dreambooth.reporting.study import Study
@@ -230,9 +231,7 @@ def _sources(study: Study) -> list[str]:
     for key, some in values.items():
         told = ", ".join(f"{_md(value)} ({counted(n, 'run')})" for value, n in some.items())
         lines.append(f"- {_md(key)}: {told}")
-    seconds = sum(sum(t.provenance.get("seconds", {}).values()) for t in known)
-    if known:
-        lines.append(f"- time of all runs: {seconds / 3600:.2f} h; energy was not measured")
+    lines += [f"- {name}: {words}" for name, words in costs(study.trials)]
     commands = dict.fromkeys(_code(t.command) for t in study.trials)
     return [*lines, *(f"- {command}" for command in commands)]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from dreambooth.files import write_atomically
 from dreambooth.reporting import look
+from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.gallery import gallery_of
 from dreambooth.reporting.look import mentioned
@@ -148,12 +149,15 @@ def of_the_paper_first(
 
 
 def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What the runs recorded: (name, [(value, how many runs say it)]), the most common first."""
+    """What the runs recorded: (name, [(value, how many runs say it)]), the most common first; and
+    what they cost together."""
     found: dict[str, Counter[str]] = {}
     for trial in trials:
         for name, value in _leaves(trial.provenance):
-            found.setdefault(name, Counter())[value] += 1
-    return [(name, values.most_common()) for name, values in found.items()]
+            if not name.startswith(("seconds ", "peak ")):
+                found.setdefault(name, Counter())[value] += 1
+    together = [(name, [(words, len(trials))]) for name, words in costs(trials)]
+    return [(name, values.most_common()) for name, values in found.items()] + together
 
 
 def inlined(figure: Figure) -> str:
