@@ -58,11 +58,14 @@ def test_nothing_of_an_earlier_report_stays_beside_the_new_one(tmp_path, reports
     for name, sweep in (("same", large), ("same", small), ("fresh", small)):
         ended = command("report", f"sweep={sweep}", f"name={name}")
         assert ended.code == 0, ended.output
+        own = reports / name / "figures" / "my own.png"
+        own.touch()
     same, fresh = (
         {path.relative_to(reports / name) for path in (reports / name).rglob("*")}
         for name in ("same", "fresh")
     )
     assert same == fresh
+    assert own.exists()
     command("report", f"sweep={large}", "name=same")
     assert {path.relative_to(reports / "same") for path in (reports / "same").rglob("*")} > fresh
 

@@ -2,7 +2,6 @@ import json
 import math
 import resource
 from contextlib import contextmanager
-from socket import gethostname
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from dreambooth.run import (
     csv_of,
     describe,
     slug,
+    this_host,
     write_atomically,
 )
 
@@ -78,7 +78,7 @@ def test_status_keeps_the_start_and_the_progress_until_the_end(run):
     assert started
     run.set_status("running", progress=0.4)
     run.set_status("running")
-    assert run.status() == Status("running", progress=0.4, started=started, host=gethostname())
+    assert run.status() == Status("running", progress=0.4, started=started, host=this_host())
     run.set_status("failed", "the loss is NaN at step 12")
     status = run.status()
     assert (status.reason, status.progress) == ("the loss is NaN at step 12", 0.4)

@@ -106,7 +106,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
 def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     """A trainer, of its callbacks and loggers. ValueError for what FSDP cannot do."""
     make, strategy = instantiate(config["trainer"]), config["trainer"].get("strategy", "auto")
-    if strategy in ("auto", "ddp"):
+    if strategy.startswith(("auto", "ddp")):
         return make
     if strategy != "fsdp":
         raise ValueError(f"trainer.strategy={strategy} is not known: give auto (ddp) or fsdp")
@@ -114,9 +114,8 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
         raise ValueError("trainer.strategy=fsdp has no moving average: method.ema_decay=null")
     if "score_curves" in config["callbacks"]:
         raise ValueError("trainer.strategy=fsdp draws after training only: callbacks=default")
-    precision = config["trainer"]["precision"]
-    Sharded(precision)  # refuses what it cannot do, now
-    return lambda **parts: make(**parts, strategy=Sharded(precision), precision="32-true")
+    Sharded()  # refuses one device, now
+    return lambda **parts: make(**parts, strategy=Sharded())
 
 
 def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolution:

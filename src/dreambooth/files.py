@@ -104,15 +104,19 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_claimed(folder: Path) -> bool:
-    """Whether a process of this machine is at the run in a folder."""
+@contextmanager
+def if_free(folder: Path) -> Iterator[bool]:
+    """Whether no process is at the run in a folder; and if so, none comes to it in the meantime."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        return True
-    lock.release()
-    return False
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def remove_partial(folder: Path) -> None:

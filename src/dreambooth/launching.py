@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth import parallel
 from dreambooth.run import FinishedRunError, Run, tell_killed
-from dreambooth.starting import queue_run
+from dreambooth.starting import queue_run, with_base_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def devices(self) -> int:
-        return num_ranks(self.config)
+        return checked_num_ranks(self.config)
 
 
 def cells_of(
@@ -51,7 +51,7 @@ def cells_of(
             HydraConfig.instance().set_config(cell)  # what ${hydra:...} in its folder's name is of
             folder = Path(str(cell.hydra.sweep.dir), str(cell.hydra.sweep.subdir)).absolute()
             cell.hydra.runtime.output_dir = str(folder)
-        num_ranks(cell)  # refuses what it cannot split
+        checked_num_ranks(cell)
         found.append(Cell(number, list(overrides), cell, folder))
     HydraConfig.instance().cfg = own
     return found
@@ -99,10 +99,12 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     hydra = HydraConfig.get()
     config, folder = cfg, Path(hydra.runtime.output_dir)
     there = Path(cfg.run or "")
-    if cfg.run is not None and cfg.stage != "sr" and (there / "config.yaml").exists():
+    if cfg.stage == "sr":
+        config, _ = with_base_of(cfg.run, list(hydra.overrides.task))
+    elif cfg.run is not None and (there / "config.yaml").exists():
         # It goes on with that run as it was started.
         folder, config = there, OmegaConf.create(dict(Run.there(there).config))
-    trainer, number = config.trainer, num_ranks(config)
+    trainer, number = config.trainer, checked_num_ranks(config)
     if "WORLD_SIZE" in os.environ:
         if parallel.num_ranks() != number:
             raise ValueError(
@@ -124,12 +126,12 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     try:
         parallel.run_ranks([own + list(QUIET if rank else ()) for rank in range(number)])
     except parallel.RanksError as error:
-        tell_killed(folder, str(error))
+        tell_killed(folder, str(error), of_a_rank=error.killed)
         raise
     return True
 
 
-def num_ranks(config: DictConfig) -> int:
+def checked_num_ranks(config: DictConfig) -> int:
     """Of a run: trainer.devices x trainer.num_nodes. ValueError for what is no count, and where a
     batch is not to be divided by it."""
     trainer = config.trainer
@@ -138,12 +140,13 @@ def num_ranks(config: DictConfig) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"trainer.{key}={value}: give a whole number from 1 up")
     number = int(trainer.devices * trainer.num_nodes)
-    trained = (
-        ("method",) if OmegaConf.select(config, "sr.noise_level") is None else ("method", "sr")
-    )
-    for group in trained:
-        size = OmegaConf.select(config, f"{group}.batch_size")
-        parallel.check_batch_size(group, size, number)
+    trained = {"method": "base"}
+    if OmegaConf.select(config, "sr.noise_level") is not None:
+        trained["sr"] = "sr"
+    for group, stage in trained.items():
+        if OmegaConf.select(config, "stage") in (None, stage):
+            size = OmegaConf.select(config, f"{group}.batch_size")
+            parallel.check_batch_size(group, size, number)
     return number
 
 

@@ -25,7 +25,12 @@ _SECONDS_TO_END = 10.0  # that a process has to end by itself
 
 
 class RanksError(RuntimeError):
-    """A rank failed; what it said itself is in its output, and in the run's status."""
+    """A rank failed; what it said itself is in its output, and in the run's status. One that was
+    `killed` has said nothing, and the others only that they lost it."""
+
+    def __init__(self, message: str, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 def rank() -> int:
@@ -138,7 +143,8 @@ def run_ranks(commands: Sequence[Sequence[str]]) -> None:
 def _check(processes: Sequence[subprocess.Popen]) -> None:
     for i, process in enumerate(processes):
         if process.poll():
-            raise RanksError(f"rank {i} of {len(processes)} {told_code(process.returncode)}")
+            how = f"rank {i} of {len(processes)} {told_code(process.returncode)}"
+            raise RanksError(how, killed=process.returncode < 0)
 
 
 def told_code(code: int) -> str:

@@ -10,7 +10,7 @@ from dreambooth.evaluation import evaluate, joined, told
 from dreambooth.experiment import Names
 from dreambooth.external import read_external
 from dreambooth.loggers import publish
-from dreambooth.run import Run
+from dreambooth.run import Run, claimed
 from dreambooth.sweep import recorded, tell_table
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,10 @@ def score_again(config: Mapping[str, Any]) -> None:
     pairs = ("restored", "originals") if run.has_images("restored") else ()
     restored = [run.read_images(name) for name in pairs]
     seed = run.config["seed"]
-    rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class, seed, *restored)
-    run.write_scores(joined(run.read_scores(), rows))
-    run.write_metrics(run.read_metrics() | metrics)
+    with claimed(run.folder):
+        rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class, seed, *restored)
+        run.write_scores(joined(run.read_scores(), rows))
+        run.write_metrics(run.read_metrics() | metrics)
     log.info("scores: %s", told(metrics))
     if (run.folder.parent / "sweep.csv").is_file():
         tell_table(run.folder.parent)
@@ -55,17 +56,16 @@ def score_external(config: Mapping[str, Any]) -> None:
     prompts, of_class = read_external(images, subject, identifier)
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
-    words = ("subject", "photos", "class_noun")
+    words = ("subject", "photos", "class_noun", "metrics", "identifier")
     said = [o for o in config["overrides"] if o.partition("=")[0].partition(".")[0] in words]
-    run = Run.create(
-        Path(config["into"], config["name"] or images.stem),
-        about | {"overrides": ["method=external", *said]},
-    )
-    with recorded(run):
-        rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class)
-        run.write_scores(rows)
-        run.write_metrics(metrics)
-        publish(loggers_of(config, run), metrics, rows, [*prompts, *of_class])
+    folder = Path(config["into"], config["name"] or images.stem)
+    with claimed(folder):
+        run = Run.create(folder, about | {"overrides": ["method=external", *said]})
+        with recorded(run):
+            rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class)
+            run.write_scores(rows)
+            run.write_metrics(metrics)
+            publish(loggers_of(config, run), metrics, rows, [*prompts, *of_class])
     tell_table(run.folder.parent)
 
 

@@ -29,6 +29,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Status:
     started: str = ""  # ISO 8601, UTC
     ended: str = ""
     job: str = ""  # of SLURM, that it waits or runs in: "12", or of an array "12_3"
-    host: str = ""  # the machine that it last ran on
+    host: str = ""  # the machine that it last ran on: a hash of its name
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class Run:
         reason: str = "",
         progress: float | None = None,
         job: str | None = None,
+        ended: str | None = None,
     ) -> None:
         """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason. What is
         not given stays as it was; a running one is in the job of this process, if in any."""
@@ -196,9 +198,9 @@ class Run:
             else before.progress
             if progress is None
             else progress,
-            ended="" if state in ("queued", "running") else now,
+            ended="" if state in ("queued", "running") else ended or now,
             job=(_own_job() if state == "running" else before.job) if job is None else job,
-            host=socket.gethostname() if state == "running" else before.host,
+            host=this_host() if state == "running" else before.host,
         )
         self._write_json("status.json", asdict(status))
 
@@ -342,16 +344,22 @@ class Run:
         write_atomically(self.folder / name, f"{text}\n".encode())
 
 
-def tell_killed(folder: Path, reason: str) -> None:
-    """The status of a run whose processes have ended, which a killed one has not told."""
+def tell_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
+    """The status of a run whose processes have ended, which a killed one has not told; where it was
+    one of several, the others have told that they lost it."""
     run = Run(folder, {})
-    if run.status().state == "running":
+    if run.status().state in ("running", *(["failed"] if of_a_rank else [])):
         run.set_status("failed", reason)
 
 
 def picture_name(prompt: str, index: int) -> str:
     """The file of a picture in its set."""
     return f"{slug(prompt)}-{index:03d}.png"
+
+
+def this_host() -> str:
+    """Tells this machine from others without naming it."""
+    return sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
 def describe(status: Status) -> str:

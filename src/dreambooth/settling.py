@@ -2,12 +2,12 @@
 
 import logging
 import os
-import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-from dreambooth.files import is_claimed
-from dreambooth.run import OPEN, Run, Status
+from dreambooth.files import if_free
+from dreambooth.run import OPEN, Run, Status, this_host
 from dreambooth.slurm import end_of, waiting_or_running
 
 log = logging.getLogger(__name__)
@@ -15,15 +15,19 @@ log = logging.getLogger(__name__)
 
 def settle(folder: Path) -> None:
     """Statuses of a sweep's cells, or of a single run, as they are; of this user's runs only."""
-    files = [*folder.glob("status.json"), *folder.glob("*/status.json")]
-    runs = [Run(file.parent, {}) for file in files if file.stat().st_uid == os.getuid()]
-    try:
-        left = [run for run in runs if run.status().state in OPEN]
-        there = waiting_or_running() if any(run.status().job for run in left) else None
-        for run in left:
+    there: Mapping[str, str] | None = None
+    asked = False
+    for file in [*folder.glob("status.json"), *folder.glob("*/status.json")]:
+        run = Run(file.parent, {})
+        try:
+            status = run.status()
+            if status.state not in OPEN or file.stat().st_uid != os.getuid():
+                continue
+            if status.job and not asked:
+                there, asked = waiting_or_running(), True
             settled(run, there)
-    except (ValueError, OSError) as error:  # a damaged one, or a disk that takes nothing
-        log.debug("left as they say they are: %s", error)
+        except (ValueError, OSError) as error:  # damaged, set aside just now, or on a full disk
+            log.debug("%s is left as it says it is: %s", run.folder, error)
 
 
 def settled(run: Run, there: Mapping[str, str] | None) -> Status:
@@ -31,14 +35,20 @@ def settled(run: Run, there: Mapping[str, str] | None) -> Status:
     failed, and its status says so from now on. `there`: what `waiting_or_running` told just before.
     """
     status = run.status()
-    if status.state in OPEN and (reason := _gone(run, status, there)) and run.status() == status:
-        run.set_status("failed", reason)  # it had not ended while we looked
+    if status.state in OPEN and (reason := _gone(status, there)):
+        with if_free(run.folder) as free:  # a living process has it
+            if free and run.status() == status:
+                last = (run.folder / "status.json").stat().st_mtime
+                ended = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
+                run.set_status("failed", reason, ended=ended)
     return run.status()
 
 
-def _gone(run: Run, status: Status, there: Mapping[str, str] | None) -> str:
+def _gone(status: Status, there: Mapping[str, str] | None) -> str:
+    """Why it cannot be waiting or running; "" where it may be."""
     if status.job:
         lost = there is not None and status.job not in there
-        return f"job {status.job} is gone: {end_of(status.job)}" if lost else ""
-    here = status.state == "running" and status.host == socket.gethostname()
-    return "its process was killed" if here and not is_claimed(run.folder) else ""
+        how = end_of(status.job) if lost else ""
+        return how and f"job {status.job} is gone: {how}"
+    here = status.state == "running" and status.host == this_host()
+    return "its process is gone" if here else ""

@@ -1,5 +1,6 @@
 """From the command line to a run folder, without loading torch."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf.errors import MissingMandatoryValue
 from dreambooth.cells import of_the_result
 from dreambooth.parallel import first
 from dreambooth.run import Run, claimed
+from dreambooth.stopping import listen
 from dreambooth.sweep import recorded
 
 
@@ -24,6 +26,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     `run`. FinishedRunError if it is finished, unless `force`; then it is done again.
     """
     folder, begin = _asked_for(cfg)
+    listen(signal.SIGTERM)
     with ExitStack() as stack:
 
         def claim_and_begin() -> Run:
@@ -67,12 +70,12 @@ def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
         there = Run.there(Path(cfg.run))
         return there.folder, there.go_on
     if cfg.stage == "sr":
-        cfg, overrides = _with_base_of(cfg.run, overrides)
+        cfg, overrides = with_base_of(cfg.run, overrides)
     folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
     return folder, lambda state: Run.create(folder, config, replace=force, state=state)
 
 
-def _with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+def with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
     """The config of the run whose base stage is taken over, with what the command line changes."""
     if folder is None:
         raise ValueError("stage=sr goes on from a finished run: give run=DIR")

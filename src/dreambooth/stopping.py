@@ -1,14 +1,28 @@
-"""A stop that was asked for, as a cluster does before it takes a machine away."""
+"""A stop that was asked for, as a cluster does before it takes a machine away, or `kill` does."""
 
+import signal
 from threading import Event
+from types import FrameType
 
 from dreambooth.parallel import first
 
-asked = Event()  # set by whoever hears it; a signal handler may
+asked = Event()  # set by whoever hears it
+heard: set[int] = set()  # the signals
 
 
 class StoppedError(RuntimeError):
     """The run stopped because it was asked to; what it has done is kept."""
+
+
+def listen(*signals: int) -> None:
+    """From now on these signals ask for a stop."""
+    for one in signals:
+        signal.signal(one, _hear)
+
+
+def _hear(signum: int, _frame: FrameType | None) -> None:
+    heard.add(signum)
+    asked.set()
 
 
 def stop_if_asked() -> None:

@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from dreambooth.cells import cell_name, find_runs, settings, sweep_name, write_c
 from dreambooth.parallel import RanksError, disconnect, num_ranks, rank
 from dreambooth.provenance import begin_provenance
 from dreambooth.run import FinishedRunError, Run, Status, tell_killed
-from dreambooth.stopping import StoppedError
+from dreambooth.stopping import StoppedError, heard
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def tell_errors() -> Iterator[None]:
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
             if isinstance(error, StoppedError):
                 disconnect()
+                if signal.SIGTERM in heard:
+                    sys.exit(128 + signal.SIGTERM)  # the cells of a sweep that are left too
         elif in_sweep:
             log.exception("this cell failed")
         else:

@@ -1,11 +1,14 @@
 """+callbacks.unlucky={_target_: unlucky.Unlucky, rank: 1}"""
 
+import gc
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import lightning as L
+from torch.distributed.tensor import DTensor
 
 from dreambooth.parallel import rank
 
@@ -26,6 +29,28 @@ class Unlucky(L.Callback):
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("the seventh seal is open")
+
+
+class Slow(L.Callback):
+    """Steps that a signal can come between."""
+
+    def on_train_batch_start(self, *_):
+        time.sleep(0.3)
+
+
+class Held(L.Callback):
+    """Writes how many numbers this rank holds parts of as the SR stage's training begins, but for
+    that stage's own."""
+
+    def __init__(self, file):
+        self.file = f"{file}-{rank()}"
+
+    def on_train_start(self, _trainer, pl_module):
+        if pl_module.prefix == "sr/":
+            own = {id(parameter) for parameter in pl_module.parameters()}
+            tensors = [one for one in gc.get_objects() if isinstance(one, DTensor)]
+            others = [one.numel() for one in tensors if id(one) not in own]
+            Path(self.file).write_text(json.dumps([len(tensors), sum(others)]))
 
 
 class Parts(L.Callback):

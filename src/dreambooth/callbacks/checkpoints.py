@@ -7,6 +7,7 @@ checkpoints/STAGE-STEP.ckpt      all that the training of a stage follows from, 
 
 import logging
 import random
+import signal
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from dreambooth.files import whole_file
 from dreambooth.run import Run
-from dreambooth.stopping import StoppedError, asked
+from dreambooth.stopping import StoppedError, asked, listen
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Checkpoints(Checkpoint):
         self._first_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        listen(signal.SIGTERM)  # again: Lightning's own handler ends a training unsaved
         if self._streams is not None:  # now, since loading data has drawn from them
             _restore_streams(self._streams)
         if trainer.is_global_zero:

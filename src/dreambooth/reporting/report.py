@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreambooth.files import write_atomically
 from dreambooth.reporting.export import write_markdown, write_tables
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
@@ -35,13 +37,21 @@ def write_report(study: Study, folder: Path) -> Path:
     tables = tables_of(study)
     found = findings(tables)
     figures = write_figures(study, folder / "figures")
-    written = {*write_tables(tables, folder / "tables")}
-    written |= {folder / "figures" / f"{f.key}.{kind}" for f in figures for kind in ("svg", "png")}
-    for path in [*(folder / "tables").iterdir(), *(folder / "figures").iterdir()]:
-        if path not in written and path.suffix in (".csv", ".tex", ".svg", ".png"):
-            path.unlink()  # of an earlier report, on other runs
+    written = [path.name for path in write_tables(tables, folder / "tables")]
+    written = [f"tables/{name}" for name in written]
+    written += [f"figures/{f.key}.{kind}" for f in figures for kind in ("svg", "png")]
+    _remove_earlier(folder, written)
     write_markdown(study, tables, found, figures, folder)
     return write_page(study, tables, found, figures, folder)
+
+
+def _remove_earlier(folder: Path, written: Sequence[str]) -> None:
+    """What an earlier report into the same folder has written and this one has not."""
+    known = folder / ".written.json"
+    earlier = json.loads(known.read_bytes()) if known.exists() else []
+    for name in set(earlier) - set(written):
+        (folder / name).unlink(missing_ok=True)
+    write_atomically(known, json.dumps(written).encode())
 
 
 def latest_sweep(runs: Path) -> Path:

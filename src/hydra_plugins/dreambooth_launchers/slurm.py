@@ -88,7 +88,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 try:
                     submitted = executor.map_array(self, *zip(*jobs, strict=True))
                 except Exception as error:  # submitit has several
-                    raise ValueError(f"SLURM does not take the jobs: {error}") from error
+                    reason = f"SLURM does not take the jobs: {_in_a_line(error)}"
+                    for cell in left:
+                        if not Run(cell.folder, {}).status().job:
+                            Run(cell.folder, {}).set_status("failed", reason)
+                    raise ValueError(reason) from error
             for cell, job in zip(alike, submitted, strict=True):
                 log.info("\t#%d : %s", cell.number, " ".join(filter_overrides(cell.overrides)))
                 log.info("\t     job %s, which prints into %s", job.job_id, job.paths.stdout)
@@ -154,15 +158,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             os.environ["GROUP_RANK"] = str(job.node)
         user_signal = signal.SIGUSR2  # of submitit
         queue_again = signal.getsignal(user_signal)  # submitit's
-        told = []
-
-        def hear(signum: int, _frame: Any) -> None:
-            told.append(signum)
-            stopping.asked.set()
-
-        signal.signal(user_signal, hear)
+        # SIGTERM: scancel, or a preemption that SLURM follows up itself.
+        stopping.listen(user_signal, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
-        signal.signal(signal.SIGTERM, hear)  # scancel, or a preemption that SLURM follows up itself
         assert self.config is not None
         # What a user would type: provenance.json has it.
         sys.argv = [f"src/{self.config.hydra.job.name}.py", *sweep_overrides]
@@ -173,7 +171,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             assert callable(queue_again)
             try:
                 # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
-                if signal.SIGTERM not in told:
+                if signal.SIGTERM not in stopping.heard:
                     queue_again(user_signal, None)
             except submitit.core.utils.UncompletedJobError:
                 most = self.params["max_num_timeout"]
@@ -192,6 +190,11 @@ def _shape(cell: Cell) -> tuple[int, int, bool]:
     """What decides the request: nodes, devices of each, and whether they are CPUs."""
     trainer = cell.config.trainer
     return trainer.num_nodes, trainer.devices, trainer.accelerator == "cpu"
+
+
+def _in_a_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else repr(error))
 
 
 def _has_job(cell: Cell, there: Mapping[str, str]) -> bool:
