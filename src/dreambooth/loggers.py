@@ -25,6 +25,14 @@ _MOST_PICTURES = 500
 _STAGES = ("sr",)  # besides the base
 
 
+class _Logger(WandbLogger):
+    """Lightning gives `anonymous` to W&B, which warns that this is gone."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._wandb_init.pop("anonymous", None)
+
+
 def wandb_logger(
     folder: Path,
     config: dict[str, Any],
@@ -48,7 +56,7 @@ def wandb_logger(
         "online" if wandb.login(prompt=False, verify=False) else "offline"
     )
     make = partial(
-        WandbLogger,
+        _Logger,
         id=first(lambda: _wandb_id(folder / "wandb" / "id")),
         resume="allow",
         project=project,

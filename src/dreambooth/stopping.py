@@ -1,7 +1,7 @@
 """A stop that was asked for, as a cluster does before it takes a machine away, or `kill` does."""
 
 import signal
-from threading import Event
+from threading import Event, current_thread, main_thread
 from types import FrameType
 
 from dreambooth.parallel import first
@@ -15,9 +15,10 @@ class StoppedError(RuntimeError):
 
 
 def listen(*signals: int) -> None:
-    """From now on these signals ask for a stop."""
-    for one in signals:
-        signal.signal(one, _hear)
+    """From now on these signals ask for a stop (of the main thread, which alone hears them)."""
+    if current_thread() is main_thread():
+        for one in signals:
+            signal.signal(one, _hear)
 
 
 def _hear(signum: int, _frame: FrameType | None) -> None:

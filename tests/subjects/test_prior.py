@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
+from dreambooth import stopping
 from dreambooth.subjects.prior import key_digest, prior_images
 
 KEY = {"model": "abc", "prompt": "a dog", "steps": 50, "guidance_scale": 3.0}
@@ -316,3 +318,11 @@ def test_a_process_that_waits_goes_on_when_the_maker_is_killed(tmp_path):
         maker.kill()
         maker.communicate()
     assert result(waiting) == 4
+
+
+def test_a_process_that_waits_hears_that_it_is_to_stop(tmp_path, monkeypatch):
+    entry = tmp_path / key_digest(KEY)
+    entry.mkdir()
+    monkeypatch.setattr(stopping.asked, "is_set", lambda: True)
+    with FileLock(entry / ".lock"), pytest.raises(stopping.StoppedError):
+        prior_images(tmp_path, KEY, 2, Maker(), 2)

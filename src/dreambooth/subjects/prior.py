@@ -8,7 +8,7 @@ FOLDER/<digest of the key>/manifest.json      the key in full, and the sha256 of
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dreambooth.parallel import first, num_ranks, rank, split
-from dreambooth.stopping import stop_if_asked
+from dreambooth.stopping import StoppedError, asked, stop_if_asked
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,11 @@ def _locked(path: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         log.info("waiting for the process that makes the prior images in %s", path.parent)
-        lock.acquire()
+        while not lock.is_locked:
+            if asked.is_set():
+                raise StoppedError("stopped as asked") from None
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
     try:
         yield
     finally:
