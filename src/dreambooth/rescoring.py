@@ -56,7 +56,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     prompts, of_class = read_external(images, subject, identifier)
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
-    words = ("subject", "photos", "class_noun", "metrics", "identifier")
+    words = ("subject", "photos", "class_noun")
     said = [o for o in config["overrides"] if o.partition("=")[0].partition(".")[0] in words]
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
