@@ -3,6 +3,7 @@
 import platform
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from commands import same_files, train
@@ -66,6 +67,23 @@ def test_the_peak_memory_is_of_the_run_and_not_of_the_process(run):
     with timed(run, "train"):
         pass
     assert run.read_provenance()["peak_memory_bytes"] < before - 300 * 2**20
+
+
+@pytest.mark.parametrize("told", ["VmRSS:  5 kB\n", None])
+def test_where_the_peak_is_not_told_it_is_the_processs(run, monkeypatch, told):
+    read = Path.read_text
+
+    def without(path, *arguments, **options):
+        if path == Path("/proc/self/status"):
+            if told is None:
+                raise OSError
+            return told
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", without)
+    with timed(run, "train"):
+        pass
+    assert run.read_provenance()["peak_memory_bytes"] > 1e8
 
 
 def test_the_history_of_a_run_that_fails_is_written(tiny, tmp_path):

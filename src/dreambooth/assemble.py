@@ -105,7 +105,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Training]:
 
 def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     """A trainer, of its callbacks and loggers. ValueError for what FSDP cannot do."""
-    make, strategy = instantiate(config["trainer"]), config["trainer"].get("strategy", "auto")
+    make, strategy = instantiate(config["trainer"]), str(config["trainer"].get("strategy", "auto"))
     if strategy.startswith(("auto", "ddp")):
         return make
     if strategy != "fsdp":

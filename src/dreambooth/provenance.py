@@ -106,7 +106,7 @@ def _peak_memory() -> dict[str, int]:
     try:
         told = Path("/proc/self/status").read_text()
         peak = int(told.partition("VmHWM:")[2].split()[0]) * 1024
-    except OSError:
+    except (OSError, IndexError):  # not Linux, or a sandbox that does not tell
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak *= 1 if sys.platform == "darwin" else 1024
     found = {"peak_memory_bytes": peak}

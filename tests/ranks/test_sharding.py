@@ -104,6 +104,19 @@ def test_it_computes_in_bfloat16_where_that_is_asked_for_as_one_process_does(tra
     assert {weight.dtype for weight in weights(run).values()} == {torch.float32}
 
 
+def test_stable_diffusion_is_split_too(stable_diffusion, tmp_path):
+    own = ("experiment=smoke", "trainer=cpu", *stable_diffusion, "sr=off", *SMALL)
+    losses_of = []
+    for name, more in (("whole", ()), ("split", SPLIT)):
+        words = (*own, *more, f"prior.cache={tmp_path / 'prior'}")
+        ended = process("src/train.py", *words, f"hydra.run.dir={tmp_path / name}")
+        assert ended.code == 0, ended.output
+        rows = Run.there(tmp_path / name).read_history()
+        losses_of.append([[row[f"loss/{term}"] for term in ("subject", "prior")] for row in rows])
+    assert len(losses_of[0]) == 6
+    torch.testing.assert_close(*map(torch.tensor, losses_of), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
