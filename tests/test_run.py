@@ -418,6 +418,17 @@ def test_runs_of_a_sweep_are_found_in_its_order_with_missing_and_damaged_ones(tm
     assert "status.json is damaged" in runs[4].status().reason
 
 
+def test_a_run_whose_status_is_about_to_be_written_has_not_begun(run, tmp_path):
+    (run.folder / "status.json").unlink()
+    (found,) = find_runs(tmp_path)
+    assert (found.status().state, found.config) == ("missing", run.config)
+    assert Run.create(run.folder, run.config).status().state == "running"
+    run.weights.mkdir()
+    (run.folder / "status.json").unlink()
+    (found,) = find_runs(tmp_path)
+    assert found.status().state == "damaged"
+
+
 def test_runs_of_a_numbered_sweep_are_in_order_of_their_numbers(tmp_path):
     for number in (10, 2, 0):
         Run.create(tmp_path / str(number), CONFIG)

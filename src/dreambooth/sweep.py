@@ -211,7 +211,7 @@ class SweepTable(Callback):
 
             print(report_on([folder]))
         failed = {
-            str(row["run"]): row["reason"] or "it has not begun"
+            str(row["run"]): row["reason"]
             for row in rows
             if row["state"] in ("failed", "damaged", "missing")
         } | _failures

@@ -199,7 +199,7 @@ def _absent(run: Run, overrides: Sequence[str], told: Sequence[Said]) -> Trial:
             at[axis] = same[axis]
         elif axis in at:
             at[axis] = literal(own[-1])
-    return _gap(run, at, overrides, run.damage and run.status())
+    return _gap(run, at, overrides)
 
 
 def _product_gaps(folder: Path, told: Sequence[Said]) -> list[Trial]:
@@ -234,12 +234,9 @@ def _command(run: Run, status: Status, overrides: Sequence[str]) -> str:
     return f"rm -r {shlex.quote(str(path))} && {command}"
 
 
-def _gap(
-    run: Run, at: Mapping[str, str], overrides: Sequence[str], status: Status | str = ""
-) -> Trial:
+def _gap(run: Run, at: Mapping[str, str], overrides: Sequence[str]) -> Trial:
     settings = {key: value for key, value in at.items() if key not in ("subject", "seed")}
-    why = status or Status("missing", "it was planned and never started")
-    assert isinstance(why, Status)
+    why = run.status()
     command = _command(run, why, overrides)
     return Trial(run, settings, at["subject"], at["seed"], why, {}, [], [], {}, command)
 
