@@ -36,12 +36,12 @@ def start(folder, todo, *overrides):
 
 
 def ended(started):
-    output, _ = started.communicate(timeout=60)
+    output, _ = started.communicate(timeout=180)
     return started.returncode, output
 
 
 def wait_for(condition):
-    last = time.monotonic() + 30
+    last = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < last
         time.sleep(0.05)

@@ -27,4 +27,4 @@ elif parallel.rank() == 1:
     os._exit(7)
 else:
     parallel.first(lambda: None)
-    time.sleep(60)
+    time.sleep(600)

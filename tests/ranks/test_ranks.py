@@ -48,7 +48,7 @@ def test_a_rank_that_ends_badly_ends_the_others_long_before_they_would(tmp_path)
     began = time.monotonic()
     with pytest.raises(parallel.RanksError, match="rank 1 of 2 ended with exit code 7"):
         parallel.run_ranks(ranks(2, "fail", tmp_path))
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - began < 300
 
 
 SMALL = ("logger=csv", "method.max_steps=6", "method.batch_size=4", "prior.num_images=20")
@@ -121,7 +121,7 @@ def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tin
     status = Run(tmp_path / "run", {}).status()
     assert status.state == "failed"
     assert status.reason.startswith(reason)
-    assert time.monotonic() - began < 120
+    assert time.monotonic() - began < 600
 
 
 def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(tmp_path, tiny):
@@ -148,7 +148,7 @@ def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(t
 
 
 def wait_until(condition):
-    last = time.monotonic() + 120
+    last = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < last
         time.sleep(0.1)

@@ -130,7 +130,7 @@ def said(*words):
 
 
 def wait_for_steps(run):
-    last = time.monotonic() + 150
+    last = time.monotonic() + 300
     while run.status().progress == 0:
         assert time.monotonic() < last, run.status()
         time.sleep(0.2)

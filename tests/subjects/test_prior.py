@@ -282,7 +282,7 @@ def test_of_eight_processes_whose_maker_is_killed_another_makes_the_rest(tmp_pat
     processes = [start(tmp_path / "cache", log, stop=2, how="kill") for _ in range(8)]
     for process in processes:
         begin(process)
-    codes = [process.wait(timeout=60) for process in processes]
+    codes = [process.wait(timeout=180) for process in processes]
     assert sorted(codes) == [-signal.SIGKILL] + [0] * 7
     made = sorted(result(p) for p, code in zip(processes, codes, strict=True) if code == 0)
     assert made == [0] * 6 + [4]
