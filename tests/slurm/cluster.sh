@@ -28,7 +28,7 @@ start() {
     slurmctld -c
     slurmd -N n1
     slurmd -N n2
-    for _ in {1..100}; do
+    for _ in {1..600}; do
         [ "$(sinfo --noheader --states=idle --format=%D 2>/dev/null)" = 2 ] && {
             echo "export SLURM_CONF=$SLURM_CONF"
             return
