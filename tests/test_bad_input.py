@@ -94,13 +94,33 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
     ended = train(tiny, tmp_path / "run", "stage=sr", "sr=noise_1e-5")
     assert ended.sentence == "stage=sr goes on from a finished run: give run=DIR"
     again = ("stage=sr", "sr=noise_1e-5", f"run={finished}")
-    said = refused(tiny, tmp_path / "run", *again, "subject=olive")
-    assert said.endswith("trained with another subject: with stage=sr leave that as it was")
+    for override, what in (
+        ("subject=olive", "subject"),
+        ("prior.lambda=0.5", "prior"),
+        ("method.max_steps=9", "method"),
+        ("seed=9", "seed"),
+    ):
+        said = refused(tiny, tmp_path / f"run-{what}", *again, override)
+        assert said.endswith(f"trained with another {what}: with stage=sr leave that as it was")
+
+
+def test_a_setting_of_the_sr_stage_that_cannot_be(tiny, tmp_path):
+    said = refused(tiny, tmp_path / "run", "sr=noise_1e-5", "sr.learning_rate=0")
+    assert said == "sr.learning_rate=0: give a number above 0"
+
+
+def test_a_setting_of_a_stage_that_is_not_trained_is_said_to_change_nothing(tiny, tmp_path):
+    ended = train(tiny, tmp_path / "run", "sr.max_steps=9")
+    assert ended.code == 0, ended.output
+    assert "sr.max_steps=9 changes nothing" in ended.output
 
 
 def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "sr=frozen")
     assert sentence.endswith("has no SR stage: take sr=off")
+    for number, override in enumerate(("sr.max_steps=9", "sr.noise_level=1e-5")):
+        sentence = refused(tiny, tmp_path / str(number), *from_folder, override)
+        assert sentence.endswith(f"has no SR stage: leave out {override}")
     assert "sr=off has no use for sr.noise_level" in refused(
         tiny, tmp_path / "other", "sr=off", "sr.noise_level=1e-5"
     )

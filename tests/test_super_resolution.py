@@ -3,12 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import train
+from commands import ROOT, smoke, train
+from hydra import compose, initialize_config_dir
 
+from dreambooth.assemble import assemble, reload
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.module import DreamBooth
 from dreambooth.run import Run
 from dreambooth.sampling import Sampler
+from dreambooth.settings import SuperResolution
+from dreambooth.starting import plain_config, with_base_of
 
 SAMPLING = {"base": Sampler("dpm", 2, 1.0), "sr": Sampler("dpm", 2, 1.0)}
 BASE = "weights/base/diffusion_pytorch_model.safetensors"
@@ -119,6 +123,43 @@ def test_enlarging_the_bases_own_picture_is_generating(backbone):
     assert (found.float() - whole.float()).abs().mean() < 1
 
 
+def assembled(tiny, folder, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [*smoke(tiny, folder / "prior"), *overrides])
+    return assemble(Run.create(folder, plain_config(config, [])))
+
+
+def test_training_and_drawing_are_at_the_levels_that_are_given(tmp_path, tiny):
+    for number, (overrides, trained, drawn) in enumerate(
+        [
+            (("sr=noise_1e-5",), 1e-5, 1e-5),
+            (("sr.noise_level=0.3",), 0.3, 0.3),
+            (("sr=noise_1e-5", "sr.inference_noise_level=0.2"), 1e-5, 0.2),
+            (("sr.inference_noise_level=0.2",), 1e-3, 0.2),  # not trained
+            ((), 1e-3, None),
+        ]
+    ):
+        experiment = assembled(tiny, tmp_path / str(number), *overrides)
+        assert experiment.backbone.stages["sr"].noise_level == trained
+        assert experiment.super_resolution == SuperResolution(True, drawn)
+
+
+def test_each_stage_is_trained_by_its_own_settings(tmp_path, tiny):
+    own = ("sr=noise_1e-5", "sr.learning_rate=0.02", "sr.train=cross_attention", "sr.max_steps=7")
+    experiment = assembled(tiny, tmp_path, *own, "method.module.learning_rate=0.01")
+    modules = {}
+    for name, training in experiment.training.items():
+        stage = experiment.backbone.stages[name]
+        condition = stage.condition(["a dog"])
+        modules[name] = training.module(stage, condition, condition)
+    assert {name: module.learning_rate for name, module in modules.items()} == {
+        "base": 0.01,
+        "sr": 0.02,
+    }
+    assert [module.train_policy for module in modules.values()] == ["all", "cross_attention"]
+    assert experiment.training["sr"].max_steps == 7
+
+
 def same(a, b):
     return a.read_bytes() == b.read_bytes()
 
@@ -151,6 +192,33 @@ def test_the_sr_stage_alone_is_fine_tuned_on_from_a_runs_base_stage(tuned, tmp_p
     assert same(tmp_path / "sr" / SR, tuned / SR)
 
 
+@pytest.mark.parametrize(
+    ("earlier", "again", "level"),
+    [
+        ("sr.noise_level=1e-5", ("sr=noise_1e-3",), 1e-3),
+        ("sr.noise_level=1e-5", ("sr=frozen",), None),
+        ("sr.noise_level=1e-5", ("sr=off",), None),
+        ("sr=off", ("sr.noise_level=1e-3",), 1e-3),
+        ("sr=noise_1e-5", (), 1e-5),
+        ("sr=noise_1e-5", ("sr.max_steps=1",), 1e-5),
+    ],
+)
+def test_what_is_said_of_sr_now_counts_and_not_what_was_said_of_the_base(
+    tmp_path, earlier, again, level
+):
+    run = Run.create(tmp_path, {"overrides": ["subject=olive", earlier, "sr.max_steps=9"]})
+    run.weights.mkdir()
+    run.set_status("finished")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config, overrides = with_base_of(str(tmp_path), ["stage=sr", *again])
+    assert config.sr.noise_level == level
+    assert config.sr.enabled == (again != ("sr=off",))
+    assert config.sr.max_steps == {"sr.noise_level=1e-3": 9, "sr.max_steps=1": 1}.get(
+        again[0] if again else "", 200 if again else 9
+    )
+    assert "subject=olive" in overrides
+
+
 def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tiny, finished):
     ended = train(tiny, tmp_path / "whole", "sr=off")
     assert ended.code == 0, ended.output
@@ -161,8 +229,6 @@ def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tin
 
 
 def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
-    from dreambooth.assemble import reload
-
     ended = train(tiny, tmp_path / "off", "sr=off")
     assert ended.code == 0, ended.output
     backbone, _ = reload(Run.open(tmp_path / "off"))
@@ -170,4 +236,5 @@ def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
     ended = train(tiny, tmp_path / "level", "sr.inference_noise_level=0.2")
     assert ended.code == 0, ended.output
     assert reload(Run.open(tmp_path / "level"))[0].inference_noise_level == 0.2
+    assert not same(tmp_path / "level/scores.csv", finished / "scores.csv")
     assert reload(Run.open(finished))[0].inference_noise_level == 1e-3

@@ -45,7 +45,10 @@ def assemble(run: Run) -> Experiment:
     for template in ("a {}", *subject.prompts):
         backbone.check_prompt(template.format(names.subject), identifier)
     backbone.check_prompt(names.class_prompt)
+    if "sr" not in backbone.stages:
+        _check_without_sr(config, backbone.name)
     super_resolution = _super_resolution(config["sr"], backbone)
+    _warn_of_unused(config)
     base_weights = _base_weights(config, names)
     sampling = config["model"]["sampling"]
     scorers = scorers_of(config["metrics"], subject)
@@ -118,6 +121,23 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     return lambda **parts: make(**parts, strategy=Sharded())
 
 
+def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
+    if config["sr"]["enabled"]:
+        raise ValueError(f"the model {model} has no SR stage: take sr=off")
+    useless = [text for text in config["overrides"] if text.startswith(("sr.", "stage=sr"))]
+    if useless:
+        raise ValueError(f"the model {model} has no SR stage: leave out {useless[0]}")
+
+
+def _warn_of_unused(config: Mapping[str, Any]) -> None:
+    keys = tuple(f"sr.{key}=" for key in ("learning_rate", "max_steps", "batch_size", "train"))
+    unused = [text for text in config["overrides"] if text.startswith(keys)]
+    if unused and config["sr"]["noise_level"] is None:
+        log.warning(
+            "%s changes nothing: without sr.noise_level the SR stage is not trained", unused[0]
+        )
+
+
 def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolution:
     levels = {key: sr[key] for key in ("noise_level", "inference_noise_level")}
     given = {key: level for key, level in levels.items() if level is not None}
@@ -126,8 +146,6 @@ def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolut
             raise ValueError(f"sr.{key}={level}: give a variance from 0 to below 1, as in 1e-3")
         if not sr["enabled"]:
             raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or take sr=frozen")
-    if "sr" not in backbone.stages and sr["enabled"]:
-        raise ValueError(f"the model {backbone.name} has no SR stage: take sr=off")
     if levels["noise_level"] is not None:
         backbone.stages["sr"].noise_level = levels["noise_level"]
     return SuperResolution(sr["enabled"], list(given.values())[-1] if given else None)
@@ -138,8 +156,8 @@ def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | N
     if config["stage"] != "sr":
         return None
     earlier = Run.open(Path(config["run"]))
-    same = ("subject", "class", "identifier", "model")
-    changed = [key for key in same if earlier.config[key] != config[key]]
+    same = ("subject", "class", "identifier", "model", "method", "prior", "seed")
+    changed = [key for key in same if _of_result(earlier.config[key]) != _of_result(config[key])]
     if changed or Names(**earlier.read_names()) != names:
         raise ValueError(
             f"{earlier.folder} was trained with another {' and '.join(changed) or 'identifier'}: "
@@ -147,6 +165,13 @@ def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | N
         )
     weights: dict[str, Any] = reload(earlier)[0].stages["base"].denoiser.state_dict()
     return weights
+
+
+def _of_result(settings: Any) -> Any:
+    """Without those that no weight depends on."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {k: v for k, v in settings.items() if k not in ("cache", "checkpoint_every")}
 
 
 def _warn_of_small_photos(subject: Subject, backbone: Backbone) -> None:

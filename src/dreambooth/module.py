@@ -43,8 +43,9 @@ class DreamBooth(L.LightningModule):
     ):
         super().__init__()
         check_prior_weight(prior_weight)
+        self.group = "method.module" if stage.name == "base" else stage.name  # of the config
         if not isinstance(learning_rate, int | float) or not 0 < learning_rate < float("inf"):
-            raise ValueError(f"method.module.learning_rate={learning_rate}: give a number above 0")
+            raise ValueError(f"{self.group}.learning_rate={learning_rate}: give a number above 0")
         if not isinstance(decay_share, int | float) or not 0 <= decay_share <= 1:
             raise ValueError(f"method.module.decay_share={decay_share}: give a share from 0 to 1")
         loss_weights(weighting, torch.ones(1), stage.schedule.prediction_type)  # a known one?
@@ -81,7 +82,7 @@ class DreamBooth(L.LightningModule):
         if not torch.isfinite(losses.total):
             raise DivergedError(
                 f"the loss became {losses.total.item()} at step {self.global_step}: "
-                f"lower method.module.learning_rate (it is {self.learning_rate:g})"
+                f"lower {self.group}.learning_rate (it is {self.learning_rate:g})"
             )
         size = len(batch["subject"]["t"])
         for name, value in (("subject", losses.subject), ("prior", losses.prior)):

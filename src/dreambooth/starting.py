@@ -76,9 +76,15 @@ def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
 
 
 def with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-    """The config of the run whose base stage is taken over, with what the command line changes."""
+    """The config of the run whose base stage is taken over, with what the command line changes: a
+    group of it (`sr=...`) replaces all that was said of that group."""
     if folder is None:
         raise ValueError("stage=sr goes on from a finished run: give run=DIR")
     earlier = Run.open(Path(folder)).config["overrides"]
-    last = {text.partition("=")[0]: text for text in [*earlier, *overrides]}
+    said = [text.partition("=")[0] for text in overrides]
+    replaced = tuple(f"{key}." for key in said)
+    if any(key.startswith("sr.") for key in said):
+        replaced += ("sr=off",)  # which has no settings
+    kept = [text for text in earlier if not text.lstrip("+").startswith(replaced)]
+    last = {text.partition("=")[0]: text for text in [*kept, *overrides]}
     return compose("train", overrides=list(last.values())), list(last.values())
