@@ -28,7 +28,8 @@ def main(cfg: DictConfig) -> float | None:
                 for part in (experiment.train, experiment.draw, experiment.score):
                     with timed(run, part.__name__):
                         part()
-    return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
+    with tell_errors():
+        return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
 
 
 if __name__ == "__main__":

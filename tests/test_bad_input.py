@@ -104,6 +104,14 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
         assert said.endswith(f"trained with another {what}: with stage=sr leave that as it was")
 
 
+def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, tmp_path):
+    ended = train(tiny, tmp_path / "run", "objective=typo")
+    assert ended.code == 1
+    assert "objective=typo is no score of" in ended.output
+    assert "Traceback" not in ended.output
+    assert Run(tmp_path / "run", {}).status().state == "finished"
+
+
 def test_a_setting_of_the_sr_stage_that_cannot_be(tiny, tmp_path):
     said = refused(tiny, tmp_path / "run", "sr=noise_1e-5", "sr.learning_rate=0")
     assert said == "sr.learning_rate=0: give a number above 0"

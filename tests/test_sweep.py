@@ -128,6 +128,17 @@ def test_a_sweep_with_a_failed_run_prints_its_table_and_ends_badly(run, capsys):
     assert "run 0 failed: the loss is NaN" in capsys.readouterr().out
 
 
+def test_a_table_that_cannot_be_written_hides_no_failure(run):
+    run.set_status("failed", "the loss is NaN")
+    SweepTable().on_multirun_start(OmegaConf.create())
+    (run.folder.parent / "sweep.csv").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        table_of(run.folder.parent)
+    told = str(ended.value)
+    assert told.startswith("the table or the report could not be made: ")
+    assert "1 of 1 runs failed:\n  0: the loss is NaN" in told
+
+
 def test_a_failure_that_no_folder_tells_of_ends_a_sweep_badly_too(run, monkeypatch):
     run.write_metrics({})
     run.set_status("finished")

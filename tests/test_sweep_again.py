@@ -107,14 +107,46 @@ def test_a_cell_of_another_config_is_said_and_the_others_are_done(tiny, swept, c
     assert f"\n    {other.folder / 'train.log'}" in told
 
 
-def test_a_cell_that_another_process_is_at_is_left_to_it(tiny, swept, copy):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cell_that_another_process_is_at_is_left_to_it(tiny, swept, copy, jobs):
     cell = copy / "cells" / CELLS[0]
     Run.there(cell).set_status("running")
     with claimed(cell):
-        ended = again(tiny, copy, swept)
+        ended = again(tiny, copy, swept, f"launcher.jobs={jobs}")
     assert ended.code == 1
-    assert f"another process is at the run in {cell}" in ended.output
+    told = ended.output if jobs == 1 else (cell / "output.log").read_text()
+    assert f"another process is at the run in {cell}" in told
     assert states(copy)[CELLS[0]] == "running"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_damaged_cell_stops_no_other_and_is_named(tiny, swept, copy, jobs):
+    shutil.rmtree(copy / "cells" / CELLS[1])
+    (copy / "cells" / CELLS[0] / "status.json").write_text("{")
+    ended = again(tiny, copy, swept, f"launcher.jobs={jobs}")
+    assert ended.code == 1
+    assert states(copy)[CELLS[1]] == "finished"
+    assert "1 of 4 runs failed" in ended.output
+    assert f"  {CELLS[0]}: " in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_file_where_a_cells_folder_should_be_stops_no_other(tiny, swept, copy):
+    for name in CELLS[:2]:
+        shutil.rmtree(copy / "cells" / name)
+    (copy / "cells" / CELLS[0]).write_text("mine")
+    ended = again(tiny, copy, swept, "launcher.jobs=2")
+    assert ended.code == 1
+    assert states(copy)[CELLS[1]] == "finished"
+    assert f"  {CELLS[0]}: " in ended.output.partition("1 of 4 runs failed:")[2]
+
+
+def test_of_a_narrower_sweep_only_its_own_cells_count(tiny, swept, copy):
+    shutil.rmtree(copy / "cells" / CELLS[3])
+    ended = again(tiny, copy, swept, axes=("class=none,wrong", "seed=0"))
+    assert ended.code == 0, ended.output
+    assert "2 of 2 cells: 2 finished" in ended.output
+    assert "to come" not in ended.output.rpartition("2 of 2 cells")[2]
 
 
 def test_a_sweeps_folder_is_named_by_what_is_swept(tmp_path, monkeypatch):

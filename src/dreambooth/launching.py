@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth import parallel
@@ -60,7 +61,10 @@ def cells_of(
 def returned(cell: Cell) -> JobReturn:
     """What Hydra's sweeper is told of a cell. A failed one stops no sweep: its folder says so."""
     ended = JobReturn(overrides=cell.overrides, cfg=cell.config, status=JobStatus.COMPLETED)
-    ended.return_value = objective(cell.folder, cell.config.get("objective"))
+    try:
+        ended.return_value = objective(cell.folder, cell.config.get("objective"))
+    except ValueError as error:
+        sys.exit(str(error))
     return ended
 
 
@@ -97,6 +101,8 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     """True once processes of their own have done this run, which several devices of this machine
     need. False with one device; and in such a process, which is connected to the others then."""
     hydra = HydraConfig.get()
+    if hydra.mode == RunMode.RUN and hydra.runtime.choices.get("launcher") == "slurm":
+        raise ValueError("launcher=slurm submits the cells of a sweep: give -m, for one cell too")
     config, folder = cfg, Path(hydra.runtime.output_dir)
     there = Path(cfg.run or "")
     if cfg.stage == "sr":

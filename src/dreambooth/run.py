@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 
 from dreambooth.configs import differences_of
-from dreambooth.files import Score, csv_of, slug, write_atomically
+from dreambooth.files import Score, csv_of, if_free, slug, write_atomically
 from dreambooth.files import claimed as claimed
 from dreambooth.pictures import Picture as Picture
 from dreambooth.pictures import png_of, read_png
@@ -346,10 +346,13 @@ class Run:
 
 def tell_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
     """The status of a run whose processes have ended, which a killed one has not told; where it was
-    one of several, the others have told that they lost it."""
+    one of several, the others have told that they lost it. One that another process is at is left
+    alone. ValueError where the status is damaged."""
     run = Run(folder, {})
     if run.status().state in ("running", *(["failed"] if of_a_rank else [])):
-        run.set_status("failed", reason)
+        with if_free(folder) as free:
+            if free:
+                run.set_status("failed", reason)
 
 
 def picture_name(prompt: str, index: int) -> str:

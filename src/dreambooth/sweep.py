@@ -32,6 +32,7 @@ _NOT_WRITABLE = (
 )
 
 _failures: dict[str, str] = {}  # of this process's sweep: cell -> reason
+_cells: list[str] = []  # of this process's sweep, where it is known before it begins
 
 OmegaConf.register_new_resolver("cell", cell_name, replace=True)  # for conf/train.yaml
 
@@ -125,8 +126,9 @@ def _says_it_all(error: Exception) -> bool:
 
 def tell_failure(folder: Path, reason: str) -> None:
     """Of a cell that had a process of its own: the sweep ends badly, and its status tells why."""
-    tell_killed(folder, reason)
     _failures[folder.name] = reason
+    with suppress(ValueError, OSError):  # its folder is damaged, or there is none
+        tell_killed(folder, reason)
 
 
 def failures() -> dict[str, str]:
@@ -151,6 +153,7 @@ class Folders(Callback):
                 config.hydra.run.dir, config.hydra.output_subdir = str(own), None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _cells.clear()
         hydra = config.hydra
         params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
@@ -173,6 +176,7 @@ class Folders(Callback):
         if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
             jobs = BasicSweeper.split_arguments(said, None)[0]
             cells = [cell_name(job, keys) for job in jobs]
+            _cells[:] = cells
             try:
                 write_cells(folder, cells)
                 _tell_finished(folder, cells, config.force)
@@ -198,38 +202,63 @@ class SweepTable(Callback):
         _failures.clear()
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
-        from dreambooth.reporting.progress import tell_progress
-
         if config.hydra.mode == RunMode.MULTIRUN:
-            tell_progress(Path(config.hydra.sweep.dir))
+            tell_where(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        rows = tell_table(folder)
-        if self.report:
-            from dreambooth.reporting.report import report_on
+        rows: list[dict[str, Any]] = []
+        problems = []
+        try:
+            rows = _rows(folder)
+            _tell(rows, folder)
+            if self.report:
+                from dreambooth.reporting.report import report_on
 
-            print(report_on([folder]))
+                print(report_on([folder]))
+        except Exception as error:  # Hydra would make a warning of it, and the end a good one
+            log.debug("raised here:", exc_info=True)
+            problems = [f"the table or the report could not be made: {_reason(error)}"]
         failed = {
             str(row["run"]): row["reason"]
             for row in rows
             if row["state"] in ("failed", "damaged", "missing")
+            and (not _cells or row["run"] in _cells)
         } | _failures
         if failed:
             lines = [f"  {name}: {reason}{_logs(folder / name)}" for name, reason in failed.items()]
-            sys.exit("\n".join([f"{len(failed)} of {len(rows)} runs failed:", *lines]))
+            number = len(_cells or rows)
+            problems += [f"{len(failed)} of {number} runs failed:", *lines]
+        _cells.clear()
+        if problems:
+            sys.exit("\n".join(problems))
+
+
+def tell_where(folder: Path) -> None:
+    """Where this process's sweep stands, in the terminal."""
+    from dreambooth.reporting.progress import tell_progress
+
+    tell_progress(folder, _cells)
 
 
 def _logs(cell: Path) -> str:
     return "".join(f"\n    {path}" for path in sorted(cell.glob("*.log")))
 
 
-def tell_table(folder: Path) -> list[dict[str, Any]]:
+def tell_table(folder: Path) -> None:
     """The rows of a folder of runs: in the terminal, and as its sweep.csv."""
-    from dreambooth.reporting.table import print_table, sweep_rows, write_csv
+    _tell(_rows(folder), folder)
 
-    rows = sweep_rows(folder)
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    from dreambooth.reporting.table import sweep_rows
+
+    return sweep_rows(folder)
+
+
+def _tell(rows: list[dict[str, Any]], folder: Path) -> None:
+    from dreambooth.reporting.table import print_table, write_csv
+
     print_table(rows)
     write_csv(rows, folder / "sweep.csv")
     print(f"\n{folder / 'sweep.csv'}")
-    return rows

@@ -57,3 +57,11 @@ def test_what_cannot_be_submitted_is_said(tmp_path, monkeypatch, override, found
     assert ended.code == 1
     assert sentence in ended.output
     assert "Traceback" not in ended.output
+
+
+def test_without_a_sweep_there_is_nothing_to_submit(tmp_path):
+    ended = command("train", "launcher=slurm", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (
+        ended.sentence == "launcher=slurm submits the cells of a sweep: give -m, for one cell too"
+    )
+    assert not (tmp_path / "run" / "config.yaml").exists()

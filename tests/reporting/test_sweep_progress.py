@@ -12,7 +12,7 @@ from dreambooth.reporting.progress import in_words, tell_progress
 
 def told(folder, width=100):
     file = io.StringIO()  # no terminal, as when the output goes to a file
-    tell_progress(folder, Console(file=file, width=width))
+    tell_progress(folder, console=Console(file=file, width=width))
     return file.getvalue()
 
 

@@ -255,6 +255,18 @@ def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_s
     assert run.status().job in run.status().reason
 
 
+def test_a_damaged_cell_stops_no_other(jobs):
+    folder = jobs.folder / "damaged"
+    (folder / "class-none").mkdir(parents=True)
+    (folder / "class-none" / "status.json").write_text("{")
+    words = (*jobs.own, "metrics=none", "launcher=slurm", "launcher.cpus_per_task=1")
+    ended = process("src/train.py", "-m", *words, "class=none,wrong", f"hydra.sweep.dir={folder}")
+    assert ended.code == 1
+    assert "1 of 2 runs failed:\n  class-none: " in ended.output
+    assert Run(folder / "class-wrong", {}).status().state == "finished", ended.output
+    assert "2 of 2 cells: " in ended.output  # where the sweep stands, as each ends
+
+
 def test_what_sbatch_refuses_is_told(jobs):
     ended = process(
         "src/train.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,10 +21,16 @@ _MOST_ROWS = 6
 _COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "yellow"}
 
 
-def tell_progress(folder: Path, console: Console | None = None) -> None:
-    """Cells done, running, failed and left, the time left, and the scores of the last cells."""
+def tell_progress(
+    folder: Path, cells: Collection[str] = (), console: Console | None = None
+) -> None:
+    """Cells done, running, failed and left, the time left, and the scores of the last cells; of
+    these `cells`, or if none are given of the whole folder."""
     console = console or Console()
     plan, runs = planned(folder), find_runs(folder)
+    if cells:
+        plan = {name: overrides for name, overrides in plan.items() if name in cells}
+        runs = [run for run in runs if run.folder.name in cells]
     found = [(run, run.status()) for run in runs if run.folder.exists()]
     states = Counter(status.state for _, status in found)
     total = max(len(plan), len(runs))

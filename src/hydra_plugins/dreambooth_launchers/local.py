@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_g
 
 from dreambooth import parallel
 from dreambooth.launching import Cell, cells_of, command, returned
-from dreambooth.sweep import tell_failure
+from dreambooth.sweep import failures, tell_failure, tell_where
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,17 @@ class LocalLauncher(BasicLauncher):
                 while waiting and free:
                     cell, seat = waiting.pop(0), free.pop(0)
                     log.info("\t#%d : %s", cell.number, " ".join(filter_overrides(cell.overrides)))
-                    running.append((cell, seat, _start(cell, seat, own)))
+                    try:
+                        running.append((cell, seat, _start(cell, seat, own)))
+                    except OSError as error:
+                        free.append(seat)
+                        log.error("\t#%d: %s", cell.number, error)
+                        failures()[cell.folder.name] = str(error)
                 for ended in [entry for entry in running if entry[2].poll() is not None]:
                     running.remove(ended)
                     free.append(ended[1])
                     _tell(ended[0], ended[2].returncode)
+                    tell_where(ended[0].folder.parent)
                 time.sleep(0.1)
         except KeyboardInterrupt:
             parallel.interrupt([process for _, _, process in running])

@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 import dreambooth
-from dreambooth import slurm
+from dreambooth import slurm, sweep
 from dreambooth.launching import QUIET, Cell, cells_of, queue, returned
 from dreambooth.run import Run, describe
 from dreambooth.settling import settled
@@ -68,7 +68,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except ValueError as error:
             sys.exit(str(error))
         if self.params["wait"]:
-            self._wait(cells)
+            self._wait([cell for cell in cells if cell.folder.name not in sweep.failures()])
         else:
             log.info("The jobs are SLURM's now: the same command again tells how they are")
         return [returned(cell) for cell in cells]
@@ -76,7 +76,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def _submit(self, cells: Sequence[Cell]) -> None:
         """One array for all cells of the same shape."""
         there = slurm.waiting_or_running() or {}
-        left = [cell for cell in cells if not _has_job(cell, there) and queue(cell)]
+        left = [cell for cell in cells if _queued(cell, there)]
         for shape, group in groupby(sorted(left, key=_shape), key=_shape):
             alike = list(group)
             executor = self._executor(*shape)
@@ -140,6 +140,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                     if status.state in ("finished", "failed"):
                         del left[folder]
                         log.info("\t#%d %s: %s", cell.number, describe(status), folder)
+                        sweep.tell_where(folder.parent)
                 time.sleep(_SECONDS_BETWEEN_LOOKS if left else 0)
         except KeyboardInterrupt:
             jobs = " ".join(Run(folder, {}).status().job for folder in left)
@@ -149,7 +150,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         """In the job, in each of its tasks."""
         import submitit
 
-        from dreambooth import stopping, sweep
+        from dreambooth import stopping
 
         job = submitit.JobEnvironment()
         if job.num_tasks > 1:
@@ -184,6 +185,16 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         elif sweep.failures():
             sys.exit(1)  # so that SLURM ends the other tasks
         return ended
+
+
+def _queued(cell: Cell, there: Mapping[str, str]) -> bool:
+    """Whether a cell is to be submitted; one that cannot be stops no other."""
+    try:
+        return not _has_job(cell, there) and queue(cell)
+    except (ValueError, OSError) as error:
+        log.error("\t#%d: %s", cell.number, error)
+        sweep.failures()[cell.folder.name] = str(error)
+        return False
 
 
 def _shape(cell: Cell) -> tuple[int, int, bool]:
