@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import Score
-from dreambooth.metrics.intervals import mean
+from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
 from dreambooth.miniature.canvas import INK
@@ -151,18 +151,21 @@ def summary(
     metrics = {
         "identity": mean(prompts, "identity", f"P(same individual), oracle, {_REFERENCES}"),
         "class_accuracy": mean(
-            prompts, "class_right", "share that shows the subject's true class, oracle"
+            prompts,
+            "class_right",
+            "share that shows the subject's true class, oracle",
+            share=True,
         ),
-        "context_accuracy": mean(prompts, "context_right", "share in the prompted context, oracle"),
+        "context_accuracy": mean(
+            prompts, "context_right", "share in the prompted context, oracle", share=True
+        ),
         "drift": mean(
             of_class, "identity", f"identity of the class prompt's images, {_REFERENCES}"
         ),
     }
     if len(drawn) > 1:
-        distances = 1 - drawn @ drawn.T
-        pairs = distances[torch.ones_like(distances).triu(diagonal=1).bool()]
         protocol = "mean pairwise 1 - cosine of oracle embeddings, class prompt's images"
-        metrics["diversity"] = Metric(float(pairs.mean()), len(drawn), protocol)
+        metrics["diversity"] = mean_of_pairs((1 - drawn @ drawn.T).double().numpy(), protocol)
     return metrics
 
 
