@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import Score
+from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.functional import (
     copy_score,
     cosine_distance,
@@ -106,10 +107,11 @@ class FidelityScorer:
         ours, theirs = ([p.pixels for p in pictures] for pictures in (restored, originals))
         cosine = (self.dino.images(ours) * self.dino.images(theirs)).sum(1)
         columns = {"sr_dino": cosine}
-        says = {"sr_dino": f"mean cosine, enlarged photo and its original; {self.dino.protocol}"}
+        photos = enlarged_photos(subject)
+        says = {"sr_dino": f"mean cosine to the original; {photos}; {self.dino.protocol}"}
         if self.distance is not None:
             columns["sr_lpips"] = self.distance.pairs(torch.stack(ours), torch.stack(theirs))
-            says["sr_lpips"] = f"enlarged photo and its original; {self.distance.protocol}"
+            says["sr_lpips"] = f"distance to the original; {photos}; {self.distance.protocol}"
         rows = _rows(columns, len(ours))
         return rows, {name: mean(rows, name, protocol) for name, protocol in says.items()}
 

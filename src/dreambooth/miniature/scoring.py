@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import Score
+from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
@@ -75,17 +76,13 @@ class OracleScorer:
             {"sr_identity": float(same), "sr_layout_error": error}
             for same, error in zip(identity, wrong, strict=True)
         ]
-        return rows, {
-            "sr_identity": mean(
-                rows, "sr_identity", f"P(same individual) of enlarged photos, oracle, {_REFERENCES}"
-            ),
-            "sr_layout_error": mean(
-                rows,
-                "sr_layout_error",
-                "share of the original's pixels of one of the individual's colours that show "
-                "another of them, or its outline's, once enlarged",
-            ),
+        says = {
+            "sr_identity": f"P(same individual), oracle, {_REFERENCES}",
+            "sr_layout_error": "share of the original's pixels of one of the individual's colours "
+            "that show another of them, or its outline's",
         }
+        photos = enlarged_photos(subject)
+        return rows, {name: mean(rows, name, f"{says[name]}; {photos}") for name in says}
 
     def _read(self, pictures: Sequence[Picture]) -> Reading:
         def read(start: int) -> Reading:
