@@ -74,7 +74,8 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
 ):
     shutil.copytree(finished, tmp_path / "sweep" / "0")
     into = f"into={tmp_path / 'sweep'}"
-    arguments = (f"images={external}", "subject=biscuit", into, "name=closed", *encoders)
+    keep = "metrics.fidelity.keep_identifier=true"
+    arguments = (f"images={external}", "subject=biscuit", into, "name=closed", *encoders, keep)
     ended = command("evaluate", *arguments)
     assert ended.code == 0, ended.output
     run = Run.open(tmp_path / "sweep" / "closed", with_weights=False)
@@ -93,6 +94,7 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
     assert [row["copy"] for row in rows[:2]] == pytest.approx([1, 1], abs=1e-5)
     assert [row["copied"] for row in rows[:3]] == [1, 1, 0]
     assert metrics["div"].count == 1
+    assert "[V] stays in the text" in metrics["clip_t"].protocol
     assert metrics["context_accuracy"].count == 2
     with (tmp_path / "sweep" / "sweep.csv").open() as file:
         table = {row["run"]: row for row in csv.DictReader(file)}

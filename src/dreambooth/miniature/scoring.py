@@ -120,11 +120,12 @@ def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | No
     return float((distances(image).argmin(1) != there.argmin(1))[known].float().mean())
 
 
-def fidelity_scorer(weights: str | None = None) -> FidelityScorer:
+def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -> FidelityScorer:
     """The field's scores by the miniature's own DINO and CLIP; DIV by 1 - cosine of the former.
 
     `weights`: a folder that holds `dino` and `clip`; None: those shipped with the project.
-    ValueError where they are not there.
+    `keep_identifier`: whether [V] stays in the text of CLIP-T. ValueError where there are no such
+    weights.
     """
     from dreambooth.metrics.features import ClipEncoder, DinoEncoder
 
@@ -138,6 +139,7 @@ def fidelity_scorer(weights: str | None = None) -> FidelityScorer:
     return FidelityScorer(
         DinoEncoder(folder / "dino", resize_px=SIZE_PX, crop_px=SIZE_PX),
         ClipEncoder(folder / "clip"),
+        keep_identifier=keep_identifier,
     )
 
 
