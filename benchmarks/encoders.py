@@ -45,26 +45,33 @@ def identity_auc(features: Tensor, nouns: list[str]) -> float:
     return auc(cosines[same], cosines[others])
 
 
-def main() -> None:
-    num_individuals = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+def measured(num_individuals: int) -> dict[str, float]:
+    """What is printed; of encoders that are there."""
     scenes = scene_pairs(num_individuals)
     images = [torch.from_numpy(draw(scene)).permute(2, 0, 1) for scene in scenes]
     nouns = [scene.individual.class_noun for scene in scenes]
+    found = {}
     if (WEIGHTS / "clip").is_dir():
         clip = ClipEncoder(WEIGHTS / "clip")
         features = clip.images(images)
         seen = zero_shot(clip, features, [[f"a {noun}"] for noun in world.CLASSES])
         right = np.mean([world.CLASSES[i] == noun for i, noun in zip(seen, nouns, strict=True)])
-        print(f"CLIP class    {right:8.2%}")
+        found["CLIP class"] = float(right)
         phrases = world.CONTEXTS.values()
         prompts = [[f"a {noun} {phrase}" for noun in world.CLASSES] for phrase in phrases]
         places = [list(world.CONTEXTS)[i] for i in zero_shot(clip, features, prompts)]
         right = np.mean([place == s.context for place, s in zip(places, scenes, strict=True)])
-        print(f"CLIP context  {right:8.2%}")
-        print(f"CLIP-I identity AUC {identity_auc(features, nouns[::2]):.4f}")
+        found["CLIP context"] = float(right)
+        found["CLIP-I identity AUC"] = identity_auc(features, nouns[::2])
     if (WEIGHTS / "dino").is_dir():
         dino = DinoEncoder(WEIGHTS / "dino", resize_px=64, crop_px=64)
-        print(f"DINO   identity AUC {identity_auc(dino.images(images), nouns[::2]):.4f}")
+        found["DINO identity AUC"] = identity_auc(dino.images(images), nouns[::2])
+    return found
+
+
+def main() -> None:
+    for name, value in measured(int(sys.argv[1]) if len(sys.argv) > 1 else 1000).items():
+        print(f"{name:20s}{value:.4f}")
 
 
 if __name__ == "__main__":

@@ -204,12 +204,14 @@ def test_photos_of_ones_own_with_the_drawn_worlds_model(tiny, tmp_path, photos):
     assert "is outside the vocabulary of model tiny" in sentence
 
 
-def test_a_single_photo_is_warned_of_once_and_trained_on(tiny, tmp_path, photos, from_folder):
+def test_a_single_small_photo_is_warned_of_once_and_trained_on(tiny, tmp_path, photos, from_folder):
     for path in sorted(photos.iterdir())[1:]:
         path.unlink()
     ended = train(tiny, tmp_path / "run", *from_folder, "prior=off")
     assert ended.code == 0, ended.output
     assert ended.output.count("only one photo") == 1
+    small = "1 of 1 photos are smaller than the model's 64 px (the smallest: 30)"
+    assert ended.output.count(small) == 1
 
 
 def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_path):

@@ -1,4 +1,4 @@
-"""The benchmarks load; each is run by hand, and kills.py by tests/test_kills.py."""
+"""The benchmarks load, and some are run; kills.py by tests/test_kills.py."""
 
 import runpy
 
@@ -10,6 +10,15 @@ from commands import ROOT, process
 def test_every_benchmark_loads(path, monkeypatch):
     monkeypatch.syspath_prepend(path.parent)
     assert callable(runpy.run_path(str(path))["main"])
+
+
+def test_the_shipped_encoders_see_drawn_scenes_as_they_must(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    found = runpy.run_path(str(ROOT / "benchmarks/encoders.py"))["measured"](500)
+    assert found["CLIP class"] >= 0.95
+    assert found["CLIP context"] >= 0.95
+    assert found["DINO identity AUC"] >= 0.90
+    assert found["DINO identity AUC"] > found["CLIP-I identity AUC"]  # the paper's claim
 
 
 def test_the_loops_overhead_is_told():

@@ -74,7 +74,8 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
 ):
     shutil.copytree(finished, tmp_path / "sweep" / "0")
     into = f"into={tmp_path / 'sweep'}"
-    arguments = (f"images={external}", "subject=biscuit", into, "name=closed", *encoders)
+    keep = "metrics.fidelity.keep_identifier=true"
+    arguments = (f"images={external}", "subject=biscuit", into, "name=closed", *encoders, keep)
     ended = command("evaluate", *arguments)
     assert ended.code == 0, ended.output
     run = Run.open(tmp_path / "sweep" / "closed", with_weights=False)
@@ -93,6 +94,7 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
     assert [row["copy"] for row in rows[:2]] == pytest.approx([1, 1], abs=1e-5)
     assert [row["copied"] for row in rows[:3]] == [1, 1, 0]
     assert metrics["div"].count == 1
+    assert "[V] stays in the text" in metrics["clip_t"].protocol
     assert metrics["context_accuracy"].count == 2
     with (tmp_path / "sweep" / "sweep.csv").open() as file:
         table = {row["run"]: row for row in csv.DictReader(file)}
@@ -143,21 +145,29 @@ def by_hand(image, resize_px, mean, std):
     return torch.from_numpy(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
 
-def test_the_papers_metrics_on_real_photos_equal_a_computation_in_float64(tmp_path):
+def test_the_papers_metrics_on_real_photos_equal_a_computation_in_float64(tmp_path, monkeypatch):
     """Encoders of the true shapes, with random weights."""
     import open_clip
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+    from torchvision import models
     from transformers import ViTModel
 
     photos = photos_of(tmp_path / "photos")
     vit = tiny_encoders.vit_s16_folder(tmp_path / "vit-s16")
     clip = tiny_encoders.vit_b32_checkpoint(tmp_path / "vit-b32.safetensors")
-    alexnet = tiny_encoders.lpips_backbone(tmp_path / "alexnet.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where torchmetrics' own LPIPS looks
+    alexnet = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    alexnet.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(models.alexnet().state_dict(), alexnet)
     noise = np.random.default_rng(0)
-    for i in range(2):
-        save(tmp_path / f"{i}.png", noise.integers(0, 255, (70, 90 + 10 * i, 3), np.uint8))
+    for i, width in enumerate((90, 100, 90)):
+        save(tmp_path / f"{i}.png", noise.integers(0, 255, (70, width, 3), np.uint8))
     table = tmp_path / "list.csv"
-    lines = ("path,prompt", "0.png,a kzn dog in the snow", "0.png,a {} in the snow", "1.png,a dog")
-    table.write_text("\n".join(lines))
+    table.write_text(
+        "path,prompt\n0.png,a kzn dog in the snow\n0.png,a {} in the snow\n"
+        "0.png,a red {}\n2.png,a red {}\n1.png,a dog"
+    )
     ended = command(
         "evaluate",
         f"images={table}",
@@ -174,7 +184,7 @@ def test_the_papers_metrics_on_real_photos_equal_a_computation_in_float64(tmp_pa
     assert [row["prompt"] for row in rows[:2]] == ["a kzn dog in the snow"] * 2
 
     real = [Image.open(p).convert("RGB") for p in sorted(photos.iterdir())]
-    drawn = [Image.open(tmp_path / f"{i}.png") for i in range(2)]
+    drawn = [Image.open(tmp_path / f"{i}.png") for i in range(3)]
     dino = ViTModel.from_pretrained(vit, add_pooling_layer=False).double().eval()
     both = open_clip.create_model("ViT-B-32", str(clip), force_quick_gelu=False).double().eval()
     clip.unlink()  # 600 MB
@@ -189,14 +199,20 @@ def test_the_papers_metrics_on_real_photos_equal_a_computation_in_float64(tmp_pa
         features = unit(
             [dino(by_hand(i, 256, *imagenet)).last_hidden_state[:, 0] for i in [*drawn, *real]]
         )
-        seen = unit([both.encode_image(by_hand(drawn[0], 224, *openai))])
+        seen = unit([both.encode_image(by_hand(i, 224, *openai)) for i in [drawn[0], *real]])
         read = unit([both.encode_text(open_clip.tokenize(["a dog in the snow"]))])
-    to_real = features[:2] @ features[2:].T
+        x, y = (torch.from_numpy(np.float64(drawn[i])).permute(2, 0, 1)[None] for i in (0, 2))
+        pair = learned_perceptual_image_patch_similarity(x / 255, y / 255, "alex", normalize=True)
+    alexnet.unlink()
+    to_real = features[:2] @ features[3:].T
     assert rows[0]["dino"] == pytest.approx(to_real[0].mean(), abs=1e-5)
-    assert rows[2]["pres"] == pytest.approx(to_real[1].mean(), abs=1e-5)
+    assert rows[4]["pres"] == pytest.approx(to_real[1].mean(), abs=1e-5)
+    assert rows[0]["clip_i"] == pytest.approx((seen[:1] @ seen[1:].T).mean(), abs=1e-5)
     assert rows[1]["copy"] == pytest.approx(to_real[0].max(), abs=1e-5)
-    assert rows[1]["clip_t"] == pytest.approx((seen @ read.T).item(), abs=1e-5)
-    assert metrics["div"].value == pytest.approx(0, abs=1e-6)  # the same image twice
+    assert rows[1]["clip_t"] == pytest.approx((seen[:1] @ read.T).item(), abs=1e-5)
+    assert rows[0]["div"] == pytest.approx(0, abs=1e-6)  # the same image twice
+    assert rows[3]["div"] == pytest.approx(pair.item(), abs=1e-5)
+    assert pair > 0.01
     for name, said in (
         ("dino", "centre crop 224 px"),
         ("clip_i", "224x224 px"),

@@ -52,6 +52,15 @@ def test_a_table_names_files_from_its_own_folder(tmp_path):
     assert named(of_class) == [("0.png", "a dog", 0)]
 
 
+def test_braces_are_the_subject_and_the_class_prompt_is_known_in_any_case(tmp_path):
+    save(tmp_path / "0.png")
+    table = tmp_path / "list.csv"
+    table.write_text("path,prompt\n0.png,a {}\n0.png,a dog\n0.png,A Dog\n0.png,A {}\n")
+    prompts, of_class = read_external(table, DOG)
+    assert [(p.prompt, p.template) for p in prompts] == [("a dog", "a {}"), ("A dog", "A {}")]
+    assert [p.prompt for p in of_class] == ["a dog", "A Dog"]
+
+
 def test_pixels_are_read_when_asked_for_of_any_size_and_mode(tmp_path):
     sizes = {"RGB": (8, 6), "L": (6, 8), "RGBA": (4, 4), "P": (5, 5), "CMYK": (7, 3)}
     for mode, size in sizes.items():

@@ -226,6 +226,8 @@ def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tin
     assert ended.code == 0, ended.output
     assert same(tmp_path / "again/scores.csv", tmp_path / "whole/scores.csv")
     assert not same(tmp_path / "again/scores.csv", finished / "scores.csv")
+    off, frozen = (Run.open(f).read_metrics() for f in (tmp_path / "again", finished))
+    assert off["sr_psnr"].protocol == frozen["sr_psnr"].protocol  # they stand in one table
 
 
 def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):

@@ -29,7 +29,7 @@ class Scorer(Protocol):
     def score_restored(
         self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
     ) -> tuple[list[Row], dict[str, Metric]]:
-        """The same of photos that the SR stage has enlarged, each against its original."""
+        """The same of photos shrunk and enlarged again, each against its original."""
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def evaluate(
 ) -> tuple[list[Row], dict[str, Metric]]:
     """The rows and numbers of all scorers: what scores.csv and metrics.json hold.
 
-    `restored`: photos that the SR stage has enlarged, and their `originals`. `seed` is the run's,
+    `restored`: photos shrunk and enlarged again, and their `originals`. `seed` is the run's,
     None for pictures of other systems. A row has `set` ("prompts", "class" or "restored"),
     `prompt`, `template`, `index`, `seed`, the `path` of a picture of another system, and a column
     for each score of the picture.

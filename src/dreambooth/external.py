@@ -37,8 +37,8 @@ def read_external(
 
     `images`: a folder with a subfolder for each prompt, named by it ("a dog in the snow", or with
     "_" for each space); or a CSV file with the columns path and prompt, a row for each image, paths
-    as seen from the file's own folder. {} in a prompt stands for the subject. Other files and what
-    is hidden do not count.
+    as seen from the file's own folder. {} in a prompt stands for the subject: "a {}" is never the
+    class prompt, and "a dog" and "A dog" are. Other files and what is hidden do not count.
 
     ValueError where there is no such folder, file or image, where an image cannot be read, or where
     a prompt names neither the identifier nor the class noun.
@@ -60,8 +60,8 @@ def read_external(
         _check_readable(path)
         pictures.append(PictureFile(path, prompt, counts[prompt], template))
         counts[prompt] += 1
-    of_class = class_prompt(subject.class_noun)
-    by_class = [picture.prompt == of_class for picture in pictures]
+    of_class = class_prompt(subject.class_noun).lower()
+    by_class = [picture.template.lower() == of_class for picture in pictures]
     return (
         [p for p, of in zip(pictures, by_class, strict=True) if not of],
         [p for p, of in zip(pictures, by_class, strict=True) if of],

@@ -11,6 +11,9 @@ from dreambooth.miniature.scoring import layout_error
 from dreambooth.miniature.world import COLOURS, individual
 from dreambooth.run import Picture
 
+DRAWN = SimpleNamespace(held_out=lambda px: images())
+FOLDER = SimpleNamespace(held_out=None)
+
 
 def images(seed=0, count=3):
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
@@ -50,17 +53,27 @@ def test_blur_is_below_one_and_noise_above():
 
 def test_enlarged_photos_are_compared_each_with_its_original():
     x, y = images(), images(1)
-    rows, metrics = DetailScorer(32).score_restored(None, pictures(y), pictures(x))
+    rows, metrics = DetailScorer(32).score_restored(DRAWN, pictures(y), pictures(x))
     quantised = [(v * 255).round() / 255 for v in (x, y)]
     for row, one, other in zip(rows, *quantised, strict=True):
         mse = float((one - other).square().mean())
         assert row["sr_psnr"] == pytest.approx(-10 * math.log10(mse), abs=1e-3)
         ratio = detail_energy(other[None], 32) / detail_energy(one[None], 32)
         assert row["sr_detail"] == pytest.approx(ratio.item(), rel=1e-4)
-    _, same = DetailScorer(32).score_restored(None, pictures(x), pictures(x))
+    _, same = DetailScorer(32).score_restored(DRAWN, pictures(x), pictures(x))
     assert same["sr_ssim"].value == pytest.approx(1)
     assert same["sr_detail"].value == pytest.approx(1)
     assert metrics["sr_ssim"].value < 0.2
+
+
+def test_it_is_said_which_photos_were_enlarged():
+    unseen, trained = (
+        DetailScorer(32).score_restored(who, pictures(images()), pictures(images(1)))[1]
+        for who in (DRAWN, FOLDER)
+    )
+    for name in unseen:
+        assert "photos that no training saw" in unseen[name].protocol
+        assert "the training's own photos" in trained[name].protocol
 
 
 def test_detail_is_what_is_kept_of_the_original_and_what_is_invented():

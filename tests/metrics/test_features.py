@@ -1,10 +1,15 @@
+import re
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
 
 import numpy as np
 import open_clip
 import pytest
 import tiny_encoders
 import torch
+import yaml
+from commands import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,6 +19,7 @@ from transformers import BertConfig, ViTModel
 
 from dreambooth.metrics.features import ClipEncoder, DinoEncoder, LpipsDistance
 
+PAPER = yaml.safe_load((ROOT / "conf/metrics/paper.yaml").read_text())
 SIZES = ((300, 400), (517, 251), (100, 180), (224, 224), (256, 255))  # height, width
 TEXTS = ["a dog in the snow", "a red backpack", "a [V] dog", "a dog in the snow"]
 
@@ -316,7 +322,7 @@ def cut_short(folder):
 def test_dino_weights_that_cannot_be_had_give_one_sentence(make, reason, tmp_path):
     with pytest.raises(ValueError, match=reason) as error:
         tiny_dino(make(tmp_path))
-    told(error, "give pretrained=/path/to/folder")
+    told(error, "give metrics.fidelity.dino.pretrained=/path/to/folder")
 
 
 def test_a_vit_for_another_size_gives_one_sentence(tiny_vit):
@@ -339,11 +345,15 @@ def test_clip_weights_that_cannot_be_had_give_one_sentence(tiny_clip, tiny_vit, 
     ):
         with pytest.raises(ValueError, match=reason) as error:
             ClipEncoder(model, pretrained)
-        told(error, "give model=/path/to/folder with open_clip_config.json")
+        told(error, "give metrics.fidelity.clip.model=/path/to/folder with open_clip_config.json")
 
 
 def told(error, remedy):
+    """In one line, and what is to be given is a key of metrics=paper."""
     assert remedy in str(error.value)
+    for key in re.findall(r"metrics\.([\w.]+)=/path", str(error.value)):
+        *groups, name = key.split(".")
+        assert name in reduce(getitem, groups, PAPER)
     assert "\n" not in str(error.value)
 
 
@@ -410,7 +420,7 @@ def test_lpips_weights_that_cannot_be_had_give_one_sentence(tmp_path, monkeypatc
     ):
         with pytest.raises(ValueError, match=reason) as error:
             LpipsDistance(**options)
-        told(error, "give backbone=/path/to/")
+        told(error, "give metrics.fidelity.distance.backbone=/path/to/")
     with pytest.raises(ValueError, match="no net 'resnet': choose from alex, vgg, squeeze"):
         LpipsDistance("resnet")
 

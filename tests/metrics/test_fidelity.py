@@ -13,18 +13,19 @@ SUBJECT = drawn_subject("dog", 7)
 
 
 class MeanColour:
-    """Features: mean colour of each quarter of an image; of a text, its letters' counts."""
+    """Features: mean colour of each of side x side fields of an image; of a text, its letters'
+    counts, which compare with 2 x 2 fields."""
 
     protocol = "mean colours"
 
-    def __init__(self):
-        self.seen = 0
+    def __init__(self, side=2):
+        self.side, self.seen = side, 0
 
     def images(self, images):
         images = list(images)
         self.seen += len(images)
-        pooled = [F.adaptive_avg_pool2d(image.float(), 2).flatten() for image in images]
-        return F.normalize(torch.stack(pooled)) if pooled else torch.empty(0, 12)
+        pooled = [F.adaptive_avg_pool2d(i.float(), self.side).flatten() for i in images]
+        return F.normalize(torch.stack(pooled)) if pooled else torch.empty(0, 3 * self.side**2)
 
     def texts(self, texts):
         counts = [[1.0 + text.count(c) for c in "abcdeghimnor"] for text in texts]
@@ -56,26 +57,35 @@ def cosines(a, b):
 
 
 def test_the_scores_are_those_of_a_plain_recomputation():
-    encoder = MeanColour()
-    rows, metrics = FidelityScorer(encoder, encoder).score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
-    real = encoder.images(SUBJECT.originals())
-    drawn = encoder.images([p.pixels for p in PROMPTS])
+    dino, clip = MeanColour(4), MeanColour()
+    rows, metrics = FidelityScorer(dino, clip).score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    pixels = [p.pixels for p in PROMPTS]
+    real, drawn = dino.images(SUBJECT.originals()), dino.images(pixels)
     among = cosines(real, real)[~np.eye(len(real), dtype=bool)]
     nearest = cosines(drawn, real).max(1)
-    texts = encoder.texts(["a dog in the snow"] * 2 + ["a red dog"] * 3)
+    texts = clip.texts(["a dog in the snow"] * 2 + ["a red dog"] * 3)
+    by_clip = cosines(clip.images(pixels), clip.images(SUBJECT.originals()))
     own = cosines(drawn, drawn)
     pairs = [own[0, 1], own[2, 3], own[2, 4], own[3, 4]]
     assert metrics["dino"].value == pytest.approx(cosines(drawn, real).mean())
-    assert metrics["clip_i"].value == pytest.approx(cosines(drawn, real).mean())
-    assert metrics["clip_t"].value == pytest.approx(np.diag(cosines(drawn, texts)).mean())
+    assert metrics["clip_i"].value == pytest.approx(by_clip.mean())
+    assert metrics["clip_t"].value == pytest.approx(
+        np.diag(cosines(clip.images(pixels), texts)).mean()
+    )
+    assert abs(metrics["clip_i"].value - metrics["dino"].value) > 1e-3  # they are told apart
     assert metrics["copy"].value == pytest.approx(nearest.mean())
     assert metrics["copied"].value == pytest.approx((nearest > among.max() + 1e-6).mean())
     assert metrics["div"].value == pytest.approx(1 - np.mean(pairs), abs=1e-6)
     assert metrics["div"].count == 4
-    of_class = encoder.images([p.pixels for p in OF_CLASS])
+    of_prompts = sorted([1 - pairs[0], 1 - np.mean(pairs[1:])])
+    assert metrics["div"].ci95 == pytest.approx(of_prompts, abs=1e-6)
+    one_prompt = FidelityScorer(dino, clip).score(SUBJECT, "kzn", PROMPTS[2:], [])[1]
+    assert (one_prompt["div"].count, one_prompt["div"].ci95) == (3, None)
+    assert "interval over prompts" in metrics["div"].protocol
+    of_class = dino.images([p.pixels for p in OF_CLASS])
     assert metrics["pres"].value == pytest.approx(cosines(of_class, real).mean())
-    of_prompts = {"dino", "clip_i", "clip_t", "copy", "copied", "div"}
-    assert [set(row) for row in rows] == [of_prompts] * 5 + [{"pres"}] * 4
+    of_a_prompt = {"dino", "clip_i", "clip_t", "copy", "copied", "div"}
+    assert [set(row) for row in rows] == [of_a_prompt] * 5 + [{"pres"}] * 4
     assert rows[0]["div"] == rows[1]["div"] == pytest.approx(1 - own[0, 1], abs=1e-6)
     assert rows[2]["div"] == pytest.approx(1 - (own[2, 3] + own[2, 4]) / 2, abs=1e-6)
     assert np.mean([row["dino"] for row in rows[:5]]) == pytest.approx(metrics["dino"].value)
@@ -110,6 +120,18 @@ def test_the_identifier_is_left_out_of_the_text_unless_it_is_kept():
     assert stripped.value != kept.value
     assert "[V] left out" in stripped.protocol
     assert "[V] stays" in kept.protocol
+
+
+def test_only_shares_have_the_intervals_of_shares():
+    """Pictures that are photos, all the same: cosines of 1, distances of 0."""
+    photo = SUBJECT.originals()[0]
+    same = [Picture(photo, prompt, i) for prompt in ("a red kzn dog", "a kzn dog") for i in (0, 1)]
+    dino, clip = MeanColour(), MeanColour()
+    metrics = FidelityScorer(dino, clip, MeanDifference()).score(SUBJECT, "kzn", same, [])[1]
+    assert metrics["div"].ci95 == (0, 0)
+    assert metrics["copy"].ci95 == pytest.approx((1, 1))
+    low, high = metrics["copied"].ci95
+    assert 0.5 < low < high == 1
 
 
 def test_no_pictures_give_no_numbers_and_one_photo_no_share_of_copies():

@@ -12,14 +12,18 @@ DOG = individual("dog", 7)
 
 
 class Truth:
-    """Knows each picture's number, and so its level; and says the same of all."""
+    """Knows each picture's number, and so its level; says the same of all, and something of some,
+    as `div`, which a picture has where another has its prompt."""
 
     def check(self, subject):
         pass
 
     def score(self, subject, identifier, prompts, class_prompts):
         level = [p.index // 2 for p in prompts]  # 2 pictures of each
-        return [{"best": -float(i), "worst": float(i), "blind": 1.0} for i in level], {}
+        rows = [{"best": -float(i), "worst": float(i), "blind": 1.0, "of some": 1.0} for i in level]
+        if subject.class_noun == "cat":
+            rows[-1]["of some"] = None
+        return rows, {}
 
 
 def test_a_metric_that_knows_the_truth_is_perfect_and_one_that_sees_nothing_is_chance():

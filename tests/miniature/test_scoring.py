@@ -62,6 +62,9 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
     assert metrics["class_accuracy"].value == pytest.approx(2 / 3)
     assert (metrics["context_accuracy"].value, metrics["context_accuracy"].count) == (0.5, 2)
     assert (metrics["drift"].value, metrics["drift"].count) == (0, 1)
+    for share in ("class_accuracy", "context_accuracy"):
+        low, high = metrics[share].ci95
+        assert 0 < low < high < 1
     assert "diversity" not in metrics  # of one picture
 
 
@@ -77,6 +80,7 @@ def test_drift_and_diversity_are_of_the_class_prompts_pictures():
     assert metrics["drift"].value == pytest.approx(2 / 3)
     assert metrics["diversity"].value == pytest.approx(2 / 3)  # distances 0, 1, 1
     assert metrics["diversity"].count == 3
+    assert metrics["diversity"].ci95 == (0, 1)
     assert math.isnan(metrics["identity"].value)
     assert metrics["identity"].count == 0
 

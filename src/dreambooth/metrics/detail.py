@@ -46,9 +46,9 @@ class DetailScorer:
     """Detail relative to the subject's photos, and how near enlarged photos come to the originals.
 
     `detail`: detail energy of the generated pictures over that of the photos: below 1 blurred,
-    above 1 invented. Of photos that were shrunk to `low_px` and enlarged again by the SR stage,
-    each against its original: `sr_detail` (energies' ratio), its parts `sr_kept` and `sr_invented`
-    (see `kept_and_invented`), `sr_psnr` (dB) and `sr_ssim`, the latter two through torchmetrics.
+    above 1 invented. Of photos that were shrunk to `low_px` and enlarged again, each against its
+    original: `sr_detail` (energies' ratio), its parts `sr_kept` and `sr_invented` (see
+    `kept_and_invented`), `sr_psnr` (dB) and `sr_ssim`, the latter two through torchmetrics.
     """
 
     def __init__(self, low_px: int):
@@ -95,7 +95,6 @@ class DetailScorer:
         rows: list[Row] = [
             {name: float(values[i]) for name, values in columns.items()} for i in range(len(x))
         ]
-        photos = f"photos shrunk to {self.low_px} px by area and enlarged by the SR stage"
         says = {
             "sr_detail": f"energy above {self.low_px} px, over the original's; ",
             "sr_kept": f"share of the original's detail above {self.low_px} px that is there; ",
@@ -103,7 +102,14 @@ class DetailScorer:
             "sr_psnr": "dB; ",
             "sr_ssim": "",
         }
+        photos = enlarged_photos(subject)
         return rows, {name: mean(rows, name, f"{says[name]}{photos}") for name in columns}
+
+
+def enlarged_photos(subject: Subject) -> str:
+    """What `sr_` scores are of: in the same words for every `sr`, which are compared in a table."""
+    whose = "photos that no training saw" if subject.held_out else "the training's own photos"
+    return f"{whose}, shrunk by area and enlarged as the run's pictures are (sr=off: bicubic)"
 
 
 def unit_range(pictures: Sequence[Picture]) -> Tensor:

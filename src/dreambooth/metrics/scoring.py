@@ -3,13 +3,16 @@
 Each picture goes through each encoder once; all scores are made of those features.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import comb
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dreambooth.files import Score
+from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.functional import (
     copy_score,
     cosine_distance,
@@ -20,7 +23,7 @@ from dreambooth.metrics.functional import (
     text_similarity,
     without_identifier,
 )
-from dreambooth.metrics.intervals import mean
+from dreambooth.metrics.intervals import mean, mean_of_groups
 from dreambooth.parallel import split
 from dreambooth.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
@@ -94,7 +97,9 @@ class FidelityScorer:
         rows = _rows(columns, len(prompts))
         pres = prior_preservation(self.dino.images(p.pixels for p in class_prompts), real_dino)
         class_rows = _rows({"pres": pres}, len(class_prompts))
-        return rows + class_rows, self._summary(rows, class_rows, distances, photos)
+        counts = Counter(p.prompt for p in prompts).values()
+        by_prompt = distances.split([comb(count, 2) for count in counts])
+        return rows + class_rows, self._summary(rows, class_rows, by_prompt, photos)
 
     def score_restored(
         self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
@@ -102,10 +107,11 @@ class FidelityScorer:
         ours, theirs = ([p.pixels for p in pictures] for pictures in (restored, originals))
         cosine = (self.dino.images(ours) * self.dino.images(theirs)).sum(1)
         columns = {"sr_dino": cosine}
-        says = {"sr_dino": f"mean cosine, enlarged photo and its original; {self.dino.protocol}"}
+        photos = enlarged_photos(subject)
+        says = {"sr_dino": f"mean cosine to the original; {photos}; {self.dino.protocol}"}
         if self.distance is not None:
             columns["sr_lpips"] = self.distance.pairs(torch.stack(ours), torch.stack(theirs))
-            says["sr_lpips"] = f"enlarged photo and its original; {self.distance.protocol}"
+            says["sr_lpips"] = f"distance to the original; {photos}; {self.distance.protocol}"
         rows = _rows(columns, len(ours))
         return rows, {name: mean(rows, name, protocol) for name, protocol in says.items()}
 
@@ -130,7 +136,7 @@ class FidelityScorer:
         self,
         rows: list[dict[str, Score]],
         class_rows: list[dict[str, Score]],
-        distances: Tensor,
+        distances: Sequence[Tensor],  # of each prompt's pairs
         photos: Sequence[Tensor],
     ) -> dict[str, Metric]:
         real = f"{len(photos)} real photos ({sizes(photos)}, 8 bits)"
@@ -138,16 +144,21 @@ class FidelityScorer:
         dino, clip = self.dino.protocol, self.clip.protocol
         token = "[V] stays in the text" if self.keep_identifier else "[V] left out of the text"
         distance = "1 - cosine; " + dino if self.distance is None else self.distance.protocol
-        div_rows: list[dict[str, Score]] = [{"div": float(d)} for d in distances]
         return {
             "dino": mean(rows, "dino", f"{pairs}; {dino}"),
             "clip_i": mean(rows, "clip_i", f"{pairs}; {clip}"),
             "clip_t": mean(rows, "clip_t", f"mean cosine, image and its prompt, {token}; {clip}"),
             "pres": mean(class_rows, "pres", f"class prompt's images: {pairs}; {dino}"),
-            "div": mean(div_rows, "div", f"mean over pairs of one prompt; {distance}"),
+            "div": mean_of_groups(
+                [some.tolist() for some in distances],
+                f"mean over pairs of one prompt, interval over prompts; {distance}",
+            ),
             "copy": mean(rows, "copy", f"mean cosine to the nearest of {real}; {dino}"),
             "copied": mean(
-                rows, "copied", f"share nearer to one of {real} than any two of them; {dino}"
+                rows,
+                "copied",
+                f"share nearer to one of {real} than any two of them; {dino}",
+                share=True,
             ),
         }
 

@@ -17,7 +17,10 @@ LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"
 def load_vit(pretrained: str | Path) -> Any:
     from transformers import PretrainedConfig, ViTModel
 
-    remedy = "pretrained=/path/to/folder, a ViT as transformers saves it (config.json, weights)"
+    remedy = (
+        "metrics.fidelity.dino.pretrained=/path/to/folder, a ViT as transformers saves it "
+        "(config.json, weights)"
+    )
     with _one_sentence(f"the DINO encoder {str(pretrained)!r}", remedy):
         folder = Path(pretrained).expanduser()
         if not folder.exists():
@@ -41,8 +44,8 @@ def load_clip(
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
     remedy = (
-        "model=/path/to/folder with open_clip_config.json and open_clip_model.safetensors, or "
-        "pretrained=/path/to/checkpoint"
+        "metrics.fidelity.clip.model=/path/to/folder with open_clip_config.json and "
+        "open_clip_model.safetensors, or metrics.fidelity.clip.pretrained=/path/to/checkpoint"
     )
     folder, file = Path(model).expanduser(), Path(pretrained).expanduser()
     what = repr(str(model)) + ("" if folder.is_dir() else f" {str(pretrained)!r}")
@@ -79,7 +82,10 @@ def load_lpips(net: str, backbone: str | Path | None) -> nn.Module:
     url = get_model_weights(LPIPS_BACKBONES[net]).DEFAULT.url
     place = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     file = Path(backbone).expanduser() if backbone else place
-    remedy = f"backbone=/path/to/{place.name}, torchvision's weights, or place them at {place}"
+    remedy = (
+        f"metrics.fidelity.distance.backbone=/path/to/{place.name}, torchvision's weights, or "
+        f"place them at {place}"
+    )
     with _one_sentence(f"the LPIPS backbone {file}", remedy):
         if not file.exists():
             if backbone:

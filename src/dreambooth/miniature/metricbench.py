@@ -168,7 +168,8 @@ def bench(scorers: Sequence[Scorer], num_subjects: int, num_images: int) -> dict
         for number in range(num_subjects):
             for metric, scores in _scores(scorers, levels, number, num_images).items():
                 values.setdefault(metric, []).append(scores)
-        found[series] = [judged(metric, np.concatenate(v, 1)) for metric, v in values.items()]
+        whole = {metric: v for metric, v in values.items() if len(v) == num_subjects}
+        found[series] = [judged(metric, np.concatenate(v, 1)) for metric, v in whole.items()]
     return found
 
 
@@ -191,7 +192,7 @@ def report(found: dict[str, list[Judged]]) -> str:
 def _scores(
     scorers: Sequence[Scorer], levels: Sequence[Level], number: int, num_images: int
 ) -> dict[str, np.ndarray]:
-    """Metric -> (levels, num_images), of one subject."""
+    """Metric -> (levels, num_images), of one subject; of metrics that all its pictures have."""
     noun = CLASSES[number % len(CLASSES)]
     rng = np.random.default_rng([SEED, number])
     photos = casual_photos(noun, number, NUM_PHOTOS)
@@ -201,7 +202,7 @@ def _scores(
         prompt = f"a {noun} {CONTEXTS[scene.context]}"  # as a run would ask for it
         pictures.append(Picture(torch.from_numpy(pixels).permute(2, 0, 1), prompt, i))
     rows, _ = evaluate(scorers, drawn_subject(noun, number, NUM_PHOTOS), "", pictures, [])
-    metrics = [name for name, value in rows[0].items() if isinstance(value, float)]
+    metrics = [n for n in rows[0] if all(isinstance(row.get(n), float) for row in rows)]
     return {
         name: np.array([row[name] for row in rows], float).reshape(len(levels), num_images)
         for name in metrics

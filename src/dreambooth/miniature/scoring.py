@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dreambooth.files import Score
-from dreambooth.metrics.intervals import mean
+from dreambooth.metrics.detail import enlarged_photos
+from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
 from dreambooth.miniature.canvas import INK
@@ -75,17 +76,13 @@ class OracleScorer:
             {"sr_identity": float(same), "sr_layout_error": error}
             for same, error in zip(identity, wrong, strict=True)
         ]
-        return rows, {
-            "sr_identity": mean(
-                rows, "sr_identity", f"P(same individual) of enlarged photos, oracle, {_REFERENCES}"
-            ),
-            "sr_layout_error": mean(
-                rows,
-                "sr_layout_error",
-                "share of the original's pixels of one of the individual's colours that show "
-                "another of them, or its outline's, once enlarged",
-            ),
+        says = {
+            "sr_identity": f"P(same individual), oracle, {_REFERENCES}",
+            "sr_layout_error": "share of the original's pixels of one of the individual's colours "
+            "that show another of them, or its outline's",
         }
+        photos = enlarged_photos(subject)
+        return rows, {name: mean(rows, name, f"{says[name]}; {photos}") for name in says}
 
     def _read(self, pictures: Sequence[Picture]) -> Reading:
         def read(start: int) -> Reading:
@@ -123,11 +120,12 @@ def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | No
     return float((distances(image).argmin(1) != there.argmin(1))[known].float().mean())
 
 
-def fidelity_scorer(weights: str | None = None) -> FidelityScorer:
+def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -> FidelityScorer:
     """The field's scores by the miniature's own DINO and CLIP; DIV by 1 - cosine of the former.
 
     `weights`: a folder that holds `dino` and `clip`; None: those shipped with the project.
-    ValueError where they are not there.
+    `keep_identifier`: whether [V] stays in the text of CLIP-T. ValueError where there are no such
+    weights.
     """
     from dreambooth.metrics.features import ClipEncoder, DinoEncoder
 
@@ -141,6 +139,7 @@ def fidelity_scorer(weights: str | None = None) -> FidelityScorer:
     return FidelityScorer(
         DinoEncoder(folder / "dino", resize_px=SIZE_PX, crop_px=SIZE_PX),
         ClipEncoder(folder / "clip"),
+        keep_identifier=keep_identifier,
     )
 
 
@@ -151,18 +150,21 @@ def summary(
     metrics = {
         "identity": mean(prompts, "identity", f"P(same individual), oracle, {_REFERENCES}"),
         "class_accuracy": mean(
-            prompts, "class_right", "share that shows the subject's true class, oracle"
+            prompts,
+            "class_right",
+            "share that shows the subject's true class, oracle",
+            share=True,
         ),
-        "context_accuracy": mean(prompts, "context_right", "share in the prompted context, oracle"),
+        "context_accuracy": mean(
+            prompts, "context_right", "share in the prompted context, oracle", share=True
+        ),
         "drift": mean(
             of_class, "identity", f"identity of the class prompt's images, {_REFERENCES}"
         ),
     }
     if len(drawn) > 1:
-        distances = 1 - drawn @ drawn.T
-        pairs = distances[torch.ones_like(distances).triu(diagonal=1).bool()]
         protocol = "mean pairwise 1 - cosine of oracle embeddings, class prompt's images"
-        metrics["diversity"] = Metric(float(pairs.mean()), len(drawn), protocol)
+        metrics["diversity"] = mean_of_pairs((1 - drawn @ drawn.T).double().numpy(), protocol)
     return metrics
 
 
