@@ -137,7 +137,8 @@ def _trials_of(folder: Path, notes: list[str]) -> list[Trial]:
                 run = here.pop(name, Run(folder / name, {}))
                 trials.append(_absent(run, overrides, told))
     for run in here.values():
-        notes.append(f"run {run.folder} cannot be read, and is left out: {run.status().reason}")
+        why = describe(run.status())
+        notes.append(f"run {run.folder} is left out, as nothing tells its settings: {why}")
     if not plan and told:
         trials += _product_gaps(folder, told)
     return trials
