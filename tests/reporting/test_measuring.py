@@ -182,6 +182,15 @@ def test_one_subject_is_said_and_intervals_are_then_over_its_prompts(tmp_path):
         assert (found.unit, found.num_subjects, found.num_images) == (unit, 1, 100)
 
 
+def test_a_sentence_has_scores_over_the_same_units_only(tmp_path):
+    sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")})
+    told = [f.sentence for f in findings(tables_of(read_study([sweep])))]
+    of_pictures = [sentence for sentence in told if "diversity" in sentence]
+    assert [s.rpartition("; ")[2] for s in of_pictures] == ["one subject, over its pictures."]
+    (of_prompts,) = (sentence for sentence in told if "DIV " in sentence)
+    assert of_prompts.endswith("; one subject, over its prompts.")
+
+
 def test_numbers_without_scores_of_each_picture_keep_their_own_interval_or_say_that_they_lack_it(
     tmp_path,
 ):
@@ -254,6 +263,10 @@ def test_runs_of_different_lengths_are_not_compared_but_in_the_table_of_the_leng
     ]
     steps = tables["method-max-steps"]
     assert len(steps.rows) == 4
+    of_parts = [f.sentence for f in findings(list(tables.values())) if f.table != steps.key]
+    assert of_parts
+    for sentence in of_parts:
+        assert ("(max_steps 200)" in sentence) != ("(max_steps 500)" in sentence)
 
 
 def test_the_number_of_photos_in_a_protocol_is_no_other_protocol(tmp_path):

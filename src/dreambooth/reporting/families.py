@@ -127,7 +127,8 @@ def _table(
     notes: Sequence[str],
 ) -> Table:
     title = f"{title} ({part.words})" if part.words else title
-    return Table(key, title, source, columns, rows, [], [*notes, *filter(None, [part.note])])
+    notes = [*notes, *filter(None, [part.note])]
+    return Table(key, title, source, columns, rows, [], notes, part.words)
 
 
 def _as_in_paper(study: Study) -> list[Cell]:

@@ -88,6 +88,7 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
         rows,
         _judged(comparisons),
         [*notes, *_notes(study, cells, columns, rows)],
+        part.words,
     )
 
 
