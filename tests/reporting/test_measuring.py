@@ -174,6 +174,49 @@ def test_a_claim_is_not_looked_for_where_the_other_settings_are_not_the_papers(t
     assert all(e.paper is None for row in table.rows for e in row.entries.values())
 
 
+@pytest.mark.parametrize(
+    ("override", "values", "papers"),
+    [
+        ("identifier", ("rare", "random"), {"rare identifier"}),
+        ("identifier", ("random",), set()),
+        (
+            "sr",
+            ("off", "frozen", "noise_1e-3", "noise_1e-5"),
+            {"SR as pretrained", "SR noise 1e-5"},
+        ),
+        ("sr", ("off",), {""}),  # the model may have no SR stage
+        ("subject.num_photos", ("1", "5"), {"5 photos"}),
+        ("subject.num_photos", ("1",), set()),
+        ("method.module.learning_rate", ("1e-4", "1e-2"), set()),  # which of them is not known
+    ],
+)
+def test_the_papers_values_are_of_its_other_settings_too(tmp_path, override, values, papers):
+    axes = {"class": ("none", "correct"), override: values}
+    table = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))["class_noun"]
+    beside = {row.label for row in table.rows if row.entries["dino"].paper is not None}
+    assert {label.partition("class noun")[2].removeprefix(", ") for label in beside} == papers
+    assert bool(beside) == any(one.claim for one in table.comparisons)
+    assert bool(beside) != any(note.startswith("Without the paper's") for note in table.notes)
+
+
+def test_applications_are_of_every_cell_that_is_as_in_the_paper(tmp_path):
+    levels = ("frozen", *(f"noise_{level}" for level in ("0.3", "0.1", "1e-2", "1e-3", "1e-5")))
+    axes = {"sr": levels, "identifier": ("rare", "random")}
+    tables = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))
+    shown = {row.label.partition(": ")[2] for row in tables["applications"].rows}
+    assert shown == {"SR as pretrained, rare identifier", "SR noise 1e-5, rare identifier"}
+    limits = tables["limitations"].rows
+    assert len(limits) == 12
+    assert {row.label for row in limits if row.entries["copied"].claim} == shown
+
+
+def test_applications_are_of_all_cells_where_none_is_known_to_be_as_in_the_paper(tmp_path):
+    axes = {"method.module.learning_rate": [f"{n}e-4" for n in range(1, 9)]}
+    tables = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))
+    assert len({row.cell for row in tables["applications"].rows}) == 8
+    assert not [e for row in tables["limitations"].rows for e in row.entries.values() if e.claim]
+
+
 def test_one_subject_is_said_and_intervals_are_then_over_its_prompts(tmp_path):
     table = tables_by_key(made_up_sweep(tmp_path / "s", seeds=(0, 1)))["class_noun"]
     assert any(note.startswith("One subject (biscuit): seeds are averaged") for note in table.notes)
