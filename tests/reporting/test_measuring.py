@@ -7,7 +7,7 @@ from made_up import made_up_sweep
 from scipy import stats
 
 from dreambooth.reporting.families import family_of
-from dreambooth.reporting.findings import findings
+from dreambooth.reporting.findings import findings, p_in_words
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.paper import PAPER_TABLES, claimed, paper_difference
 from dreambooth.reporting.study import read_study
@@ -164,6 +164,22 @@ def test_findings_say_what_agrees_what_does_not_and_what_is_not_settled(tmp_path
     ]
     assert noun.agrees is None
     assert not any("lambda 0, " in f.sentence for f in found if f.table == "class_noun")
+
+
+def test_what_is_the_same_in_every_pair_can_be_settled(tmp_path):
+    def always(column, chosen):
+        return (9.0 if chosen["class"] == "correct" else -9.0) * (column == "identity")
+
+    axes = {"class": ("none", "correct")}
+    sweep = made_up_sweep(tmp_path / "s", axes=axes, effect=always)
+    found = findings(tables_of(read_study([sweep])))
+    (noun,) = (f for f in found if "identity" in f.sentence)
+    assert noun.agrees is True
+    assert "identity +1.000 (+1.000 to +1.000, p < 0.001)" in noun.sentence
+
+
+def test_p_is_told_with_three_decimals_where_there_is_one():
+    assert [p_in_words(p) for p in (0.0001, 0.0123, math.nan)] == ["p < 0.001", "p = 0.012", "no p"]
 
 
 def test_a_claim_is_not_looked_for_where_the_other_settings_are_not_the_papers(tmp_path):

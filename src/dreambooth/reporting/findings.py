@@ -45,6 +45,9 @@ def over(of: Difference | Estimate) -> str:
 
 
 def p_in_words(p: float) -> str:
+    """ "p = 0.012"; "no p" of NaN."""
+    if p != p:
+        return "no p"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
