@@ -13,6 +13,12 @@ truth in 93.3, 95.1, 94.9, 94.7, 94.9 and 95.2 %; where the subjects are as skew
 in 91.0, 91.2, 90.3, 90.7, 92.2 and 93.8 %. Plain percentiles of all levels drawn anew cover it in
 71, 81, 87, 91, 93 and 95 %.
 
+Shares (scores of 0 and 1) have Wilson's interval. Where the subjects' own are Beta(8 p, 8 (1 - p)),
+it covers the truth with as many subjects in 98.1, 95.3, 95.0, 94.8, 95.3 and 95.2 % for p = 0.5, in
+99.5, 96.1, 93.5, 93.9, 94.1 and 94.3 % for 0.9, in 99.5, 99.2, 93.1, 90.7, 91.4 and 93.1 % for 0.95
+and in 99.9, 99.3, 98.1, 97.7, 87.8 and 86.8 % for 0.99. The bootstrap, which paired differences of
+shares have, in 92.3 to 95.2 % for 0.95 - 0.6, and in 82.7 to 93.0 % for 0.99 - 0.95.
+
 The test is Student's t over the same units, since with few of them flipping signs cannot reach the
 levels that Holm's correction asks for (with 5 subjects its least p is 0.06). Only where all units
 differ alike, and so leave nothing to tell chance by, it is the exact test of flipped signs.
