@@ -221,6 +221,20 @@ def test_without_a_plan_the_gaps_are_those_of_the_full_product(tmp_path):
     assert words[2:5] == ["prior.lambda=0", "class=wrong", "subject=comet"]
 
 
+def test_a_sweep_of_an_earlier_version_that_computes_its_values_has_its_gaps_too(tmp_path):
+    axes = {"class": ("none", "correct")}
+    sweep = made_up_sweep(tmp_path / "s", seeds=(0, 1), axes=axes, missing=[3])
+    names = [f"class-{noun}+seed-{seed}" for noun in axes["class"] for seed in (0, 1)]
+    for number in range(3):
+        (sweep / str(number)).rename(sweep / names[number])
+    (sweep / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=range(2)']}}")
+    (sweep / "sweep.json").write_text(json.dumps({"cells": names}))
+    study = read_study([sweep])
+    (gap,) = (t for t in study.trials if t.status.state == "missing")
+    assert (gap.run.folder, gap.settings, gap.seed) == (sweep / names[3], {"class": "correct"}, "1")
+    assert study.notes == ()
+
+
 def test_the_command_of_a_gap_fills_it_whatever_the_folders_name(tmp_path, tiny):
     sweep = made_up_sweep(tmp_path / "my sweep (2), new", missing=[4])
     (gap,) = [t for t in read_study([sweep]).trials if t.status.state == "missing"]
