@@ -1,19 +1,26 @@
 """How often the report's 95 % interval has the truth in it, over simulated studies.
 
-A study: subjects whose effect is normal, or as skewed as an exponential, with 25 prompts each and
-2 images of each prompt. Beside it the plain bootstrap: subjects, prompts and images drawn anew, and
-percentiles.
+A study: subjects with 25 prompts each and 2 images of each prompt. Scores have an effect of the
+subject that is normal, or as skewed as an exponential; beside them the plain bootstrap: subjects,
+prompts and images drawn anew, and percentiles. Shares (scores of 0 and 1) are of subjects whose own
+shares are Beta(8 p, 8 (1 - p)), and of the paired differences between two such cells.
 
 python benchmarks/coverage.py [num_studies]
 """
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
-from dreambooth.reporting.statistics import estimate
+from dreambooth.reporting.statistics import Scores, difference, estimate
 
+NUM_SUBJECTS = (2, 3, 5, 8, 15, 30)
 NUM_PROMPTS, NUM_IMAGES, NUM_DRAWS = 25, 2, 500
+SHARES: Sequence[tuple[float, ...]] = (
+    *((0.5,), (0.8,), (0.9,), (0.95,), (0.99,)),  # of a cell
+    *((0.9, 0.9), (0.95, 0.6), (0.99, 0.95)),  # of two that are compared
+)
 
 
 def study(rng: np.random.Generator, subjects: int, skewed: bool) -> np.ndarray:
@@ -24,20 +31,28 @@ def study(rng: np.random.Generator, subjects: int, skewed: bool) -> np.ndarray:
     return of_subjects[:, None, None] + of_prompts + of_images
 
 
-def ours(scores: np.ndarray) -> tuple[float, float]:
-    """As the report has it."""
-    found = estimate(
-        {
-            (f"subject {s}", "0"): {
-                (f"prompt {p}", i): float(value)
-                for p, of_prompt in enumerate(of_subject)
-                for i, value in enumerate(of_prompt)
-            }
-            for s, of_subject in enumerate(scores)
-        }
-    )
+def shares(rng: np.random.Generator, subjects: int, share: float) -> np.ndarray:
+    """Scores of 0 and 1, of the same shape, whose true mean is `share`."""
+    of_subjects = rng.beta(8 * share, 8 * (1 - share), (subjects, 1, 1))
+    return (rng.random((subjects, NUM_PROMPTS, NUM_IMAGES)) < of_subjects).astype(float)
+
+
+def ours(*cells: np.ndarray) -> tuple[float, float]:
+    """As the report has it, of a cell or of the difference of two."""
+    found = (estimate if len(cells) == 1 else difference)(*map(_by_picture, cells))
     assert found is not None
     return found.low, found.high
+
+
+def _by_picture(scores: np.ndarray) -> Scores:
+    return {
+        (f"subject {s}", "0"): {
+            (f"prompt {p}", i): float(value)
+            for p, of_prompt in enumerate(of_subject)
+            for i, value in enumerate(of_prompt)
+        }
+        for s, of_subject in enumerate(scores)
+    }
 
 
 def plain(scores: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -50,16 +65,27 @@ def plain(scores: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def covered(found: Sequence[tuple[float, float]], truth: float = 0.0) -> float:
+    """The share of the intervals that have the truth in them, rounding aside."""
+    return float(np.mean([low - 1e-9 <= truth <= high + 1e-9 for low, high in found]))
+
+
 def main(num_studies: int = 1000) -> None:
     print(f"the truth is in the interval, of {num_studies} studies:")
+    for told in SHARES:
+        truth, kind = told[0] - sum(told[1:]), " - ".join(map(str, told))
+        for subjects in NUM_SUBJECTS:
+            rng = np.random.default_rng([subjects, *(round(100 * share) for share in told)])
+            cells = ([shares(rng, subjects, p) for p in told] for _ in range(num_studies))
+            rate = covered([ours(*some) for some in cells], truth)
+            print(f"{subjects:3d} subjects: {rate:.1%}, shares {kind}", flush=True)
     for skewed in (False, True):
-        for subjects in (2, 3, 5, 8, 15, 30):
+        for subjects in NUM_SUBJECTS:
             rng = np.random.default_rng([subjects, skewed])
             drawn = [study(rng, subjects, skewed) for _ in range(num_studies)]
-            found = [[ours(scores) for scores in drawn], [plain(s, rng) for s in drawn]]
-            share = [np.mean([low <= 0 <= high for low, high in f]) for f in found]
+            rates = covered([ours(s) for s in drawn]), covered([plain(s, rng) for s in drawn])
             kind = "skewed" if skewed else "normal"
-            print(f"{subjects:3d} {kind} subjects: {share[0]:.1%}, plain bootstrap {share[1]:.1%}")
+            print(f"{subjects:3d} {kind} subjects: {rates[0]:.1%}, plain bootstrap {rates[1]:.1%}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_a_wandb_run_is_named_by_its_overrides_and_grouped_by_its_sweep(
 
     config = {"seed": 1, "prior": {"lambda": 0}, "overrides": ["seed=1", "prior.lambda=0"]}
     (tmp_path / folder).mkdir(parents=True)
-    write_cells(tmp_path / "sweep", ["3", "4"])
+    write_cells(tmp_path / "sweep", {"3": ["seed=3"], "4": ["seed=4"]})
     logger = wandb_logger(tmp_path / folder, config, "dreambooth", group, name)
     pictures = [picture("a dog", 0), picture("a dog", 1, 50), picture("a red dog", 0, 100), DOG]
     rows = [{"set": "prompts", "dino": i / 4} for i in range(3)] + [{"set": "class", "pres": 0.75}]

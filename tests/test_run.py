@@ -394,8 +394,8 @@ def test_csv_keeps_texts_of_digits_apart_from_numbers():
 
 
 def test_runs_of_a_sweep_are_found_in_its_order_with_missing_and_damaged_ones(tmp_path):
-    write_cells(tmp_path, ["seed-0", "seed-1"])
-    write_cells(tmp_path, ["seed-9", "seed-2", "seed-0"])  # the sweep, extended
+    write_cells(tmp_path, {f"seed-{seed}": [f"seed={seed}"] for seed in (0, 1)})
+    write_cells(tmp_path, {f"seed-{seed}": [f"seed={seed}"] for seed in (9, 2, 0)})  # extended
     for number in (0, 2, 10):
         Run.create(tmp_path / f"seed-{number}", CONFIG | {"seed": number})
     Run.create(tmp_path / "external", CONFIG)

@@ -5,11 +5,12 @@ import shutil
 import pytest
 from commands import command, same_files, smoke
 
-from dreambooth.cells import find_runs
+from dreambooth.cells import find_runs, read_cells
+from dreambooth.reporting.planned import planned
 from dreambooth.run import Run, claimed
 
 CELLS = ["class-none+seed-0", "class-none+seed-1", "class-wrong+seed-0", "class-wrong+seed-1"]
-AXES = ("class=none,wrong", "seed=0,1")
+AXES = ("class=choice(none,wrong)", "seed=0,1")
 
 
 def sweep(tiny, root, *more, axes=AXES):
@@ -47,6 +48,13 @@ def states(root):
 
 def test_cells_are_in_folders_named_by_their_overrides_in_the_sweeps_order(swept):
     assert [run.folder.name for run in find_runs(swept)] == CELLS
+
+
+def test_a_sweep_keeps_the_overrides_of_its_cells_also_where_it_computes_them(swept):
+    runs = find_runs(swept)
+    assert [run.config["overrides"][:2] for run in runs][1] == ["class=none", "seed=1"]
+    assert read_cells(swept) == {run.folder.name: run.config["overrides"] for run in runs}
+    assert planned(swept) == read_cells(swept)
 
 
 def test_what_is_finished_is_left_and_what_is_missing_or_failed_is_done(tiny, swept, copy):

@@ -79,18 +79,22 @@ def find_runs(folder: Path) -> list[Run]:
     return [_found(folder / name) for name in dict.fromkeys([*cells, *others])]
 
 
-def write_cells(folder: Path, names: Sequence[str]) -> None:
-    """sweep.json: the cells of a sweep in its order, and after them those that were there."""
+def write_cells(folder: Path, cells: Mapping[str, Sequence[str]]) -> None:
+    """sweep.json: the cells of a sweep in its order, as names of folders with their overrides, and
+    after them those that were there."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"cells": list(dict.fromkeys([*names, *read_cells(folder)]))}
+    earlier = {name: said for name, said in read_cells(folder).items() if name not in cells}
+    content = {"cells": {**cells, **earlier}}
     write_atomically(folder / "sweep.json", f"{json.dumps(content, indent=2)}\n".encode())
 
 
-def read_cells(folder: Path) -> list[str]:
-    """Names of folders; none where the folder is not that of a sweep."""
+def read_cells(folder: Path) -> dict[str, list[str]]:
+    """Names of folders -> overrides, which earlier versions did not write; {} where the folder is
+    not that of a sweep. ValueError where the file is damaged."""
     path = folder / "sweep.json"
     try:
-        return list(json.loads(path.read_bytes())["cells"]) if path.exists() else []
+        cells = json.loads(path.read_bytes())["cells"] if path.exists() else {}
+        return {name: [] for name in cells} if isinstance(cells, list) else dict(cells)
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
 

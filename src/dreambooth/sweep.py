@@ -5,7 +5,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dreambooth.cells import cell_name, find_runs, settings, sweep_name, write_cells
+from dreambooth.cells import cell_name, find_runs, of_the_result, settings, sweep_name, write_cells
 from dreambooth.parallel import RanksError, disconnect, num_ranks, rank
 from dreambooth.provenance import begin_provenance
 from dreambooth.run import FinishedRunError, Run, Status, tell_killed
@@ -175,7 +175,7 @@ class Folders(Callback):
             ]
         if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
             jobs = BasicSweeper.split_arguments(said, None)[0]
-            cells = [cell_name(job, keys) for job in jobs]
+            cells = {cell_name(job, keys): [*filter(of_the_result, job)] for job in jobs}
             _cells[:] = cells
             try:
                 write_cells(folder, cells)
@@ -184,7 +184,7 @@ class Folders(Callback):
                 sys.exit(str(error))  # Hydra makes a warning of an exception
 
 
-def _tell_finished(folder: Path, cells: Sequence[str], force: bool) -> None:
+def _tell_finished(folder: Path, cells: Collection[str], force: bool) -> None:
     states = {run.folder.name: run.status().state for run in find_runs(folder)}
     number = sum(states[name] == "finished" for name in cells)
     if number and not force:

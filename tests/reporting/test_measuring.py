@@ -7,7 +7,7 @@ from made_up import made_up_sweep
 from scipy import stats
 
 from dreambooth.reporting.families import family_of
-from dreambooth.reporting.findings import findings
+from dreambooth.reporting.findings import findings, p_in_words
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.paper import PAPER_TABLES, claimed, paper_difference
 from dreambooth.reporting.study import read_study
@@ -166,6 +166,22 @@ def test_findings_say_what_agrees_what_does_not_and_what_is_not_settled(tmp_path
     assert not any("lambda 0, " in f.sentence for f in found if f.table == "class_noun")
 
 
+def test_what_is_the_same_in_every_pair_can_be_settled(tmp_path):
+    def always(column, chosen):
+        return (9.0 if chosen["class"] == "correct" else -9.0) * (column == "identity")
+
+    axes = {"class": ("none", "correct")}
+    sweep = made_up_sweep(tmp_path / "s", axes=axes, effect=always)
+    found = findings(tables_of(read_study([sweep])))
+    (noun,) = (f for f in found if "identity" in f.sentence)
+    assert noun.agrees is True
+    assert "identity +1.000 (+1.000 to +1.000, p < 0.001)" in noun.sentence
+
+
+def test_p_is_told_with_three_decimals_where_there_is_one():
+    assert [p_in_words(p) for p in (0.0001, 0.0123, math.nan)] == ["p < 0.001", "p = 0.012", "no p"]
+
+
 def test_a_claim_is_not_looked_for_where_the_other_settings_are_not_the_papers(tmp_path):
     axes = {"prior.lambda": ("0", "1"), "class": ("none",)}
     table = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))["prior"]
@@ -174,12 +190,64 @@ def test_a_claim_is_not_looked_for_where_the_other_settings_are_not_the_papers(t
     assert all(e.paper is None for row in table.rows for e in row.entries.values())
 
 
+@pytest.mark.parametrize(
+    ("override", "values", "papers"),
+    [
+        ("identifier", ("rare", "random"), {"rare identifier"}),
+        ("identifier", ("random",), set()),
+        (
+            "sr",
+            ("off", "frozen", "noise_1e-3", "noise_1e-5"),
+            {"SR as pretrained", "SR noise 1e-5"},
+        ),
+        ("sr", ("off",), {""}),  # the model may have no SR stage
+        ("subject.num_photos", ("1", "5"), {"5 photos"}),
+        ("subject.num_photos", ("1",), set()),
+        ("method.module.learning_rate", ("1e-4", "1e-2"), set()),  # which of them is not known
+    ],
+)
+def test_the_papers_values_are_of_its_other_settings_too(tmp_path, override, values, papers):
+    axes = {"class": ("none", "correct"), override: values}
+    table = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))["class_noun"]
+    beside = {row.label for row in table.rows if row.entries["dino"].paper is not None}
+    assert {label.partition("class noun")[2].removeprefix(", ") for label in beside} == papers
+    assert bool(beside) == any(one.claim for one in table.comparisons)
+    assert bool(beside) != any(note.startswith("Without the paper's") for note in table.notes)
+
+
+def test_applications_are_of_every_cell_that_is_as_in_the_paper(tmp_path):
+    levels = ("frozen", *(f"noise_{level}" for level in ("0.3", "0.1", "1e-2", "1e-3", "1e-5")))
+    axes = {"sr": levels, "identifier": ("rare", "random")}
+    tables = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))
+    shown = {row.label.partition(": ")[2] for row in tables["applications"].rows}
+    assert shown == {"SR as pretrained, rare identifier", "SR noise 1e-5, rare identifier"}
+    limits = tables["limitations"].rows
+    assert len(limits) == 12
+    assert {row.label for row in limits if row.entries["copied"].claim} == shown
+
+
+def test_applications_are_of_all_cells_where_none_is_known_to_be_as_in_the_paper(tmp_path):
+    axes = {"method.module.learning_rate": [f"{n}e-4" for n in range(1, 9)]}
+    tables = tables_by_key(made_up_sweep(tmp_path / "s", axes=axes))
+    assert len({row.cell for row in tables["applications"].rows}) == 8
+    assert not [e for row in tables["limitations"].rows for e in row.entries.values() if e.claim]
+
+
 def test_one_subject_is_said_and_intervals_are_then_over_its_prompts(tmp_path):
     table = tables_by_key(made_up_sweep(tmp_path / "s", seeds=(0, 1)))["class_noun"]
     assert any(note.startswith("One subject (biscuit): seeds are averaged") for note in table.notes)
     for metric, unit in (("dino", "prompts"), ("class_accuracy", "prompts")):
         found = table.rows[0].entries[metric].estimate
         assert (found.unit, found.num_subjects, found.num_images) == (unit, 1, 100)
+
+
+def test_a_sentence_has_scores_over_the_same_units_only(tmp_path):
+    sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")})
+    told = [f.sentence for f in findings(tables_of(read_study([sweep])))]
+    of_pictures = [sentence for sentence in told if "diversity" in sentence]
+    assert [s.rpartition("; ")[2] for s in of_pictures] == ["one subject, over its pictures."]
+    (of_prompts,) = (sentence for sentence in told if "DIV " in sentence)
+    assert of_prompts.endswith("; one subject, over its prompts.")
 
 
 def test_numbers_without_scores_of_each_picture_keep_their_own_interval_or_say_that_they_lack_it(
@@ -254,6 +322,10 @@ def test_runs_of_different_lengths_are_not_compared_but_in_the_table_of_the_leng
     ]
     steps = tables["method-max-steps"]
     assert len(steps.rows) == 4
+    of_parts = [f.sentence for f in findings(list(tables.values())) if f.table != steps.key]
+    assert of_parts
+    for sentence in of_parts:
+        assert ("(max_steps 200)" in sentence) != ("(max_steps 500)" in sentence)
 
 
 def test_the_number_of_photos_in_a_protocol_is_no_other_protocol(tmp_path):

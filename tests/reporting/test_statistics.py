@@ -133,12 +133,40 @@ def test_a_single_value_has_no_interval_and_nothing_no_estimate():
 def test_shares_stay_between_0_and_1_and_are_never_certain():
     certain = estimate(scores(np.ones((1, 25, 2))))
     expected = stats.binomtest(25, 25).proportion_ci(method="wilson")
-    assert (certain.low, certain.high) == (pytest.approx(expected.low), pytest.approx(1))
+    assert (certain.low, certain.high) == (pytest.approx(expected.low), 1)
     values = np.ones((1, 25, 2))
     values[0, 0, 0] = 0
     nearly = estimate(scores(values))
-    assert nearly.low < 0.98 < nearly.high == 1
+    assert 0.8 < nearly.low < 0.98 < nearly.high < 1
+    none = estimate(scores(np.zeros((1, 25, 2))))
+    assert (none.low, none.high) == (0, pytest.approx(1 - expected.low))
     assert estimate(scores(np.full((3, 2, 2), 0.5))).low == 0.5  # no shares
+
+
+def test_the_interval_of_a_share_is_wilsons_of_as_many_draws_as_its_spread_tells():
+    drawn = np.random.default_rng(0).random((1, 4000, 1)) < 0.03  # all independent
+    pictures = {(f"a {{}} in place {i}", 0): float(v) for i, v in enumerate(drawn.ravel())}
+    found = estimate({("dog", "0"): pictures})
+    expected = stats.binomtest(int(drawn.sum()), 4000).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-3)
+
+
+@pytest.mark.parametrize(("subjects", "least"), [(3, 0.93), (5, 0.91), (15, 0.90)])
+def test_intervals_of_high_shares_cover_the_truth_nearly_as_often(subjects, least):
+    rng = np.random.default_rng(subjects)
+    rates = rng.beta(8 * 0.95, 8 * 0.05, (1000, subjects, 1, 1))
+    studies = (rng.random((1000, subjects, 25, 2)) < rates).astype(float)
+    found = [estimate(scores(study)) for study in studies]
+    assert np.mean([e.low <= 0.95 <= e.high for e in found]) >= least
+
+
+def test_the_same_difference_in_every_pair_has_the_p_of_its_signs():
+    right, wrong = scores(np.ones((1, 25, 2))), scores(np.zeros((1, 25, 2)))
+    found = difference(right, wrong)
+    assert found.p == pytest.approx(stats.binomtest(25, 25).pvalue)
+    assert difference(wrong, right).p == found.p
+    assert difference(scores(np.ones((2, 25, 2))), scores(np.zeros((2, 25, 2)))).p == 0.5
+    assert math.isnan(found.effect_size)
 
 
 def test_the_same_in_every_pair_is_no_difference():

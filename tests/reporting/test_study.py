@@ -11,6 +11,7 @@ import yaml
 from commands import ROOT, command, smoke
 from made_up import made_up_sweep
 
+from dreambooth.cells import write_cells
 from dreambooth.reporting.settings import settings_of, words
 from dreambooth.reporting.study import read_study
 from dreambooth.run import Metric, Run
@@ -155,9 +156,9 @@ def test_failed_running_damaged_and_missing_runs_are_there_with_their_reason_and
     assert [t.rows for t in trials[:5]] == [[]] * 5
     overrides = ["prior.lambda=0", "class=none"]
     assert shlex.split(trials[0].command) == [
-        *("python", "src/train.py", *overrides, f"hydra.run.dir={sweep / '0'}"),
+        *("python", "src/train.py", *overrides, f'hydra.run.dir="{sweep / "0"}"'),
     ]
-    assert shlex.split(trials[3].command)[-1] == f"hydra.run.dir={sweep / '3'}"
+    assert shlex.split(trials[3].command)[-1] == f'hydra.run.dir="{sweep / "3"}"'
     assert trials[2].command.startswith(f"rm -r '{sweep / '2' / 'status.json'}' && python")
     assert trials[4].command.startswith(f"rm -r '{sweep / '4'}' && python")
     assert "class=wrong" in trials[4].command
@@ -188,6 +189,26 @@ def test_a_plan_may_name_its_cells(tmp_path):
     assert study.cells[5].trials[0].run.folder == sweep / "cell-5"
 
 
+def test_a_whole_cell_of_computed_values_may_be_missing(tmp_path):
+    axes = {"class": ("none", "correct")}
+    sweep = made_up_sweep(tmp_path / "s", seeds=(0, 1), axes=axes, missing=[2, 3])
+    task = ["class=choice(none,correct)", "seed=0,1"]
+    plan = {"hydra": {"overrides": {"task": task}}}
+    (sweep / "multirun.yaml").write_text(yaml.safe_dump(plan))
+    jobs = [[f"class={noun}", f"seed={seed}"] for noun in axes["class"] for seed in (0, 1)]
+    write_cells(sweep, {str(number): job for number, job in enumerate(jobs)})
+    study = read_study([sweep])
+    assert study.notes == ()
+    assert [cell.label for cell in study.cells] == ["no class noun", "correct class noun"]
+    assert [(t.seed, t.status.state) for t in study.cells[1].trials] == [
+        ("0", "missing"),
+        ("1", "missing"),
+    ]
+    assert study.cells[1].trials[1].command == (
+        f"python src/train.py class=correct seed=1 hydra.run.dir={sweep / '3'}"
+    )
+
+
 def test_without_a_plan_the_gaps_are_those_of_the_full_product(tmp_path):
     sweep = made_up_sweep(tmp_path / "s", ("biscuit", "comet"), missing=[3, 10])
     (sweep / "multirun.yaml").unlink()
@@ -200,8 +221,22 @@ def test_without_a_plan_the_gaps_are_those_of_the_full_product(tmp_path):
     assert words[2:5] == ["prior.lambda=0", "class=wrong", "subject=comet"]
 
 
-def test_the_command_of_a_gap_fills_it(tmp_path, tiny):
-    sweep = made_up_sweep(tmp_path / "s", missing=[4])
+def test_a_sweep_of_an_earlier_version_that_computes_its_values_has_its_gaps_too(tmp_path):
+    axes = {"class": ("none", "correct")}
+    sweep = made_up_sweep(tmp_path / "s", seeds=(0, 1), axes=axes, missing=[3])
+    names = [f"class-{noun}+seed-{seed}" for noun in axes["class"] for seed in (0, 1)]
+    for number in range(3):
+        (sweep / str(number)).rename(sweep / names[number])
+    (sweep / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=range(2)']}}")
+    (sweep / "sweep.json").write_text(json.dumps({"cells": names}))
+    study = read_study([sweep])
+    (gap,) = (t for t in study.trials if t.status.state == "missing")
+    assert (gap.run.folder, gap.settings, gap.seed) == (sweep / names[3], {"class": "correct"}, "1")
+    assert study.notes == ()
+
+
+def test_the_command_of_a_gap_fills_it_whatever_the_folders_name(tmp_path, tiny):
+    sweep = made_up_sweep(tmp_path / "my sweep (2), new", missing=[4])
     (gap,) = [t for t in read_study([sweep]).trials if t.status.state == "missing"]
     words = shlex.split(gap.command)
     ended = command("train", *words[2:], *smoke(tiny, tmp_path / "prior"), "logger=csv")
@@ -285,7 +320,7 @@ def test_another_systems_images_are_a_method_of_their_own(tmp_path):
     trial = study.cells[-1].trials[0]
     assert trial.subject == "biscuit"
     assert trial.command == (
-        f"python src/evaluate.py 'images=their images' subject=biscuit into={sweep} name=theirs"
+        f"python src/evaluate.py 'images=\"their images\"' subject=biscuit into={sweep} name=theirs"
     )
     assert "missing" not in states(study).values()
     shutil.copytree(sweep / "theirs", sweep / "others")

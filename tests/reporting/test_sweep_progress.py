@@ -21,7 +21,7 @@ def test_cells_are_counted_by_state_with_the_time_left(tmp_path):
         tmp_path / "s", failed={1: "NaN"}, running=[3], missing=[4, 5], picture_px=8
     )
     lines = told(sweep).splitlines()
-    assert lines[1] == "3 of 6 cells: 2 finished, 1 failed, 1 running, 2 to come; about 6 min left"
+    assert lines[1] == "3 of 6 cells: 2 finished, 1 failed, 1 running, 2 to come; about 5 min left"
     assert "\x1b" not in told(sweep)
 
 
@@ -34,6 +34,18 @@ def test_scores_come_with_the_last_cells(tmp_path):
     row = next(line for line in text.splitlines() if "lambda=0 class=none" in line)
     assert row.split()[2:6] == ["finished", "2", "min", f"{value:.3f}"]
     assert next(line for line in text.splitlines() if "class=wrong" in line).split()[2] == "failed"
+
+
+def test_time_in_the_queue_and_between_two_starts_is_not_counted(tmp_path):
+    sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1", "2")}, missing=[2])
+    for name in ("0", "1"):
+        path = sweep / name / "status.json"
+        path.write_text(path.read_text().replace("T12:00:00", "T02:00:00"))  # queued at 2
+    text = told(sweep)
+    assert "1 to come; about 2 min left" in text
+    assert "2 min" in next(line for line in text.splitlines() if "lambda=0" in line)
+    (sweep / "0" / "provenance.json").unlink()  # of an earlier version
+    assert "10 h 2 min" in told(sweep)
 
 
 def test_it_fits_a_narrow_terminal_and_shows_the_last_cells_only(tmp_path):

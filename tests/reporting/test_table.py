@@ -31,7 +31,7 @@ def sweep(tmp_path):
         identity=Metric(1.0, 99, "by eye"),
     )
     (tmp_path / "3" / "metrics.json").unlink()
-    write_cells(tmp_path, [str(number) for number in range(5)])  # 4 has not begun
+    write_cells(tmp_path, {str(n): [f"seed={n}"] for n in range(5)})  # 4 has not begun
     return tmp_path
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dreambooth.reporting.paper import as_in_paper
 from dreambooth.reporting.scores import HEADINGS, Measured, Part, shared_protocol
-from dreambooth.reporting.settings import ABSENT
-from dreambooth.reporting.study import Cell, Study
+from dreambooth.reporting.study import Cell
 from dreambooth.reporting.tables import Column, Entry, Table, TableRow
 
 _FAMILIES = {  # of the paper's section 4.4, told by a prompt's template
@@ -21,7 +21,6 @@ _FAMILIES = {  # of the paper's section 4.4, told by a prompt's template
     "recontextualization": r"\{\}.* (in|on|under|with|floating|at|near)\b",
 }
 _ASKED = "share that shows everything the prompt asks for but its class, oracle"
-_MOST_CELLS = 6
 
 
 def family_of(template: str) -> str:
@@ -39,8 +38,10 @@ def _is_context(text: str) -> bool:
 
 
 def applications(part: Part, measured: Measured) -> Table | None:
-    """A row for each kind of prompt, of the cells that are as in the paper; None without kinds."""
-    cells = _as_in_paper(part.study)
+    """A row for each kind of prompt, of the cells that are as in the paper, or of all if none is;
+    None without kinds."""
+    finished = [cell for cell in part.study.cells if cell.finished]
+    cells = [cell for cell in finished if as_in_paper(cell, part.study, "method")] or finished
     templates = {str(r["template"]) for c in cells for t in c.finished for r in t.rows}
     kinds = [*_FAMILIES, "several at once"]
     present = {family_of(template) for template in templates}
@@ -71,7 +72,6 @@ def limitations(part: Part, measured: Measured) -> Table | None:
     The paper's claims stand beside the cells that are as in the paper.
     """
     cells = [cell for cell in part.study.cells if cell.finished]
-    claimed = _as_in_paper(part.study)
     columns = _columns(cells, ("context_accuracy", "copied", "copy"))
     if any(measured.scores(cell.finished, "identity") for cell in cells):
         protocol = "identity, of the prompts with a context only"
@@ -84,7 +84,7 @@ def limitations(part: Part, measured: Measured) -> Table | None:
         for column in columns:
             of = _only("recontextualization") if column.key == "identity" else None
             entries[column.key] = _entry(cell, column.key, of, measured)
-            if cell in claimed:
+            if as_in_paper(cell, part.study, "method"):
                 entries[column.key] = _with_claim(column.key, entries[column.key])
         if "context_accuracy" in entries and entries["context_accuracy"].estimate:
             weakest = _weakest(cell, measured)
@@ -127,18 +127,8 @@ def _table(
     notes: Sequence[str],
 ) -> Table:
     title = f"{title} ({part.words})" if part.words else title
-    return Table(key, title, source, columns, rows, [], [*notes, *filter(None, [part.note])])
-
-
-def _as_in_paper(study: Study) -> list[Cell]:
-    """Cells with the prior term and the correct noun; if there are none, all, up to six."""
-    finished = [cell for cell in study.cells if cell.finished]
-
-    def like(cell: Cell) -> bool:
-        at = {**study.fixed, **cell.settings}
-        return at.get("lambda") != "0" and at.get("class", "correct") in ("correct", ABSENT)
-
-    return ([cell for cell in finished if like(cell)] or finished)[:_MOST_CELLS]
+    notes = [*notes, *filter(None, [part.note])]
+    return Table(key, title, source, columns, rows, [], notes, part.words)
 
 
 def _columns(cells: Sequence[Cell], metrics: Sequence[str]) -> list[Column]:

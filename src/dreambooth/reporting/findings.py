@@ -18,19 +18,21 @@ _OPENINGS = {
 def findings(tables: Sequence[Table]) -> list[Finding]:
     """What the paper claims, and whether the tables agree; by table, then by claim.
 
-    Scores of one claim with the same outcome are in one sentence.
+    Scores of one claim with the same outcome are in one sentence, if their intervals are over the
+    same units too.
     """
     found = []
     for table in tables:
-        groups: dict[tuple[str, str, str, bool | None], list[Comparison]] = {}
+        groups: dict[tuple[str, str, str, bool | None, str], list[Comparison]] = {}
         for one in table.comparisons:
             if one.claim:
-                groups.setdefault((one.claim, one.a, one.b, one.agrees), []).append(one)
-        for (claim, a, b, agrees), some in groups.items():
+                alike = (one.claim, one.a, one.b, one.agrees, over(one.difference))
+                groups.setdefault(alike, []).append(one)
+        for (claim, a, b, agrees, units), some in groups.items():
             values = ", ".join(map(_value, some))
-            which = _which(table, claim, a, b)
-            sentence = f"{_OPENINGS[agrees].format(claim)}{which}: {values}; "
-            found.append(Finding(f"{sentence}{over(some[0].difference)}.", agrees, table.key))
+            which = _bracketed(table.part, _which(table, claim, a, b))
+            sentence = f"{_OPENINGS[agrees].format(claim)}{which}: {values}; {units}."
+            found.append(Finding(sentence, agrees, table.key))
         found += _of_entries(table)
     return found
 
@@ -43,6 +45,9 @@ def over(of: Difference | Estimate) -> str:
 
 
 def p_in_words(p: float) -> str:
+    """ "p = 0.012"; "no p" of NaN."""
+    if p != p:
+        return "no p"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -51,7 +56,13 @@ def _which(table: Table, claim: str, a: str, b: str) -> str:
     if len({(one.a, one.b) for one in table.comparisons if one.claim == claim}) < 2:
         return ""
     labels = {row.cell: row.label for row in table.rows}
-    return f" ({labels[a]} - {labels[b]})"
+    return f"{labels[a]} - {labels[b]}"
+
+
+def _bracketed(*words: str) -> str:
+    """ " (max_steps 200; lambda 1 - lambda 0)"; "" without words."""
+    said = "; ".join(filter(None, words))
+    return f" ({said})" if said else ""
 
 
 def _value(one: Comparison) -> str:
@@ -65,18 +76,19 @@ def _value(one: Comparison) -> str:
 
 def _of_entries(table: Table) -> list[Finding]:
     """Claims of values; cells with the same outcome are in one sentence."""
-    groups: dict[tuple[str, str, bool | None], list[tuple[str, Estimate]]] = {}
+    groups: dict[tuple[str, str, bool | None, str], list[tuple[str, Estimate]]] = {}
     for row in table.rows:
         for key, entry in row.entries.items():
             if entry.claim and entry.estimate:
-                of_cell = groups.setdefault((key, entry.claim, entry.agrees), [])
-                of_cell.append((row.label, entry.estimate))
+                alike = (key, entry.claim, entry.agrees, over(entry.estimate))
+                groups.setdefault(alike, []).append((row.label, entry.estimate))
     found = []
-    for (key, claim, agrees), cells in groups.items():
+    for (key, claim, agrees, units), cells in groups.items():
         heading = next(column.heading for column in table.columns if column.key == key)
         values = "; ".join(
             f"{label} {e.mean:.3f} ({e.low:.3f} to {e.high:.3f})" for label, e in cells
         )
-        sentence = f"{_OPENINGS[agrees].format(claim)}: {heading}, {values}; {over(cells[0][1])}."
+        opening = f"{_OPENINGS[agrees].format(claim)}{_bracketed(table.part)}"
+        sentence = f"{opening}: {heading}, {values}; {units}."
         found.append(Finding(sentence, agrees, table.key))
     return found

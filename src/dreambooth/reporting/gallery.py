@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 from dreambooth.reporting.look import heading
 from dreambooth.reporting.pictures import Sample, samples_of, spread
+from dreambooth.reporting.planned import quoted
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.thumbnails import thumbnails
 
@@ -87,21 +87,11 @@ def command_of(trial: Trial, sample: Sample) -> str:
     prompt = sample.template if sample.image_set == "prompts" else sample.prompt
     words = [
         "python src/generate.py",
-        shlex.quote(f"run={_quoted(str(trial.run.folder))}"),
-        shlex.quote(f"prompts=[{_quoted(prompt, always=True)}]"),
+        shlex.quote(f"run={quoted(str(trial.run.folder))}"),
+        shlex.quote(f"prompts=[{quoted(prompt, always=True)}]"),
         f"images_per_prompt=1 first_index={sample.index} image_set=again",
     ]
     return " ".join(words)
-
-
-def _quoted(text: str, always: bool = False) -> str:
-    """Text as a value of Hydra's command line."""
-    plain = all(c.isalnum() or c in "/-_.:+@" for c in text)
-    if plain and text and not always:
-        return text
-    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + '\\"' * bool(m[2]), text)
-    escaped = escaped.replace("${", "\\${")
-    return f'"{escaped}"'
 
 
 def _all(study: Study) -> Iterator[tuple[Trial, Sample]]:

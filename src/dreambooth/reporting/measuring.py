@@ -12,6 +12,7 @@ from dreambooth.reporting.families import applications, limitations
 from dreambooth.reporting.paper import (
     PAPER_TABLES,
     PaperTable,
+    as_in_paper,
     claimed,
     paper_difference,
     paper_value,
@@ -67,7 +68,7 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
     if not columns or len({cell.settings[plan.axis] for cell in cells}) < 2:
         return None
     rows = [_row(plan, cell, study, columns, measured) for cell in cells]
-    if any(_as_in_paper(cell, study, plan.axis) for cell in cells):
+    if any(as_in_paper(cell, study, plan.axis) for cell in cells):
         rows += [
             TableRow("", f"{label}, the paper", _paper_only(columns, values))
             for label, values in plan.others.items()
@@ -80,6 +81,8 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
     ]
     notes = [plan.note] if plan.note else []
     notes += [part.note] if part.note else []
+    if plan.source and not any(as_in_paper(cell, study, plan.axis) for cell in cells):
+        notes.append("Without the paper's values and claims: no row is known to have its settings.")
     return Table(
         plan.key,
         f"{plan.title} ({part.words})" if part.words else plan.title,
@@ -88,6 +91,7 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
         rows,
         _judged(comparisons),
         [*notes, *_notes(study, cells, columns, rows)],
+        part.words,
     )
 
 
@@ -106,7 +110,7 @@ def _columns(metrics: Sequence[str], cells: Sequence[Cell]) -> list[Column]:
 def _row(
     plan: PaperTable, cell: Cell, study: Study, columns: Sequence[Column], measured: Measured
 ) -> TableRow:
-    like_paper = _as_in_paper(cell, study, plan.axis)
+    like_paper = as_in_paper(cell, study, plan.axis)
     entries = {}
     for column in columns:
         value = cell.settings[plan.axis]
@@ -139,19 +143,6 @@ def _paper_only(columns: Sequence[Column], values: Mapping[str, float]) -> dict[
     return {column.key: Entry(None, values.get(column.key)) for column in columns}
 
 
-def _as_in_paper(cell: Cell, study: Study, axis: str) -> bool:
-    """Whether all settings but that of the axis are the paper's: lambda above 0, correct noun."""
-    at = {**study.fixed, **cell.settings}
-    method, noun, weight = at.get("method"), at.get("class"), at.get("lambda")
-    if axis == "method" and method != "dreambooth":
-        return True  # lambda and class noun are DreamBooth's
-    return (
-        method in (None, ABSENT, "dreambooth")
-        and (axis == "class" or noun in (None, ABSENT, "correct"))
-        and (axis == "lambda" or weight != "0")
-    )
-
-
 def _pairs(plan: PaperTable, cells: Sequence[Cell], study: Study) -> list[tuple[Cell, Cell]]:
     """Cells that differ in the axis only, the paper's choice first; of more than four values each
     with the last, but the lowest noise level, which is the paper's choice, with each other.
@@ -160,7 +151,7 @@ def _pairs(plan: PaperTable, cells: Sequence[Cell], study: Study) -> list[tuple[
     """
     if plan.axis == "method":
         ours = [c for c in cells if c.settings["method"] == "dreambooth"]
-        ours = [c for c in ours if _as_in_paper(c, study, plan.axis)] or ours
+        ours = [c for c in ours if as_in_paper(c, study, plan.axis)] or ours
         return [(a, b) for b in cells if b.settings["method"] != "dreambooth" for a in ours]
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
@@ -191,7 +182,7 @@ def _compared(
         return None
     values = [cell.settings[plan.axis] for cell in (a, b)]
     claim, sign, paper = "", 0, None
-    if _as_in_paper(a, study, plan.axis) and _as_in_paper(b, study, plan.axis):
+    if as_in_paper(a, study, plan.axis) and as_in_paper(b, study, plan.axis):
         claim, sign = claimed(plan, column.key, *values)
         paper = paper_difference(plan, column.key, *values)
     rest = label_of({axis: v for axis, v in a.settings.items() if axis != plan.axis})

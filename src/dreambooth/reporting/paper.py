@@ -1,7 +1,7 @@
 """The paper's tables as data (arXiv 2208.12242): values, and what it claims, in words.
 
 Where the paper has pictures only (super-resolution, identifiers), there are claims without values.
-A table's claims hold at the paper's other settings: lambda above 0, the correct class noun.
+A table's values and claims hold at the paper's other settings: see `as_in_paper`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dreambooth.reporting.settings import order_of
+from dreambooth.reporting.settings import ABSENT, order_of
+from dreambooth.reporting.study import Cell, Study
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,40 @@ IDENTIFIERS = PaperTable(
     best_first=True,
 )
 PAPER_TABLES = (METHODS, PRIOR, CLASS_NOUN, PHOTOS, SUPER_RESOLUTION, IDENTIFIERS)
+
+_OWN = {  # axis -> the paper's own values of it, and the default where the paper gives none
+    "method": ("dreambooth",),
+    "lambda": (">0",),
+    "class": ("correct",),
+    "num_photos": ("3", "4", "5", "6"),
+    "identifier": ("rare", "chosen"),
+    "sr": ("1e-5", "frozen"),
+}
+_IF_SWEPT = ("sr",)  # a model may have no SR stage
+
+
+def as_in_paper(cell: Cell, study: Study, axis: str) -> bool:
+    """Whether all settings but that of the axis are the paper's, as far as runs tell: what the
+    paper does not name must be the same in all cells of the method and model."""
+    at = {**study.fixed, **cell.settings}
+    if axis == "method" and at.get("method") != "dreambooth":
+        return True  # lambda and class noun are DreamBooth's
+
+    def swept(key: str) -> bool:
+        alike = [c.settings for c in study.cells if _system(c) == _system(cell)]
+        return len({settings.get(key, ABSENT) for settings in alike} - {ABSENT}) > 1
+
+    def fits(key: str, value: str) -> bool:
+        if key in (axis, "model") or value == ABSENT:
+            return True
+        own = any(_is(pattern, value) for pattern in _OWN.get(key, ()))
+        return own or ((key not in _OWN or key in _IF_SWEPT) and not swept(key))
+
+    return all(fits(key, value) for key, value in at.items())
+
+
+def _system(cell: Cell) -> tuple[str | None, str | None]:
+    return cell.settings.get("method"), cell.settings.get("model")
 
 
 def claimed(table: PaperTable, metric: str, a: str, b: str) -> tuple[str, int]:

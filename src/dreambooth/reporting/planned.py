@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from dreambooth.cells import read_cells
 from dreambooth.reporting.settings import KNOWN
 
 _SPELLINGS = {  # axis -> the overrides that say it
@@ -28,22 +28,23 @@ _SPELLINGS = {  # axis -> the overrides that say it
 
 
 def planned(sweep: Path) -> dict[str, list[str]]:
-    """Folder name -> overrides of every run that a sweep was to have, by Hydra's multirun.yaml.
+    """Folder name -> overrides of every run that a sweep was to have, by its sweep.json.
 
-    Runs are named by their number, or by sweep.json ("cells", in the sweep's order) where that is
-    there. {} where there is no plan, or where values are not simply listed.
+    Where that has no overrides or is not there, by Hydra's multirun.yaml, and then {} where values
+    are not simply listed; runs without names are named by their number.
     """
     try:
+        cells = read_cells(sweep)
+        if any(cells.values()):
+            return {name: overrides for name, overrides in cells.items() if overrides}
         content = yaml.safe_load((sweep / "multirun.yaml").read_text())
         choices = [_choices(str(override)) for override in content["hydra"]["overrides"]["task"]]
-        named = sweep / "sweep.json"
-        names: list[str] = json.loads(named.read_text())["cells"] if named.exists() else []
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return {}
     if any(choice is None for choice in choices):
         return {}
     jobs = list(product(*(choice for choice in choices if choice is not None)))
-    names = names[: len(jobs)] or [str(number) for number in range(len(jobs))]
+    names = list(cells)[: len(jobs)] or [str(number) for number in range(len(jobs))]
     return {name: list(job) for name, job in zip(names, jobs, strict=False)}
 
 
@@ -83,15 +84,26 @@ def recombined(
 
 def train_command(overrides: Iterable[str], folder: Path | None = None) -> str:
     """The command of a run, into its own folder if one is given."""
-    into = [] if folder is None else [f"hydra.run.dir={folder}"]
+    into = [] if folder is None else [f"hydra.run.dir={quoted(str(folder))}"]
     return shlex.join(["python", "src/train.py", *overrides, *into])
 
 
 def external_command(config: Mapping[str, Any], folder: Path) -> str:
     """The command that scores another system's images."""
     said = [o for o in config.get("overrides", []) if not o.startswith("method=")]
-    places = [f"images={config.get('images')}", *said, f"into={folder.parent}"]
-    return shlex.join(["python", "src/evaluate.py", *places, f"name={folder.name}"])
+    images, into, name = map(quoted, (str(config.get("images")), str(folder.parent), folder.name))
+    places = [f"images={images}", *said, f"into={into}", f"name={name}"]
+    return shlex.join(["python", "src/evaluate.py", *places])
+
+
+def quoted(text: str, always: bool = False) -> str:
+    """Text as a value of Hydra's command line, before the shell's own quotes."""
+    plain = all(c.isalnum() or c in "/-_.:+@" for c in text)
+    if plain and text and not always:
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + '\\"' * bool(m[2]), text)
+    escaped = escaped.replace("${", "\\${")
+    return f'"{escaped}"'
 
 
 def _choices(override: str) -> list[str] | None:

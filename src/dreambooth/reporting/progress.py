@@ -39,7 +39,7 @@ def tell_progress(
     parts = [Text(f"{n} {state}", style=_COLOURS.get(state, "")) for state, n in states.items()]
     parts += [Text(f"{total - len(found)} to come")] if total > len(found) else []
     line.append(Text(", ").join(parts))
-    if left := _time_left([status for _, status in found], total):
+    if left := _time_left(found, total):
         line.append(f"; about {left} left", style="bold")
     console.print()
     console.print(line)
@@ -76,7 +76,7 @@ def _table(
         table.add_row(
             Text(cells[run.folder]),
             Text(status.state, style=_COLOURS.get(status.state, "")),
-            in_words(_seconds(status)),
+            in_words(_seconds(run, status)),
             *("" if value is None else f"{value:.3f}" for value in values),
         )
     return table
@@ -97,18 +97,23 @@ def _scores(run: Run, status: Status) -> dict[str, float]:
     return {name: one.value for name, one in found.items() if not math.isnan(one.value)}
 
 
-def _seconds(status: Status) -> float:
-    if not status.started:
-        return 0.0
+def _seconds(run: Run, status: Status) -> float:
+    """What it has worked; of a run that does not tell, since it was first started or queued."""
+    try:
+        worked = sum(run.read_provenance().get("seconds", {}).values())
+    except ValueError:
+        worked = 0.0
+    if worked or not status.started:
+        return float(worked)
     end = datetime.fromisoformat(status.ended) if status.ended else datetime.now(UTC)
     return (end - datetime.fromisoformat(status.started)).total_seconds()
 
 
-def _time_left(found: Sequence[Status], total: int) -> str:
+def _time_left(found: Sequence[tuple[Run, Status]], total: int) -> str:
     """From the time that the finished cells took, as many at once as run now; "" if unknown."""
-    took = [_seconds(status) for status in found if status.state == "finished"]
-    left = total - sum(status.state not in OPEN for status in found)
+    took = [_seconds(run, status) for run, status in found if status.state == "finished"]
+    left = total - sum(status.state not in OPEN for _, status in found)
     if not took or left <= 0:
         return ""
-    at_once = max(1, sum(status.state == "running" for status in found))
+    at_once = max(1, sum(status.state == "running" for _, status in found))
     return in_words(sum(took) / len(took) * left / at_once)

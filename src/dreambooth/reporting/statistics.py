@@ -13,8 +13,15 @@ truth in 93.3, 95.1, 94.9, 94.7, 94.9 and 95.2 %; where the subjects are as skew
 in 91.0, 91.2, 90.3, 90.7, 92.2 and 93.8 %. Plain percentiles of all levels drawn anew cover it in
 71, 81, 87, 91, 93 and 95 %.
 
+Shares (scores of 0 and 1) have Wilson's interval. Where the subjects' own are Beta(8 p, 8 (1 - p)),
+it covers the truth with as many subjects in 98.1, 95.3, 95.0, 94.8, 95.3 and 95.2 % for p = 0.5, in
+99.5, 96.1, 93.5, 93.9, 94.1 and 94.3 % for 0.9, in 99.5, 99.2, 93.1, 90.7, 91.4 and 93.1 % for 0.95
+and in 99.9, 99.3, 98.1, 97.7, 87.8 and 86.8 % for 0.99. The bootstrap, which paired differences of
+shares have, in 92.3 to 95.2 % for 0.95 - 0.6, and in 82.7 to 93.0 % for 0.99 - 0.95.
+
 The test is Student's t over the same units, since with few of them flipping signs cannot reach the
-levels that Holm's correction asks for (with 5 subjects its least p is 0.06).
+levels that Holm's correction asks for (with 5 subjects its least p is 0.06). Only where all units
+differ alike, and so leave nothing to tell chance by, it is the exact test of flipped signs.
 """
 
 from __future__ import annotations
@@ -69,26 +76,22 @@ class Difference:
 def estimate(scores: Scores) -> Estimate | None:
     """The mean of a cell with its interval; None without scores.
 
-    Shares (scores of 0 and 1) stay within 0..1, and have Wilson's interval over the units where
-    all are alike.
+    Shares (scores of 0 and 1) have Wilson's interval, which stays within 0..1: see `_wilson`.
     """
     unit, values = _units(scores)
     if not len(values):
         return None
     share = {score for run in scores.values() for score in run.values()} <= {0.0, 1.0}
-    low, high = _interval(values)
-    if share and low == high:
-        low, high = _wilson(float(values.mean()), len(values))
-    elif share:
-        low, high = max(low, 0.0), min(high, 1.0)
+    low, high = _wilson(values) if share else _interval(values)
     return Estimate(float(values.mean()), low, high, *_counts(scores), unit)
 
 
 def difference(a: Scores, b: Scores) -> Difference | None:
     """a - b, paired; None without pairs. `p_holm` is still p: see `holm`.
 
-    Where all differences are alike, there is nothing to tell chance by: p is 1 if they are 0, else
-    NaN. NaN too, and the interval with it, where one pair of units alone is there.
+    Where all n differences are alike, p is 1 if they are 0, else 2 / 2^n, the chance that n signs
+    that are as likely + as - are the same. NaN, and the interval with it, where one pair of units
+    alone is there.
     """
     pairs = {
         run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
@@ -104,8 +107,8 @@ def difference(a: Scores, b: Scores) -> Difference | None:
     if spread > 1e-12:
         effect_size = mean / spread
         p = _t_test(effect_size, len(values))
-    elif mean == 0 and len(values) > 1:
-        p = 1.0
+    elif len(values) > 1:
+        p = 1.0 if mean == 0 else 2.0 ** (1 - len(values))
     return Difference(mean, low, high, p, p, effect_size, *_counts(pairs), unit)
 
 
@@ -185,11 +188,23 @@ def _t_test(effect_size: float, n: int) -> float:
     return float(2 * special.stdtr(n - 1, -abs(effect_size) * math.sqrt(n)))
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    from scipy import stats
+def _wilson(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % of a share, of the shares of independent units; NaN for a single one.
 
-    found = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    Wilson's (1927), of as many draws as the spread of the units tells (share (1 - share) over the
+    variance of their mean) and with Student's quantile; of one draw a unit where all are alike.
+    """
+    n, share = len(values), float(values.mean())
+    if n < 2:
+        return math.nan, math.nan
+    variance = float(values.var(ddof=1)) / n
+    draws, t = float(n), _t_quantile(10**9)
+    if variance > 1e-12:
+        draws, t = share * (1 - share) / variance, _t_quantile(n)
+    more = t**2 / draws
+    half = math.sqrt(more * share * (1 - share) + more**2 / 4)
+    low, high = ((share + more / 2 + side) / (1 + more) for side in (-half, half))
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding aside
 
 
 def _counts(scores: Scores) -> tuple[int, int]:

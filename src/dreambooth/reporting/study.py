@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dreambooth.cells import find_runs
+from dreambooth.cells import cell_name, find_runs, settings
 from dreambooth.files import Score
 from dreambooth.reporting.planned import (
     axis_of,
@@ -136,10 +136,12 @@ def _trials_of(folder: Path, notes: list[str]) -> list[Trial]:
             if name not in names:
                 run = here.pop(name, Run(folder / name, {}))
                 trials.append(_absent(run, overrides, told))
-    for run in here.values():
-        notes.append(f"run {run.folder} cannot be read, and is left out: {run.status().reason}")
     if not plan and told:
-        trials += _product_gaps(folder, told)
+        gaps = _product_gaps(folder, told, here)
+        trials += [gap for gap in gaps if gap.run.folder.name not in names]
+    for run in here.values():
+        why = describe(run.status())
+        notes.append(f"run {run.folder} is left out, as nothing tells its settings: {why}")
     return trials
 
 
@@ -202,8 +204,9 @@ def _absent(run: Run, overrides: Sequence[str], told: Sequence[Said]) -> Trial:
     return _gap(run, at, overrides)
 
 
-def _product_gaps(folder: Path, told: Sequence[Said]) -> list[Trial]:
-    """The cells of the full product of what varies in a folder that it has no run of."""
+def _product_gaps(folder: Path, told: Sequence[Said], unplaced: dict[str, Run]) -> list[Trial]:
+    """The cells of the full product of what varies in a folder that it has no run of, in folders
+    named as a sweep names them; out of `unplaced` go those that are there."""
     values: dict[str, dict[str, None]] = {}  # ordered sets
     for at, _ in told:
         for key, value in at.items():
@@ -214,12 +217,15 @@ def _product_gaps(folder: Path, told: Sequence[Said]) -> list[Trial]:
     there = {tuple(at[key] for key in varying) for at, _ in told}
     if math.prod(map(len, varying.values())) > 4 * len(told):
         return []  # several sweeps in one folder
+    shared = set.intersection(*(set(settings(said).items()) for _, said in told))
     gaps = []
-    for number, chosen in enumerate(product(*varying.values())):
+    for chosen in product(*varying.values()):
         if chosen not in there:
             at = {**told[0][0], **dict(zip(varying, chosen, strict=True))}
             overrides = recombined(dict(zip(varying, chosen, strict=True)), told)
-            gaps.append(_gap(Run(folder / f"gap-{number}", {}), at, overrides))
+            name = cell_name(overrides, dict(shared))
+            run = unplaced.pop(name, Run(folder / name, {}))
+            gaps.append(_gap(run, at, overrides))
     return gaps
 
 

@@ -63,6 +63,7 @@ class Table:
     rows: Sequence[TableRow]
     comparisons: Sequence[Comparison]
     notes: Sequence[str]
+    part: str = ""  # what its runs have in common, of several tables of a kind: "max_steps 200"
 
 
 @dataclass(frozen=True)
