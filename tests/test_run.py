@@ -429,6 +429,17 @@ def test_a_run_whose_status_is_about_to_be_written_has_not_begun(run, tmp_path):
     assert found.status().state == "damaged"
 
 
+def test_a_run_that_was_being_set_aside_when_it_was_killed_is_missing(run, tmp_path):
+    """Its config and status are moved first."""
+    write_cells(tmp_path, {"run": []})
+    run.weights.mkdir()
+    for name in ("config.yaml", "status.json"):
+        (run.folder / name).unlink()
+    (found,) = find_runs(tmp_path)
+    assert found.status().state == "missing"
+    assert Run.create(run.folder, run.config, replace=True).status().state == "running"
+
+
 def test_runs_of_a_numbered_sweep_are_in_order_of_their_numbers(tmp_path):
     for number in (10, 2, 0):
         Run.create(tmp_path / str(number), CONFIG)

@@ -139,6 +139,13 @@ def test_a_table_that_cannot_be_written_hides_no_failure(run):
     assert "1 of 1 runs failed:\n  0: the loss is NaN" in told
 
 
+def test_progress_that_cannot_be_told_stops_no_sweep(run, capsys):
+    (run.folder / "status.json").write_text("{")
+    sweep.tell_where(run.folder.parent / "nowhere")
+    sweep.tell_where(run.folder.parent)
+    assert "1 damaged" in capsys.readouterr().out
+
+
 def test_a_failure_that_no_folder_tells_of_ends_a_sweep_badly_too(run, monkeypatch):
     run.write_metrics({})
     run.set_status("finished")

@@ -69,11 +69,15 @@ def returned(cell: Cell) -> JobReturn:
 
 
 def objective(folder: Path, name: str | None) -> float | None:
-    """The score that a sweeper looks for the best of; None of a run that is not finished."""
+    """The score that a sweeper looks for the best of; None of a run that is not finished, or
+    damaged. ValueError where a run has no such score."""
     run = Run(folder, {})
-    if name is None or run.status().state != "finished":
+    try:
+        if name is None or run.status().state != "finished":
+            return None
+        metrics = run.read_metrics()
+    except ValueError:
         return None
-    metrics = run.read_metrics()
     if name not in metrics:
         known = ", ".join(metrics) or "none"
         raise ValueError(f"objective={name} is no score of {folder}: it has {known}")

@@ -163,7 +163,8 @@ class Run:
     def status(self) -> Status:
         if self.damage:
             return Status("damaged", self.damage)
-        if not (self.folder / "status.json").exists() and not _has_begun(self.folder):
+        begun = (self.folder / "status.json").exists() or _has_begun(self.folder)
+        if not begun or not holds_a_run(self.folder):
             return Status("missing", "it has not begun")
         content = self._read_json("status.json")
         try:

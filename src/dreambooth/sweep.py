@@ -235,10 +235,13 @@ class SweepTable(Callback):
 
 
 def tell_where(folder: Path) -> None:
-    """Where this process's sweep stands, in the terminal."""
+    """Where this process's sweep stands, in the terminal; no cell depends on it."""
     from dreambooth.reporting.progress import tell_progress
 
-    tell_progress(folder, _cells)
+    try:
+        tell_progress(folder, _cells)
+    except Exception:  # a file that is damaged, or being replaced just now
+        log.debug("where the sweep stands is not told:", exc_info=True)
 
 
 def _logs(cell: Path) -> str:

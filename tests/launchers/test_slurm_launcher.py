@@ -7,7 +7,8 @@ import pytest
 from commands import ROOT, command
 from omegaconf import OmegaConf
 
-from hydra_plugins.dreambooth_launchers.slurm import SlurmLauncher
+from dreambooth.launching import Cell
+from hydra_plugins.dreambooth_launchers.slurm import SlurmLauncher, _has_job
 
 
 def script_of(monkeypatch, shape, *changes):
@@ -57,6 +58,11 @@ def test_what_cannot_be_submitted_is_said(tmp_path, monkeypatch, override, found
     assert ended.code == 1
     assert sentence in ended.output
     assert "Traceback" not in ended.output
+
+
+def test_a_damaged_cell_has_no_job_and_can_be_done_again_by_force(tmp_path):
+    (tmp_path / "status.json").write_text("{")
+    assert not _has_job(Cell(0, [], OmegaConf.create(), tmp_path), {"": "RUNNING"})
 
 
 def test_without_a_sweep_there_is_nothing_to_submit(tmp_path):

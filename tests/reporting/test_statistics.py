@@ -176,6 +176,21 @@ def test_the_same_in_every_pair_is_no_difference():
     assert math.isnan(found.effect_size)
 
 
+def test_what_rounding_leaves_of_no_difference_is_none():
+    values = np.zeros((8, 3, 1))
+    values[0, :, 0] = 0.1, 0.2, -0.3
+    found = difference(
+        {
+            (f"subject {s}", f"{i}"): {("a", 0): v[i, 0]}
+            for s, v in enumerate(values)
+            for i in range(3)
+        },
+        {(f"subject {s}", f"{i}"): {("a", 0): 0.0} for s in range(8) for i in range(3)},
+    )
+    assert found.mean == pytest.approx(0, abs=1e-12)
+    assert found.p == 1
+
+
 def test_holm_equals_its_definition():
     ps = [0.01, 0.04, 0.03, 0.005, math.nan]
     some = [Difference(0, 0, 0, p, p, 0, 1, 1) for p in ps]

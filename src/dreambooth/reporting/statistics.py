@@ -108,7 +108,7 @@ def difference(a: Scores, b: Scores) -> Difference | None:
         effect_size = mean / spread
         p = _t_test(effect_size, len(values))
     elif len(values) > 1:
-        p = 1.0 if mean == 0 else 2.0 ** (1 - len(values))
+        p = 1.0 if abs(mean) < 1e-12 else 2.0 ** (1 - len(values))
     return Difference(mean, low, high, p, p, effect_size, *_counts(pairs), unit)
 
 

@@ -134,13 +134,14 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         left = {cell.folder: cell for cell in cells}
         try:
             while left:
-                there = slurm.waiting_or_running()
+                there, before = slurm.waiting_or_running(), len(left)
                 for folder, cell in list(left.items()):
                     status = settled(Run(folder, {}), there)
                     if status.state in ("finished", "failed"):
                         del left[folder]
                         log.info("\t#%d %s: %s", cell.number, describe(status), folder)
-                        sweep.tell_where(folder.parent)
+                if len(left) < before:
+                    sweep.tell_where(cells[0].folder.parent)
                 time.sleep(_SECONDS_BETWEEN_LOOKS if left else 0)
         except KeyboardInterrupt:
             jobs = " ".join(Run(folder, {}).status().job for folder in left)
@@ -210,7 +211,10 @@ def _in_a_line(error: Exception) -> str:
 
 def _has_job(cell: Cell, there: Mapping[str, str]) -> bool:
     """Whether it waits or runs already."""
-    job = Run(cell.folder, {}).status().job
+    try:
+        job = Run(cell.folder, {}).status().job
+    except ValueError:  # damaged: with force=true it is replaced
+        return False
     if job in there:
         log.info("\t#%d is job %s (%s)", cell.number, job, there[job])
     return job in there
