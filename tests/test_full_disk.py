@@ -88,7 +88,7 @@ def test_it_is_one_error_and_the_run_goes_on_when_there_is_room(
     assert before
     assert ended.code == 1
     errors = [line for line in ended.output.splitlines() if said in line or "Error" in line]
-    assert len(errors) <= 1
+    assert len(errors) == 1
     assert "Traceback" not in ended.output + capfd.readouterr().err
     after = content(folder)
     status = folder / "status.json"

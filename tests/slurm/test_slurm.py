@@ -257,7 +257,7 @@ def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_s
 
 def test_a_damaged_cell_stops_no_other(jobs):
     folder = jobs.folder / "damaged"
-    (folder / "class-none").mkdir(parents=True)
+    (folder / "class-none" / "weights").mkdir(parents=True)  # it has done something
     (folder / "class-none" / "status.json").write_text("{")
     words = (*jobs.own, "metrics=none", "launcher=slurm", "launcher.cpus_per_task=1")
     ended = process("src/train.py", "-m", *words, "class=none,wrong", f"hydra.sweep.dir={folder}")
