@@ -227,7 +227,7 @@ def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_ends_with_the_same
     assert run.status().state == "finished", jobs.log(name)
     log = jobs.log(name)
     assert "stopped as asked, at step" in log
-    assert "Requeued job" in log
+    assert log.count("Starting with JobEnvironment") > 1  # it was queued again
     assert "going on from" in log
     assert same_files(run.weights, undisturbed.weights, "*.safetensors")
     assert same_files(run.folder / "images", undisturbed.folder / "images", "*.png")

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -175,6 +176,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
                 if signal.SIGTERM not in stopping.heard:
                     queue_again(user_signal, None)
+            except subprocess.CalledProcessError as error:
+                # SLURM ends a job that it queues again, and may so end what asked it to.
+                if error.returncode != -signal.SIGTERM:
+                    raise
+                sys.exit(1)
             except submitit.core.utils.UncompletedJobError:
                 most = self.params["max_num_timeout"]
                 run.set_status(
