@@ -152,7 +152,7 @@ def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
         return
     canvas, all_axes = panels(len(found), study, styles, height=2.9)
     for axes, (name, y) in zip(all_axes, found.items(), strict=True):
-        for key in y.keys() & x.keys():
+        for key in (key for key in x if key in y):  # a set's order is another each time
             _cross(axes, x[key], y[key], styles[key])
         axes.set(xlabel=f"{heading(fidelity)} (fidelity)", ylabel=heading(name))
     against = mentioned([f"{others[name]} ({heading(name)})" for name in found])
