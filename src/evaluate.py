@@ -17,9 +17,9 @@ def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from dreambooth.assemble import quieten_libraries, scorers_of
+    from dreambooth.launch.rescoring import score_again, score_external
+    from dreambooth.launch.start import plain_config
     from dreambooth.miniature.metricbench import bench, report
-    from dreambooth.rescoring import score_again, score_external
-    from dreambooth.starting import plain_config
 
     try:
         config: dict[str, Any] = plain_config(cfg, list(HydraConfig.get().overrides.task))

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from commands import ROOT, process, smoke
 
-from dreambooth.cells import find_runs
+from dreambooth.runs.cells import find_runs
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
 

@@ -3,12 +3,9 @@
 import csv
 import os
 import shutil
-import sys
 
 import pytest
-from commands import ROOT, command, process, smoke
-
-sys.path.insert(0, str(ROOT / "tests" / "reporting"))
+from commands import command, process, smoke
 from made_up import made_up_sweep
 
 # Runs a script, and says what it took.

@@ -17,26 +17,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded
-from dreambooth.callbacks.checkpoints import (
+from dreambooth.distributed.preemption import stop_if_asked
+from dreambooth.distributed.ranks import first, num_ranks, rank, split
+from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.metrics.evaluation import Scorer, evaluate, told
+from dreambooth.runs.files import whole_folder
+from dreambooth.runs.prior_cache import key_digest, prior_images
+from dreambooth.runs.provenance import timed
+from dreambooth.runs.run import Metric, Picture, Run
+from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
+from dreambooth.sampling import Sampler
+from dreambooth.subjects.prompts import class_prompt, subject_phrase
+from dreambooth.subjects.subject import Subject
+from dreambooth.training.checkpoints import (
     AtomicCheckpoints,
     newest_checkpoint,
     read_trained,
     save_trained,
 )
-from dreambooth.evaluation import Scorer, evaluate, told
-from dreambooth.files import whole_folder
-from dreambooth.loggers import publish
-from dreambooth.module import DreamBooth
-from dreambooth.parallel import first, num_ranks, rank, split
-from dreambooth.provenance import timed
-from dreambooth.run import Metric, Picture, Run
-from dreambooth.sampling import Sampler
-from dreambooth.settings import Drawing, Prior, SuperResolution, Training
-from dreambooth.stopping import stop_if_asked
-from dreambooth.subjects.draws import Batches, TrainingDraws
-from dreambooth.subjects.prior import key_digest, prior_images
-from dreambooth.subjects.prompts import class_prompt, subject_phrase
-from dreambooth.subjects.subject import Subject
+from dreambooth.training.draws import Batches, TrainingDraws
+from dreambooth.training.loggers import publish
 
 log = logging.getLogger(__name__)
 

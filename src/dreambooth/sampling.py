@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.diffusion import NoiseSchedule
+from dreambooth.schedules import NoiseSchedule
 
 if TYPE_CHECKING:
     from dreambooth.backbones.stage import Stage

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dreambooth.backbones.cascade import CascadeBackbone, PromptEncoder
-from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 from dreambooth.miniature.encoders import ClipPretraining, DinoPretraining, new_clip, new_dino
 from dreambooth.miniature.oracle import Oracle
 from dreambooth.miniature.pretraining import (

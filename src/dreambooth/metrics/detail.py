@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreambooth.files import Score
 from dreambooth.metrics.intervals import mean
-from dreambooth.run import Metric, Picture
+from dreambooth.runs.files import Score
+from dreambooth.runs.run import Metric, Picture
 from dreambooth.subjects.subject import Subject
 
 Row = dict[str, Score]

@@ -29,6 +29,7 @@ from dreambooth.backbones.cascade import (
     save_as,
 )
 from dreambooth.loss import loss_weights, term
+from dreambooth.methods.dreambooth import decayed
 from dreambooth.miniature.oracle import (
     ATTRIBUTES,
     IdentityBatches,
@@ -41,7 +42,6 @@ from dreambooth.miniature.oracle import (
 from dreambooth.miniature.scenes import drawn_scenes, to_tensor
 from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer, rare_tokens
 from dreambooth.miniature.world import Scene, caption
-from dreambooth.module import decayed
 
 PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
 TEXT_WIDTH = 128

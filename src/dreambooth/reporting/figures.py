@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dreambooth.files import write_atomically
 from dreambooth.reporting.look import (
     INK,
     MUTED,
@@ -31,6 +30,7 @@ from dreambooth.reporting.look import (
 from dreambooth.reporting.scores import Measured, uniform_parts
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study
+from dreambooth.runs.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib takes a second
     from matplotlib.axes import Axes

@@ -19,10 +19,11 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 import dreambooth
-from dreambooth import slurm, sweep
-from dreambooth.launching import QUIET, Cell, cells_of, queue, returned
-from dreambooth.run import Run, describe
-from dreambooth.settling import settled
+from dreambooth.distributed import slurm
+from dreambooth.launch import sweep
+from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
+from dreambooth.runs.run import Run, describe
+from dreambooth.runs.settling import settled
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         """In the job, in each of its tasks."""
         import submitit
 
-        from dreambooth import stopping
+        from dreambooth.distributed import preemption
 
         job = submitit.JobEnvironment()
         if job.num_tasks > 1:
@@ -162,7 +163,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         user_signal = signal.SIGUSR2  # of submitit
         queue_again = signal.getsignal(user_signal)  # submitit's
         # SIGTERM: scancel, or a preemption that SLURM follows up itself.
-        stopping.listen(user_signal, signal.SIGTERM)
+        preemption.listen(user_signal, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
         assert self.config is not None
         # What a user would type: provenance.json has it.
@@ -170,11 +171,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         own = [] if job.global_rank == 0 else list(QUIET)
         ended = super().__call__([*sweep_overrides, *own], *args)
         run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
-        if stopping.asked.is_set() and run.status().state == "preempted":
+        if preemption.asked.is_set() and run.status().state == "preempted":
             assert callable(queue_again)
             try:
                 # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
-                if signal.SIGTERM not in stopping.heard:
+                if signal.SIGTERM not in preemption.heard:
                     queue_again(user_signal, None)
             except subprocess.CalledProcessError as error:
                 # SLURM ends a job that it queues again, and may so end what asked it to.
