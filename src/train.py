@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
+    from dreambooth.launch.outcome import tell_errors
     from dreambooth.launch.processes import done_by_ranks, objective
     from dreambooth.launch.start import start_run
-    from dreambooth.launch.sweep import tell_errors
     from dreambooth.runs.provenance import timed
 
     with tell_errors():

@@ -83,14 +83,11 @@ def made_up_sweep(
     the protocols. `old`: without history.csv, provenance.json and images/before.
     """
     said = {
-        key: values
-        for key, values in {
-            **axes,
-            "subject": subjects if len(subjects) > 1 or subjects != ("biscuit",) else (),
-            "seed": [str(seed) for seed in seeds] if tuple(seeds) != (0,) else (),
-        }.items()
-        if values
+        **axes,
+        "subject": subjects if len(subjects) > 1 or subjects != ("biscuit",) else (),
+        "seed": [str(seed) for seed in seeds] if tuple(seeds) != (0,) else (),
     }
+    said = {key: values for key, values in said.items() if values}
     folder.mkdir(parents=True)
     task = [f"{key}={','.join(values)}" for key, values in said.items()]
     (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": {"overrides": {"task": task}}}))

@@ -7,7 +7,8 @@ from commands import command, same_files, smoke
 
 from dreambooth.reporting.planned import planned
 from dreambooth.runs.cells import find_runs, read_cells
-from dreambooth.runs.run import Run, claimed
+from dreambooth.runs.files import claimed
+from dreambooth.runs.run import Run
 
 CELLS = ["class-none+seed-0", "class-none+seed-1", "class-wrong+seed-0", "class-wrong+seed-1"]
 AXES = ("class=choice(none,wrong)", "seed=0,1")

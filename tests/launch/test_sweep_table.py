@@ -6,7 +6,8 @@ from rich.console import Console
 
 from dreambooth.launch.sweep_table import parse_overrides, print_table, sweep_rows, write_csv
 from dreambooth.runs.cells import write_cells
-from dreambooth.runs.run import Metric, Run
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
 
 IDENTITY = Metric(0.71234, 100, "cosine of the oracle's features", (0.65, 0.77))
 

@@ -2,7 +2,8 @@ import torch
 
 from dreambooth.metrics.evaluation import evaluate, joined, told
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.runs.run import Metric, Picture
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 
 SUBJECT = drawn_subject("dog", 7)
 

@@ -14,7 +14,8 @@ from made_up import made_up_sweep
 from dreambooth.reporting.settings import settings_of, words
 from dreambooth.reporting.study import read_study
 from dreambooth.runs.cells import write_cells
-from dreambooth.runs.run import Metric, Run
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
 
 SIX = [
     "lambda 0, no class noun",

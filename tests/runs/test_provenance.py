@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from commands import same_files, train
 
-from dreambooth.training.loggers import History
 from dreambooth.runs.provenance import begin_provenance, provenance, timed
 from dreambooth.runs.run import Run
+from dreambooth.training.loggers import History
 
 
 @pytest.fixture

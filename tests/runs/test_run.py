@@ -8,20 +8,11 @@ import torch
 import yaml
 from PIL import Image
 
-from dreambooth.runs.cells import find_runs, write_cells
-from dreambooth.runs.run import (
-    FinishedRunError,
-    Metric,
-    Picture,
-    Run,
-    Status,
-    claimed,
-    csv_of,
-    describe,
-    slug,
-    this_host,
-    write_atomically,
-)
+from dreambooth.runs.files import claimed, csv_of, slug, write_atomically
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import FinishedRunError, Run
+from dreambooth.runs.status import Status, describe, this_host
 
 CONFIG = {
     "prior": {"lambda": 1.0},
@@ -391,67 +382,3 @@ def test_csv_keeps_texts_of_digits_apart_from_numbers():
     assert csv_of([{"a": "1", "b": 1}, {"a": None, "c": 0.5}]) == (
         '"a","b","c"\n"1",1,""\n"",""' + ",0.5\n"
     )
-
-
-def test_runs_of_a_sweep_are_found_in_its_order_with_missing_and_damaged_ones(tmp_path):
-    write_cells(tmp_path, {f"seed-{seed}": [f"seed={seed}"] for seed in (0, 1)})
-    write_cells(tmp_path, {f"seed-{seed}": [f"seed={seed}"] for seed in (9, 2, 0)})  # extended
-    for number in (0, 2, 10):
-        Run.create(tmp_path / f"seed-{number}", CONFIG | {"seed": number})
-    Run.create(tmp_path / "external", CONFIG)
-    (tmp_path / "external" / "status.json").write_text("{")
-    (tmp_path / "seed-9" / ".hydra").mkdir(parents=True)  # died before its first line
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "5").write_text("a file")
-    runs = find_runs(tmp_path)
-    assert {run.folder.name: run.status().state for run in runs} == {
-        "seed-9": "missing",
-        "seed-2": "running",
-        "seed-0": "running",
-        "seed-1": "missing",
-        "external": "damaged",
-        "seed-10": "running",
-    }
-    assert [run.folder.name for run in runs][:4] == ["seed-9", "seed-2", "seed-0", "seed-1"]
-    assert runs[1].config["seed"] == 2
-    assert runs[4].config == CONFIG
-    assert "status.json is damaged" in runs[4].status().reason
-
-
-def test_a_run_whose_status_is_about_to_be_written_has_not_begun(run, tmp_path):
-    (run.folder / "status.json").unlink()
-    (found,) = find_runs(tmp_path)
-    assert (found.status().state, found.config) == ("missing", run.config)
-    assert Run.create(run.folder, run.config).status().state == "running"
-    run.weights.mkdir()
-    (run.folder / "status.json").unlink()
-    (found,) = find_runs(tmp_path)
-    assert found.status().state == "damaged"
-
-
-def test_a_run_that_was_being_set_aside_when_it_was_killed_is_missing(run, tmp_path):
-    """Its config and status are moved first."""
-    write_cells(tmp_path, {"run": []})
-    run.weights.mkdir()
-    for name in ("config.yaml", "status.json"):
-        (run.folder / name).unlink()
-    (found,) = find_runs(tmp_path)
-    assert found.status().state == "missing"
-    assert Run.create(run.folder, run.config, replace=True).status().state == "running"
-
-
-def test_runs_of_a_numbered_sweep_are_in_order_of_their_numbers(tmp_path):
-    for number in (10, 2, 0):
-        Run.create(tmp_path / str(number), CONFIG)
-    assert [run.folder.name for run in find_runs(tmp_path)] == ["0", "2", "10"]
-
-
-def test_a_damaged_list_of_cells_is_named(tmp_path):
-    (tmp_path / "sweep.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"sweep\.json is damaged"):
-        find_runs(tmp_path)
-
-
-def test_a_sweep_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no sweep folder"):
-        find_runs(tmp_path / "nowhere")

@@ -10,8 +10,8 @@ import time
 import pytest
 from commands import ROOT, command, smoke
 
-from dreambooth.runs import settling
 from dreambooth.distributed import slurm
+from dreambooth.runs import settling
 from dreambooth.runs.files import claimed
 from dreambooth.runs.run import Run
 from dreambooth.runs.settling import settle, settled

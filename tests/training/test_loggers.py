@@ -7,7 +7,9 @@ from offline_wandb import read_offline
 from PIL import Image
 
 from dreambooth.runs.cells import write_cells
-from dreambooth.runs.run import Metric, Picture, Run
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
 from dreambooth.training.loggers import History, grid, publish, wandb_logger
 
 METRICS = {"identity": Metric(0.25, 4, "cosine", (0.125, 0.5))}

@@ -4,9 +4,11 @@ import pytest
 import torch
 from commands import same_files, train
 
-from dreambooth.experiment import Names
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.runs.run import Metric, Picture, Run
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.subjects.prompts import Names
 from dreambooth.training.score_curves import ScoreCurves
 
 SUBJECT = drawn_subject("dog", 7)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.assemble import loggers_of, scorers_of, subject_of
-from dreambooth.experiment import Names
-from dreambooth.launch.sweep import recorded, tell_table
+from dreambooth.launch.outcome import recorded
+from dreambooth.launch.sweep import tell_table
 from dreambooth.metrics.evaluation import evaluate, joined, told
 from dreambooth.metrics.external import read_external
-from dreambooth.runs.run import Run, claimed
+from dreambooth.runs.files import claimed
+from dreambooth.runs.run import Run
+from dreambooth.subjects.prompts import Names
 from dreambooth.training.loggers import publish
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.distributed.preemption import listen
 from dreambooth.distributed.ranks import first
-from dreambooth.launch.sweep import recorded
+from dreambooth.launch.outcome import recorded
 from dreambooth.runs.cells import of_the_result
-from dreambooth.runs.run import Run, claimed
+from dreambooth.runs.files import claimed
+from dreambooth.runs.run import Run
 
 
 @contextmanager

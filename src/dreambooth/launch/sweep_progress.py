@@ -15,7 +15,9 @@ from rich.text import Text
 
 from dreambooth.reporting.planned import planned
 from dreambooth.runs.cells import find_runs
-from dreambooth.runs.run import OPEN, Metric, Run, Status
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.runs.status import OPEN, Status
 
 _MOST_ROWS = 6
 _COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "yellow"}

@@ -11,7 +11,9 @@ from rich.text import Text
 
 from dreambooth.runs.cells import find_runs
 from dreambooth.runs.files import csv_of, write_atomically
-from dreambooth.runs.run import Metric, Run, describe
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.runs.status import describe
 
 Row = dict[str, str | Metric]
 OF_SUPER_RESOLUTION = (

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dreambooth.metrics.intervals import mean
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import Metric, Picture
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 Row = dict[str, Score]

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from dreambooth.metrics.external import PictureFile
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import Metric, Picture
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 Row = dict[str, Score]

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dreambooth.runs.run import Picture
+from dreambooth.runs.pictures import Picture
 from dreambooth.subjects.photos import SUFFIXES, read_original
 from dreambooth.subjects.prompts import class_prompt, subject_phrase
 from dreambooth.subjects.subject import Subject

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import Metric
+from dreambooth.runs.records import Metric
 
 _NUM_DRAWS = 2000
 

@@ -25,7 +25,8 @@ from dreambooth.metrics.functional import (
 )
 from dreambooth.metrics.intervals import mean, mean_of_groups
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import Metric, Picture
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 

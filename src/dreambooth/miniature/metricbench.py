@@ -24,7 +24,7 @@ from dreambooth.miniature.world import (
     random_scene,
     recolour,
 )
-from dreambooth.runs.run import Picture
+from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
 
 HUMAN_STUDY = "The paper's study of people's choices: Pearson 0.32 with DINO, 0.27 with CLIP-I."

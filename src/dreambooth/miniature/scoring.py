@@ -18,7 +18,8 @@ from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_val
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.world import COLOURS, Individual, random_scene
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import Metric, Picture
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 _NUM_REFERENCES = 16

@@ -14,7 +14,7 @@ from dreambooth.reporting.findings import p_in_words
 from dreambooth.reporting.study import Study
 from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
 from dreambooth.runs.files import Score, csv_of, write_atomically
-from dreambooth.runs.run import describe
+from dreambooth.runs.status import describe
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -26,7 +26,7 @@ from dreambooth.reporting.settings import told
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.tables import Comparison, Finding, Table
 from dreambooth.runs.files import write_atomically
-from dreambooth.runs.run import describe
+from dreambooth.runs.status import describe
 
 VERDICTS = {True: "agrees", False: "opposite", None: "not settled"}
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dreambooth.reporting.study import Trial
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import picture_name
+from dreambooth.runs.pictures import picture_name
 
 T = TypeVar("T")
 _OF_THE_PICTURE = ("set", "prompt", "template", "index", "seed", "path")

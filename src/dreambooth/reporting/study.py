@@ -30,7 +30,9 @@ from dreambooth.reporting.settings import (
 )
 from dreambooth.runs.cells import cell_name, find_runs, settings
 from dreambooth.runs.files import Score
-from dreambooth.runs.run import Metric, Run, Status, describe
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.runs.status import Status, describe
 
 
 @dataclass(frozen=True, eq=False)

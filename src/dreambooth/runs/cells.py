@@ -13,8 +13,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dreambooth.runs.configs import read_config
 from dreambooth.runs.files import write_atomically
-from dreambooth.runs.run import Run, damaged, holds_a_run, read_config
+from dreambooth.runs.records import damaged
+from dreambooth.runs.run import Run, holds_a_run
 
 _LONGEST = 100  # characters of a name
 _HOW = re.compile(r"[+~]*(force|launcher|objective)\b")

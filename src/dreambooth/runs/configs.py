@@ -1,7 +1,25 @@
-"""Where two configs differ."""
+"""A run's config.yaml, and where two configs differ."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from dreambooth.runs.records import damaged
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise damaged(path, " ".join(str(error).split())) from error
+    if not isinstance(config, dict):
+        raise damaged(path, "no mapping of keys to values")
+    return config
 
 
 def differences_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

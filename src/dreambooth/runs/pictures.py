@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.runs.files import slug
+
 if TYPE_CHECKING:  # reports read runs without paying for torch
     from torch import Tensor
 
@@ -20,6 +22,11 @@ class Picture:
     index: int  # among the images of its prompt; (prompt, index) fixes the noise
     template: str = ""  # the prompt before the subject was named, as "a {} in the snow"
     negative: str = ""  # the prompt that guidance leads away from
+
+
+def picture_name(prompt: str, index: int) -> str:
+    """The file of a picture in its set."""
+    return f"{slug(prompt)}-{index:03d}.png"
 
 
 def png_of(picture: Picture) -> bytes:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from dreambooth.distributed.ranks import first, num_ranks, rank, split
 from dreambooth.distributed.preemption import StoppedError, asked, stop_if_asked
+from dreambooth.distributed.ranks import first, num_ranks, rank, split
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,8 @@ from dreambooth.distributed.ranks import rank
 from dreambooth.runs.run import Run
 
 _SOURCE = Path(__file__).parents[1]
+# Code that only tells of results.
+_NOT_OF_RESULTS = ("reporting/", "launch/sweep_progress.py", "launch/sweep_table.py")
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -47,8 +49,8 @@ def begin_provenance(run: Run) -> None:
 def provenance() -> dict[str, Any]:
     """Command, code, versions and machine, of this process and now.
 
-    `code` is a hash of the package's source without its reporting: it tells whether two runs were
-    made by the same code, whatever was committed when. Energy is not measured.
+    `code` is a hash of the package's source without what only reports: it tells whether two runs
+    were made by the same code, whatever was committed when. Energy is not measured.
     """
     import torch
 
@@ -120,7 +122,7 @@ def _code() -> str:
     digest = sha256()
     for path in sorted(_SOURCE.rglob("*.py")):
         name = path.relative_to(_SOURCE).as_posix()
-        if not name.startswith("reporting/"):
+        if not name.startswith(_NOT_OF_RESULTS):
             digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -12,64 +12,40 @@
     provenance.json  command, code, versions, machine, seconds of each part
     replaced/        the run that was here before, until this one is finished (force=true)
 
-Every name in it is written and read in this module only. Files are replaced whole: a full disk or
-a kill leaves the previous one. A user's mistake or a damaged file is a ValueError.
+Every name in it is in this module only; records.py, pictures.py, configs.py and status.py say what
+is in the files. Files are replaced whole: a full disk or a kill leaves the previous one. A user's
+mistake or a damaged file is a ValueError.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-import os
 import re
 import shutil
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dreambooth.runs.configs import differences_of
-from dreambooth.runs.files import Score, csv_of, if_free, slug, write_atomically
-from dreambooth.runs.files import claimed as claimed
-from dreambooth.runs.pictures import Picture as Picture
-from dreambooth.runs.pictures import png_of, read_png
+from dreambooth.runs.configs import differences_of, read_config
+from dreambooth.runs.files import Score, csv_of, if_free, write_atomically
+from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
+from dreambooth.runs.records import (
+    Metric,
+    damaged,
+    read_json,
+    read_metrics,
+    read_rows,
+    write_json,
+    write_metrics,
+)
+from dreambooth.runs.status import STATES, Status, describe, own_job, this_host
 
 _REPLACED = "replaced"
 _WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
 _CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "wandb")
-OPEN = ("running", "queued", "preempted")  # what is still to end
-STATES = (*OPEN, "finished", "failed")
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a run stands; the states `damaged` and `missing` (a cell of a sweep that has not begun)
-    are never written, only found."""
-
-    state: str
-    reason: str = ""  # of failed and damaged
-    progress: float = 0.0  # of the whole run, 0..1
-    started: str = ""  # ISO 8601, UTC
-    ended: str = ""
-    job: str = ""  # of SLURM, that it waits or runs in: "12", or of an array "12_3"
-    host: str = ""  # the machine that it last ran on: a hash of its name
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number; nothing is reported without its protocol and its count."""
-
-    value: float
-    count: int  # images, or pairs of images, that it is a mean over
-    protocol: str  # enough words to measure it again
-    ci95: tuple[float, float] | None = None  # low, high
 
 
 class FinishedRunError(ValueError):
@@ -166,7 +142,7 @@ class Run:
         begun = (self.folder / "status.json").exists() or _has_begun(self.folder)
         if not begun or not holds_a_run(self.folder):
             return Status("missing", "it has not begun")
-        content = self._read_json("status.json")
+        content = read_json(self.folder / "status.json")
         try:
             status = Status(**content)
         except TypeError as error:
@@ -200,10 +176,10 @@ class Run:
             if progress is None
             else progress,
             ended="" if state in ("queued", "running") else ended or now,
-            job=(_own_job() if state == "running" else before.job) if job is None else job,
+            job=(own_job() if state == "running" else before.job) if job is None else job,
             host=this_host() if state == "running" else before.host,
         )
-        self._write_json("status.json", asdict(status))
+        write_json(self.folder / "status.json", asdict(status))
 
     def save_images(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
         """Write pictures as images/SET/<words of the prompt>-<index>.png, and give their paths.
@@ -252,7 +228,7 @@ class Run:
 
     def read_scores(self) -> list[dict[str, Score]]:
         """Rows as written, but with every number a float; None where a row has no value."""
-        return self._read_rows("scores.csv")
+        return read_rows(self.folder / "scores.csv")
 
     def write_history(self, rows: Sequence[Mapping[str, Score]]) -> None:
         """history.csv: `step`, of the stage that a column's prefix names, and what was logged."""
@@ -262,50 +238,30 @@ class Run:
         """Rows as written, without what they lack; none where nothing was logged yet."""
         if not (self.folder / "history.csv").exists():
             return []
-        rows = self._read_rows("history.csv")
+        rows = read_rows(self.folder / "history.csv")
         return [{k: v for k, v in row.items() if isinstance(v, float)} for row in rows]
 
     def write_provenance(self, provenance: Mapping[str, Any]) -> None:
-        self._write_json("provenance.json", provenance)
+        write_json(self.folder / "provenance.json", provenance)
 
     def read_provenance(self) -> dict[str, Any]:
         """{} where there is none, as in older folders."""
         exists = (self.folder / "provenance.json").exists()
-        return self._read_json("provenance.json") if exists else {}
+        return read_json(self.folder / "provenance.json") if exists else {}
 
     def write_names(self, names: Mapping[str, str | None]) -> None:
         """names.json: what a finished run is reloaded with, beside its weights."""
-        self._write_json("names.json", names)
+        write_json(self.folder / "names.json", names)
 
     def read_names(self) -> dict[str, Any]:
-        return self._read_json("names.json")
+        return read_json(self.folder / "names.json")
 
     def write_metrics(self, metrics: Mapping[str, Metric]) -> None:
         """metrics.json; NaN and infinity, which JSON lacks, are written as null and read as NaN."""
-        content = {
-            name: {
-                "value": float(metric.value) if math.isfinite(metric.value) else None,
-                "ci95": metric.ci95 and [float(bound) for bound in metric.ci95],
-                "count": int(metric.count),
-                "protocol": metric.protocol,
-            }
-            for name, metric in metrics.items()
-        }
-        self._write_json("metrics.json", content)
+        write_metrics(self.folder / "metrics.json", metrics)
 
     def read_metrics(self) -> dict[str, Metric]:
-        try:
-            return {
-                name: Metric(
-                    value=math.nan if entry["value"] is None else float(entry["value"]),
-                    count=int(entry["count"]),
-                    protocol=entry["protocol"],
-                    ci95=entry["ci95"] and (float(entry["ci95"][0]), float(entry["ci95"][1])),
-                )
-                for name, entry in self._read_json("metrics.json").items()
-            }
-        except (KeyError, TypeError, IndexError) as error:
-            raise damaged(self.folder / "metrics.json", error) from error
+        return read_metrics(self.folder / "metrics.json")
 
     def _image_path(self, image_set: str, prompt: str, index: int) -> Path:
         return self._image_set(image_set) / picture_name(prompt, index)
@@ -314,35 +270,6 @@ class Run:
         if not re.fullmatch(r"\w[\w.-]*", image_set):
             raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
         return self.folder / "images" / image_set
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return (self.folder / name).read_bytes()
-        except FileNotFoundError as error:
-            raise ValueError(f"the run in {self.folder} is damaged: {name} is missing") from error
-
-    def _read_rows(self, name: str) -> list[dict[str, Score]]:
-        text = io.StringIO(self._read(name).decode())
-        try:
-            rows = list(csv.DictReader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True))
-        except (ValueError, csv.Error) as error:
-            raise damaged(self.folder / name, error) from error
-        if any(None in row or None in row.values() for row in rows):
-            raise damaged(self.folder / name, "a row is cut short")
-        return [{k: None if v == "" else v for k, v in row.items()} for row in rows]
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            content = json.loads(self._read(name))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise damaged(self.folder / name, error) from error
-        if not isinstance(content, dict):
-            raise damaged(self.folder / name, "no JSON object")
-        return content
-
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(self.folder / name, f"{text}\n".encode())
 
 
 def tell_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
@@ -354,29 +281,6 @@ def tell_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
         with if_free(folder) as free:
             if free:
                 run.set_status("failed", reason)
-
-
-def picture_name(prompt: str, index: int) -> str:
-    """The file of a picture in its set."""
-    return f"{slug(prompt)}-{index:03d}.png"
-
-
-def this_host() -> str:
-    """Tells this machine from others without naming it."""
-    return sha256(socket.gethostname().encode()).hexdigest()[:12]
-
-
-def describe(status: Status) -> str:
-    """In a few words: "finished", "running, 40 %", "failed: the loss is NaN at step 12"."""
-    if status.state in ("running", "preempted"):
-        return f"{status.state}, {status.progress:.0%}".replace("%", " %")
-    return f"{status.state}: {status.reason}" if status.reason else status.state
-
-
-def _own_job() -> str:
-    """The SLURM job that this process is in, if any."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def holds_a_run(folder: Path) -> bool:
@@ -399,20 +303,3 @@ def _set_aside(folder: Path) -> None:
             path.rename(aside / path.name)
         else:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    if not path.exists():
-        raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
-    try:
-        config = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        raise damaged(path, " ".join(str(error).split())) from error
-    if not isinstance(config, dict):
-        raise damaged(path, "no mapping of keys to values")
-    return config
-
-
-def damaged(path: Path, why: object) -> ValueError:
-    return ValueError(f"{path} is damaged ({why})")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.distributed.ranks import check_batch_size, num_ranks
 
 
@@ -48,7 +47,7 @@ class Drawing:
 class Training:
     """How one stage is fine-tuned."""
 
-    module: Callable[..., DreamBooth]  # of a stage, its two conditions and lambda
+    module: Callable[..., Any]  # of a stage, its two conditions and lambda: a LightningModule
     max_steps: int
     batch_size: int
     group: str = "method"  # of the config

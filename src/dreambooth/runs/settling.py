@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dreambooth.runs.files import if_free
-from dreambooth.runs.run import OPEN, Run, Status, this_host
 from dreambooth.distributed.slurm import end_of, waiting_or_running
+from dreambooth.runs.files import if_free
+from dreambooth.runs.run import Run
+from dreambooth.runs.status import OPEN, Status, this_host
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from dreambooth.distributed.ranks import first
 from dreambooth.runs.cells import read_cells
 from dreambooth.runs.files import Score, write_atomically
-from dreambooth.runs.run import Metric, Picture, Run
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from dreambooth.experiment import Names
 from dreambooth.metrics.evaluation import Scorer, evaluate
-from dreambooth.runs.run import Picture
+from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
+from dreambooth.subjects.prompts import Names
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
 from dreambooth.distributed import ranks
+from dreambooth.launch.outcome import failures, tell_failure
 from dreambooth.launch.processes import Cell, cells_of, command, returned
-from dreambooth.launch.sweep import failures, tell_failure, tell_where
+from dreambooth.launch.sweep import tell_where
 
 log = logging.getLogger(__name__)
 

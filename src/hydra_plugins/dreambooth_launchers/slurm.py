@@ -20,10 +20,11 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 import dreambooth
 from dreambooth.distributed import slurm
-from dreambooth.launch import sweep
+from dreambooth.launch import outcome, sweep
 from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
-from dreambooth.runs.run import Run, describe
+from dreambooth.runs.run import Run
 from dreambooth.runs.settling import settled
+from dreambooth.runs.status import describe
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except ValueError as error:
             sys.exit(str(error))
         if self.params["wait"]:
-            self._wait([cell for cell in cells if cell.folder.name not in sweep.failures()])
+            self._wait([cell for cell in cells if cell.folder.name not in outcome.failures()])
         else:
             log.info("The jobs are SLURM's now: the same command again tells how they are")
         return [returned(cell) for cell in cells]
@@ -190,7 +191,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                     "same command, with more launcher.time",
                 )
                 raise
-        elif sweep.failures():
+        elif outcome.failures():
             sys.exit(1)  # so that SLURM ends the other tasks
         return ended
 
@@ -201,7 +202,7 @@ def _queued(cell: Cell, there: Mapping[str, str]) -> bool:
         return not _has_job(cell, there) and queue(cell)
     except (ValueError, OSError) as error:
         log.error("\t#%d: %s", cell.number, error)
-        sweep.failures()[cell.folder.name] = str(error)
+        outcome.failures()[cell.folder.name] = str(error)
         return False
 
 
