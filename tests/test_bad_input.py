@@ -11,6 +11,8 @@ from PIL import Image
 
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def photos(tmp_path):

@@ -5,6 +5,8 @@ import runpy
 import pytest
 from commands import ROOT, process
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_every_benchmark_loads(path, monkeypatch):

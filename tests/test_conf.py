@@ -14,6 +14,8 @@ from PIL import Image
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
 ENTRY_POINTS = [file for file in FILES if file.parent == Path()]

@@ -20,6 +20,8 @@ from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 DETAIL = set(OF_SUPER_RESOLUTION) - {"sr_dino", "sr_lpips"}
 FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
 ORACLE = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}

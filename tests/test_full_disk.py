@@ -9,6 +9,8 @@ from commands import command, same_files, train
 
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def no_room():

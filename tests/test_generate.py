@@ -11,6 +11,8 @@ from dreambooth.experiment import draw_pictures
 from dreambooth.runs.run import Run
 from dreambooth.sampling import Sampler
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = {"base": Sampler("dpm", 2, 3.0), "sr": Sampler("dpm", 2, 1.0)}
 
 

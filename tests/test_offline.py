@@ -11,6 +11,8 @@ from offline_wandb import read_offline
 
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 class Refusing(BaseHTTPRequestHandler):
     """As W&B's server answers a key that it does not know."""

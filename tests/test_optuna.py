@@ -8,6 +8,8 @@ from commands import ROOT, process, smoke
 
 from dreambooth.runs.cells import find_runs
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
 
 

@@ -8,6 +8,8 @@ import pytest
 from commands import command, process, smoke
 from made_up import made_up_sweep
 
+pytestmark = pytest.mark.slow
+
 # Runs a script, and says what it took.
 USED = """
 import re, runpy, sys, time

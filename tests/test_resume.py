@@ -6,6 +6,8 @@ from commands import command, same_files, train
 from dreambooth.distributed import preemption
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"base": 6, "sr": 4}
 
 

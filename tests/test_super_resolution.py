@@ -14,6 +14,8 @@ from dreambooth.runs.run import Run
 from dreambooth.runs.settings import SuperResolution
 from dreambooth.sampling import Sampler
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = {"base": Sampler("dpm", 2, 1.0), "sr": Sampler("dpm", 2, 1.0)}
 BASE = "weights/base/diffusion_pytorch_model.safetensors"
 SR = "weights/sr/diffusion_pytorch_model.safetensors"

@@ -14,6 +14,8 @@ from dreambooth.launch.sweep_table import OF_SUPER_RESOLUTION
 from dreambooth.runs.cells import find_runs
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 CELLS = [(weight, noun) for weight in (0, 1) for noun in ("none", "wrong", "correct")]
 
 

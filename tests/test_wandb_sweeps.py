@@ -14,6 +14,8 @@ from wandb import wandb_agent
 
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
 
 

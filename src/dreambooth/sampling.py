@@ -17,7 +17,7 @@ from dreambooth.schedules import NoiseSchedule
 SAMPLERS = ("ancestral", "ddim", "dpm")
 
 
-class Denoiser(Protocol):
+class DenoisingStage(Protocol):
     """What is drawn from: of a stage (backbones/stage.py) as much as a sampler needs."""
 
     denoiser: nn.Module
@@ -54,7 +54,7 @@ class Sampler:
 
 @torch.no_grad()
 def sample(
-    stage: Denoiser,
+    stage: DenoisingStage,
     condition: Mapping[str, Tensor],
     null_condition: Mapping[str, Tensor],
     generators: Sequence[torch.Generator],
@@ -82,7 +82,11 @@ def sample(
 
 
 def guided_x(
-    stage: Denoiser, z_t: Tensor, t: int, condition: Mapping[str, Tensor], guidance_scale: float
+    stage: DenoisingStage,
+    z_t: Tensor,
+    t: int,
+    condition: Mapping[str, Tensor],
+    guidance_scale: float,
 ) -> Tensor:
     """x_hat of null + guidance_scale * (conditional - null), both from one forward.
 

@@ -14,6 +14,8 @@ from commands import ROOT, process, same_files, smoke
 from dreambooth.distributed import ranks
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

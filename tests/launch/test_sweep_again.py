@@ -10,6 +10,8 @@ from dreambooth.runs.cells import find_runs, read_cells
 from dreambooth.runs.files import claimed
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 CELLS = ["class-none+seed-0", "class-none+seed-1", "class-wrong+seed-0", "class-wrong+seed-1"]
 AXES = ("class=choice(none,wrong)", "seed=0,1")
 

@@ -15,6 +15,8 @@ from dreambooth.launch.processes import Cell
 from dreambooth.runs.cells import find_runs
 from hydra_plugins.dreambooth_launchers.local import _seats
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -20,6 +20,8 @@ from dreambooth.miniature.scenes import drawn_scenes
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
 from dreambooth.sampling import Sampler
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 5
 
 

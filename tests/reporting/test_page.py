@@ -18,6 +18,8 @@ from dreambooth.reporting.study import read_study
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.browser
+
 FLAGS = [
     "--headless",
     "--no-sandbox",

@@ -20,6 +20,8 @@ from dreambooth.runs.cells import find_runs
 from dreambooth.runs.run import Run
 from dreambooth.runs.settling import settled
 
+pytestmark = pytest.mark.slurm
+
 HERE = Path(__file__).parent
 # The literal ones, of the models that the project ships.
 SHIPPED = f"model.backbone.pretrained={WEIGHTS}"

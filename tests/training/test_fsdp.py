@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from dreambooth.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("logger=csv", "metrics=none", "method.max_steps=6", "method.batch_size=4")
 BOTH_STAGES = ("sr=noise_1e-3", "prior.num_images=8")
 SPLIT = ("trainer.devices=2", "trainer.strategy=fsdp")

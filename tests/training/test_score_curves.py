@@ -11,6 +11,8 @@ from dreambooth.runs.run import Run
 from dreambooth.subjects.prompts import Names
 from dreambooth.training.score_curves import ScoreCurves
 
+pytestmark = pytest.mark.slow
+
 SUBJECT = drawn_subject("dog", 7)
 NAMES = Names("kzn", "dog", "dog")
 CURVES = ("callbacks=score_curves", "callbacks.score_curves.every_n_steps=1")
