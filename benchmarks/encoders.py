@@ -14,7 +14,7 @@ import torch
 from oracle import SEED, auc
 from torch import Tensor
 
-from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 from dreambooth.miniature import WEIGHTS, world
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.world import Scene, individual, random_scene

@@ -10,6 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_every_benchmark_loads(path, monkeypatch):

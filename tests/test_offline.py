@@ -9,7 +9,9 @@ import pytest
 from commands import process, smoke
 from offline_wandb import read_offline
 
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 
 class Refusing(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Readi
 from dreambooth.miniature.scoring import OracleScorer, mean_distances, reference_images, summary
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import individual
-from dreambooth.run import Picture
+from dreambooth.runs.pictures import Picture
 from dreambooth.subjects.subject import Subject
 
 SUBJECT = drawn_subject("dog", 7)

@@ -15,7 +15,10 @@ from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.page import as_json, number, p_value, signed, write_page
 from dreambooth.reporting.study import read_study
-from dreambooth.run import Picture, Run
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.browser
 
 FLAGS = [
     "--headless",

@@ -11,10 +11,11 @@ import yaml
 from commands import ROOT, command, smoke
 from made_up import made_up_sweep
 
-from dreambooth.cells import write_cells
 from dreambooth.reporting.settings import settings_of, words
 from dreambooth.reporting.study import read_study
-from dreambooth.run import Metric, Run
+from dreambooth.runs.cells import write_cells
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
 
 SIX = [
     "lambda 0, no class noun",

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from dreambooth.evaluation import Scorer, evaluate
+from dreambooth.metrics.evaluation import Scorer, evaluate
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import drawn_subject
@@ -24,8 +24,8 @@ from dreambooth.miniature.world import (
     random_scene,
     recolour,
 )
-from dreambooth.run import Picture
-from dreambooth.settings import check_count
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.settings import check_count
 
 HUMAN_STUDY = "The paper's study of people's choices: Pearson 0.32 with DINO, 0.27 with CLIP-I."
 NUM_PHOTOS = 5

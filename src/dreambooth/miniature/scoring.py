@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreambooth.files import Score
+from dreambooth.distributed.ranks import split
 from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
@@ -17,8 +17,9 @@ from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_values
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.world import COLOURS, Individual, random_scene
-from dreambooth.parallel import split
-from dreambooth.run import Metric, Picture
+from dreambooth.runs.files import Score
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 _NUM_REFERENCES = 16
@@ -127,7 +128,7 @@ def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -
     `keep_identifier`: whether [V] stays in the text of CLIP-T. ValueError where there are no such
     weights.
     """
-    from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+    from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 
     folder = Path(weights or WEIGHTS)
     for part in ("dino", "clip"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dreambooth.files import write_atomically
+from dreambooth.reporting import grids
 from dreambooth.reporting.look import (
     INK,
     MUTED,
@@ -28,13 +28,14 @@ from dreambooth.reporting.look import (
     mentioned,
     panels,
 )
+from dreambooth.reporting.plot import Plot
 from dreambooth.reporting.scores import Measured, uniform_parts
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study
+from dreambooth.runs.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib takes a second
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
 
 
 Line = list[tuple[float, float]]
@@ -51,16 +52,6 @@ class Figure:
     svg: str
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure before it is written."""
-
-    key: str
-    title: str
-    caption: str
-    canvas: Canvas
-
-
 def write_figures(study: Study, folder: Path) -> list[Figure]:
     """KEY.svg and KEY.png of every figure that the study has the data for.
 
@@ -74,8 +65,6 @@ def write_figures(study: Study, folder: Path) -> list[Figure]:
 
 
 def _plots(study: Study) -> Iterator[Plot]:
-    from dreambooth.reporting import grids
-
     styles = looks(study)
     yield from grids.plots(study)
     for number, part in enumerate(uniform_parts(study), start=1):
