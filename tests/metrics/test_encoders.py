@@ -96,6 +96,7 @@ def same_scores(features, reference):
     assert features.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_dino_scores_of_a_vit_s16_equal_a_computation_by_hand_in_float64(folder):
     weights = tiny_encoders.vit_s16_folder(folder / "vit-s16")
     images = pictures(*SIZES)
@@ -110,6 +111,7 @@ def test_dino_scores_of_a_vit_s16_equal_a_computation_by_hand_in_float64(folder)
     same_scores(features, reference)
 
 
+@pytest.mark.slow
 def test_clip_scores_of_a_vit_b32_equal_a_computation_by_hand_in_float64(tmp_path):
     file = tiny_encoders.vit_b32_checkpoint(tmp_path / "vit-b32.safetensors")
     images = pictures(*SIZES)

@@ -6,6 +6,8 @@ import torch
 from dreambooth.miniature import WEIGHTS
 from dreambooth.miniature.oracle import IdentityBatches, Oracle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pairs():

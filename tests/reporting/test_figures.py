@@ -12,6 +12,8 @@ from dreambooth.reporting.look import DASHES, PAPER, SERIES, looks, mentioned, w
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
 
+pytestmark = pytest.mark.slow
+
 
 def drawn(study, folder):
     return {figure.key: figure for figure in write_figures(study, folder)}

@@ -21,14 +21,8 @@ from dreambooth.runs.run import Run
 pytestmark = pytest.mark.browser
 
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 HOSTILE = "</script><script>document.title='taken'</script> \"quoted\" & <img src=x onerror=x()>"
 PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}

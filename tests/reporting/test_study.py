@@ -236,6 +236,7 @@ def test_a_sweep_of_an_earlier_version_that_computes_its_values_has_its_gaps_too
     assert study.notes == ()
 
 
+@pytest.mark.slow
 def test_the_command_of_a_gap_fills_it_whatever_the_folders_name(tmp_path, tiny):
     sweep = made_up_sweep(tmp_path / "my sweep (2), new", missing=[4])
     (gap,) = [t for t in read_study([sweep]).trials if t.status.state == "missing"]
@@ -248,6 +249,7 @@ def test_the_command_of_a_gap_fills_it_whatever_the_folders_name(tmp_path, tiny)
     assert [t.status.state for t in place] == ["finished"]
 
 
+@pytest.mark.slow
 def test_the_command_of_a_damaged_run_makes_it_again(tmp_path, tiny):
     sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")}, damaged=[1])
     own = smoke(tiny, tmp_path / "prior")

@@ -106,6 +106,7 @@ def start_a_sweep(folder, *overrides):
     return started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(tmp_path, tiny, jobs):
     own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "method.max_steps=100000", "seed=1,2")
@@ -125,6 +126,7 @@ def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(tmp_path
         assert list(run.checkpoints.glob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_the_report_of_a_sweep_that_was_killed_says_so(tmp_path, tiny):
     sweep = tmp_path / "sweep"
     own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "method.max_steps=100000", "seed=1,2")
