@@ -90,7 +90,7 @@ MINIBENCH = {
         "a {} wearing glasses",
         "a {} wearing a crown",
         "a happy {}",
-        "a angry {}",  # the only article of this world is "a"
+        "an angry {}",
         "a sleeping {}",
         "a {} from the side",
         "a {} from behind",
