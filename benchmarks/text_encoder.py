@@ -17,6 +17,8 @@ About 30 seconds on one core. The folder (default: the shipped weights) holds `t
   without it, as a multiple of noun against noun;
 - noun kept: how often the noun's state in "a [V] dog" is closer to that in "a dog" than to that of
   every other noun in "a cat"; and the ratio of the two distances, the median;
+- nouns apart beside [V]: the mean-state distance of "a [V] dog" to "a [V] cat", as a multiple of
+  that of "a dog" to "a cat"; medians;
 - each attribute: accuracy of a linear probe that reads it from the averaged states of a fresh
   caption that states it.
 """
@@ -114,9 +116,10 @@ def distances(encoder: PromptEncoder) -> dict[str, float]:
     bare = encoder([f"a {noun}" for noun in nouns])  # (10, 24, D)
     at = 2  # the noun's position in "[BOS] a dog", and the identifier's in "[BOS] a [V] dog"
     ratios: dict[str, list[float]] = {"mean-state": [], "full-state": [], "own-position": []}
-    kept, noun_ratios = [], []
+    kept, noun_ratios, means = [], [], []
     for i, noun in enumerate(nouns):
         named = encoder([f"a {token} {noun}" for token in rare])  # (256, 24, D)
+        means.append(named.mean(1))
         others = torch.cat([bare[:i], bare[i + 1 :]])
         views = {
             "mean-state": (bare[i].mean(0), named.mean(1), others.mean(1)),
@@ -132,9 +135,13 @@ def distances(encoder: PromptEncoder) -> dict[str, float]:
         kept.append(float((near < far).float().mean()))
         noun_ratios.append(float((near / far).median()))
     found = {f"{name} distance": float(np.mean(values)) for name, values in ratios.items()}
+    beside = torch.stack(means, 1)  # (256, 10, D)
+    apart = torch.cdist(beside, beside)[:, *torch.triu_indices(len(nouns), len(nouns), 1)].median()
+    without = F.pdist(bare.mean(1)).median()
     return found | {
         "noun kept": float(np.mean(kept)),
         "noun distance ratio": float(np.mean(noun_ratios)),
+        "nouns apart beside [V]": float(apart / without),
     }
 
 

@@ -152,6 +152,7 @@ def test_an_identifier_changes_a_prompt_about_as_much_as_another_noun_does(measu
 def test_the_noun_stays_itself_beside_an_identifier(measured):
     assert measured["noun kept"] >= 0.999
     assert measured["noun distance ratio"] <= 0.8
+    assert measured["nouns apart beside [V]"] >= 0.7
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
