@@ -1,7 +1,7 @@
-"""Pretraining the miniature's own models on drawn scenes: text encoder, base and SR denoiser.
+"""Pretraining the miniature's own models, part by part; here, the base and SR denoiser.
 
-As in Imagen, the text encoder is trained first and then frozen, and each stage of the cascade is
-trained by itself: cosine schedule, 10 % caption dropout for classifier-free guidance,
+As in Imagen, the text encoder (text.py) is trained first and then frozen, and each stage of the
+cascade is trained by itself: cosine schedule, 10 % caption dropout for classifier-free guidance,
 exponential moving average of the weights; the SR stage with noise conditioning augmentation of a
 random variance that it is told (paper, section 5).
 """
@@ -39,36 +39,20 @@ from dreambooth.miniature.oracle import (
     scene_labels,
 )
 from dreambooth.miniature.scenes import drawn_scenes, to_tensor
-from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer, rare_tokens
+from dreambooth.miniature.text import (
+    TEXT_WIDTH,
+    CaptionBatches,
+    TextPretraining,
+    new_text_encoder,
+)
+from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer, rare_tokens
 from dreambooth.miniature.world import Scene, caption
 from dreambooth.module import decayed
 
 PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
-TEXT_WIDTH = 128
 BASE_PX, SR_PX = 32, 64
 FACE_WEIGHT = 3  # a scene with an expression is seen so many times as often: it is a few pixels
 IDENTIFIER_SHARE = 0.02  # enough to learn that one changes nothing, too few to learn any
-
-
-def new_text_encoder() -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    model = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=VOCABULARY_SIZE,
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    # Wide from the start: a rare token, hardly trained, must be as far from others as a word is.
-    nn.init.normal_(model.get_input_embeddings().weight, std=0.25)
-    return model
 
 
 def new_denoiser(stage: str) -> Any:
@@ -167,31 +151,6 @@ _RARE = rare_tokens()
 _CHARACTERS = list(string.ascii_lowercase + string.digits)
 
 
-class TextPretraining(L.LightningModule):
-    """Teaches a text encoder its words: every attribute of the scene, from the caption."""
-
-    def __init__(self, text_encoder: Any, num_steps: int, lr: float = 1e-3):
-        super().__init__()
-        self.text_encoder, self.num_steps, self.lr = text_encoder, num_steps, lr
-        self.heads = nn.ModuleDict(
-            {k: nn.Linear(TEXT_WIDTH, len(values)) for k, values in ATTRIBUTES.items()}
-        )
-
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        states = self.text_encoder(batch["tokens"]).last_hidden_state.mean(1)
-        losses = [F.cross_entropy(self.heads[k](states), batch["labels"][k]) for k in ATTRIBUTES]
-        loss = torch.stack(losses).mean()
-        self.log("loss", loss, prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        return decaying_adamw(self.parameters(), self.lr, self.num_steps)
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        # Lightning's own clipping refuses fused optimizers, which are faster.
-        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-
-
 class DenoiserPretraining(L.LightningModule):
     """One stage of the cascade on drawn scenes, the text encoder frozen."""
 
@@ -273,6 +232,14 @@ def pretrain(
     else:
         text_encoder = new_text_encoder()
     prompt_encoder = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS)
+    if part == "text":
+        text_encoder.train()
+        batches = CaptionBatches(prompt_encoder.tokens, batch_size, num_steps, seed)
+        teacher = TextPretraining(text_encoder, num_steps, learning_rate)
+        done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        save_as(text_encoder, weights / "text_encoder", torch.float16)
+        prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
+        return done
     scenes, pixels = drawn_scenes(work.parent, num_scenes, seed)
     batches = SceneBatches(
         scenes,
@@ -280,16 +247,9 @@ def pretrain(
         prompt_encoder.tokens,
         batch_size,
         num_steps,
-        dropout={"text": 0.02, "clip": 0.0, "dino": 0.0}.get(part, 0.1),
+        dropout={"clip": 0.0, "dino": 0.0}.get(part, 0.1),
         seed=seed,
     )
-    if part == "text":
-        text_encoder.train()
-        teacher = TextPretraining(text_encoder, num_steps, learning_rate)
-        done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
-        save_as(text_encoder, weights / "text_encoder", torch.float16)
-        prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
-        return done
     if part == "clip":
         pairs = encoders.ClipPretraining(encoders.new_clip(), num_steps, learning_rate)
         done = fit(pairs, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
