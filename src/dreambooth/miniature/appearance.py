@@ -11,7 +11,6 @@ from dreambooth.miniature.canvas import (
     Colour,
     Points,
     Texture,
-    curve,
     ellipse,
     shade,
 )

@@ -107,9 +107,7 @@ class Canvas:
         other.pixels[:] = colour
         return other
 
-    def fill(
-        self, points: Points, colour: "Colour | Texture", outline: float = 0.06
-    ) -> None:
+    def fill(self, points: Points, colour: "Colour | Texture", outline: float = 0.06) -> None:
         """A polygon in a colour or a texture. Its outline, `outline` units wide (0: none), is tone
         on tone: near-black lines a pixel wide are what small models smear."""
         px = self._px(points)

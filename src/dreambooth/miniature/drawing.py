@@ -107,7 +107,12 @@ def _desert(c: Canvas, rng: np.random.Generator) -> None:
 def _city(c: Canvas, rng: np.random.Generator) -> None:
     side = _side(rng)
     _sky(c, (160, 172, 196), (212, 212, 218))
-    walls = [(0.0, 0.28, 0.1, 98), (0.28, 0.5, 0.3, 128), (0.5, 0.74, 0.16, 110), (0.74, 1, 0.34, 90)]
+    walls = [
+        (0.0, 0.28, 0.1, 98),
+        (0.28, 0.5, 0.3, 128),
+        (0.5, 0.74, 0.16, 110),
+        (0.74, 1, 0.34, 90),
+    ]
     for left, right, top, grey in walls:
         if side < 0:
             left, right = 1 - right, 1 - left

@@ -1,7 +1,7 @@
 """The objects: car, boat, clock, backpack and teapot.
 
-1 unit is `figures.UNIT` of the image's side; (0, 0) is the figure's middle, and y points down. A figure
-seen from the side faces right. What lies in front is drawn later.
+1 unit is `figures.UNIT` of the image's side; (0, 0) is the figure's middle, and y points down. A
+figure seen from the side faces right. What lies in front is drawn later.
 """
 
 import numpy as np

@@ -6,7 +6,6 @@ exponential moving average of the weights; the SR stage with noise conditioning 
 random variance that it is told (paper, section 5).
 """
 
-import string
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
@@ -44,15 +43,16 @@ from dreambooth.miniature.text import (
     CaptionBatches,
     TextPretraining,
     new_text_encoder,
+    random_caption,
 )
-from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer, rare_tokens
-from dreambooth.miniature.world import Scene, caption
+from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
+from dreambooth.miniature.world import Scene
 from dreambooth.module import decayed
 
 PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
 BASE_PX, SR_PX = 32, 64
 FACE_WEIGHT = 3  # a scene with an expression is seen so many times as often: it is a few pixels
-IDENTIFIER_SHARE = 0.02  # enough to learn that one changes nothing, too few to learn any
+IDENTIFIER_SHARE = 0.03  # enough to learn that one changes nothing, too few to learn any
 
 
 def new_denoiser(stage: str) -> Any:
@@ -83,19 +83,18 @@ def new_denoiser(stage: str) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def new_scheduler(stage: str) -> Any:
-    """The cosine schedule (arXiv 2102.09672); the base predicts v (arXiv 2202.00512), SR x."""
+def new_scheduler() -> Any:
+    """The cosine schedule (arXiv 2102.09672), predicting x: a flat area is then simply flat, where
+    a prediction of v would have to carry all of its noise through the network to remove it."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="sample" if stage == "sr" else "v_prediction",
-        clip_sample=True,
+        beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True
     )
 
 
 def new_stage(name: str, prompt_encoder: PromptEncoder) -> CascadeStage:
-    parts = (name, new_denoiser(name), new_scheduler(name), prompt_encoder)
+    parts = (name, new_denoiser(name), new_scheduler(), prompt_encoder)
     return CascadeStage(*parts, *((SR_PX, 4, BASE_PX) if name == "sr" else (BASE_PX, 2)))
 
 
@@ -103,8 +102,8 @@ class SceneBatches(Dataset):
     """Batch number `step`, drawn from (seed, step) alone, so a killed training resumes exactly.
 
     A batch: `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of captions in which
-    attributes are left out at random, a share `dropout` of them empty and one in fifty holding a
-    meaningless identifier; `labels`, each (B,).
+    attributes are left out at random, a share `dropout` of them empty and `IDENTIFIER_SHARE`
+    holding a meaningless identifier; `labels`, each (B,).
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class SceneBatches(Dataset):
         rng = np.random.default_rng([self.seed, step])
         index = np.sort(np.searchsorted(self.ends, rng.random(self.batch_size), side="right"))
         scenes = [self.scenes[i] for i in index]
-        texts = [self._caption(s, rng) if rng.random() >= self.dropout else "" for s in scenes]
+        texts = [random_caption(s, rng, self.dropout, IDENTIFIER_SHARE) for s in scenes]
         labels = [scene_labels(s) for s in scenes]
         return {
             "step": step,
@@ -138,17 +137,6 @@ class SceneBatches(Dataset):
             "tokens": self.tokenize(texts),
             "labels": {k: torch.tensor([row[k] for row in labels]) for k in ATTRIBUTES},
         }
-
-    def _caption(self, scene: Scene, rng: np.random.Generator) -> str:
-        identifier = ""
-        if rng.random() < IDENTIFIER_SHARE:
-            rare = str(rng.choice(_RARE))
-            identifier = rare if rng.random() < 0.7 else "".join(rng.choice(_CHARACTERS, 5))
-        return caption(scene, rng, identifier)
-
-
-_RARE = rare_tokens()
-_CHARACTERS = list(string.ascii_lowercase + string.digits)
 
 
 class DenoiserPretraining(L.LightningModule):
@@ -175,10 +163,8 @@ class DenoiserPretraining(L.LightningModule):
         t = torch.randint(stage.schedule.num_timesteps, (len(x),), generator=noise)
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
-        # An error of x matters more where there is little noise; v has that built in.
-        kind = stage.schedule.prediction_type
-        weighting = "min_snr" if kind == "sample" else "uniform"
-        weights = loss_weights(weighting, stage.schedule.snr(t), kind)
+        # An error of x matters more where there is little noise.
+        weights = loss_weights("min_snr", stage.schedule.snr(t), stage.schedule.prediction_type)
         loss = term(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t), weights)
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -69,15 +69,20 @@ def meaningless_identifier(rng: np.random.Generator) -> str:
     return " ".join(rng.choice(_RARE, count, replace=False))
 
 
-def random_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption as `world.caption` makes it, or an empty one; half of them with an identifier.
+def random_caption(
+    scene: Scene,
+    rng: np.random.Generator,
+    empty_share: float = EMPTY_SHARE,
+    identifier_share: float = IDENTIFIER_SHARE,
+) -> str:
+    """A caption as `world.caption` makes it, or an empty one; some of them with an identifier.
 
     In some the identifier takes the noun's place ("a red [V] in the snow"), so that one alone
     comes to mean no class in particular.
     """
-    if rng.random() < EMPTY_SHARE:
+    if rng.random() < empty_share:
         return ""
-    if rng.random() >= IDENTIFIER_SHARE:
+    if rng.random() >= identifier_share:
         return caption(scene, rng)
     identifier, noun = meaningless_identifier(rng), scene.individual.class_noun
     text = caption(scene, rng, identifier)
