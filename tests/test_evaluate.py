@@ -22,7 +22,7 @@ from dreambooth.run import Run
 
 DETAIL = set(OF_SUPER_RESOLUTION) - {"sr_dino", "sr_lpips"}
 FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
-ORACLE = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
+ORACLE = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
 
 
 def save(path, pixels):

@@ -138,8 +138,9 @@ ADAM_LR = 1.5e-3  # of biases, norms and heads
 
 
 class OraclePretraining(L.LightningModule):
-    """The mean cross-entropy of the attributes, half of the contrastive loss of individuals, and
-    the cross-entropy of clean, in which drawings and damaged pictures count as much."""
+    """A third of the sum of the attributes' cross-entropies, half of the contrastive loss of
+    individuals, and the cross-entropy of clean, in which drawings and damaged pictures count as
+    much."""
 
     def __init__(self, network: OracleNetwork, num_steps: int, lr: float = 0.02):
         super().__init__()
@@ -155,7 +156,7 @@ class OraclePretraining(L.LightningModule):
         }
         identity = same_individual_loss(outputs.embeddings[:n], batch["individuals"], 0.1)
         clean = clean_loss(outputs.clean.float(), batch["damaged_clean"])
-        loss = torch.stack([*attributes.values()]).mean() + 0.5 * identity + clean
+        loss = torch.stack([*attributes.values()]).sum() / 3 + 0.5 * identity + clean
         self.log_dict({"identity": identity, "clean": clean, **attributes}, prog_bar=True)
         return loss
 
