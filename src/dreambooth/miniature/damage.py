@@ -158,8 +158,8 @@ def damaged(
 
 def mildly_changed(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Changes that a good sample of a model has and nobody minds, each in a third of the pictures:
-    moved by up to 1 px, softer (also drawn at half the size and enlarged), other colours by a few
-    grey levels, JPEG."""
+    moved by up to 1 px, softer (by a filter, or by half the size, where noise of up to 4 grey
+    levels is added, and enlarged), other colours by a few grey levels, JPEG."""
     chosen = rng.random(4) < 1 / 3
     if chosen[0]:
         dx, dy = rng.uniform(-1, 1, 2)
@@ -172,7 +172,9 @@ def mildly_changed(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     elif chosen[1]:
         height, width = pixels.shape[:2]
         small = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        pixels = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+        noisy = small + rng.uniform(0, 4) * rng.standard_normal(small.shape)
+        enlarged = cv2.resize(noisy, (width, height), interpolation=cv2.INTER_CUBIC)
+        pixels = enlarged.round().clip(0, 255).astype(np.uint8)
     if chosen[2]:
         colours = pixels * rng.uniform(0.96, 1.04) + rng.uniform(-6, 6, 3)
         pixels = colours.round().clip(0, 255).astype(np.uint8)
