@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ COLUMNS = 8
 PER_SHEET = COLUMNS * COLUMNS
 ENLARGED = 3
 _PICTURE_PX = SIZE_PX * ENLARGED
-_CAPTION_PX = 30
+_CAPTION_PX = 43
 _GAP_PX = 4
 _LINE = 30  # characters
 
@@ -122,10 +123,8 @@ def _sheet(pixels: np.ndarray, prompts: Sequence[str], first: int) -> np.ndarray
         y, x = _corner(place)
         enlarged = picture.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         sheet[y : y + _PICTURE_PX, x : x + _PICTURE_PX] = enlarged
-        text = f"{first + place}: {prompt}"
-        for line, start in enumerate(range(0, min(len(text), 2 * _LINE), _LINE)):
-            where = (x, y + _PICTURE_PX + 11 + 13 * line)
-            words, font = text[start : start + _LINE], cv2.FONT_HERSHEY_SIMPLEX
+        for number, words in enumerate(wrap(f"{first + place}: {prompt}", _LINE)[:3]):
+            where, font = (x, y + _PICTURE_PX + 11 + 13 * number), cv2.FONT_HERSHEY_SIMPLEX
             cv2.putText(sheet, words, where, font, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
     return sheet
 

@@ -2,13 +2,14 @@
 
 import math
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dreambooth.miniature import oracle_pretraining
-from dreambooth.miniature.oracle import EMBEDDING, OracleNetwork
+from dreambooth.miniature.oracle import EMBEDDING, OracleNetwork, Outputs
 from dreambooth.miniature.oracle_pretraining import (
     RELATIONS,
     OracleBatches,
@@ -21,6 +22,7 @@ from dreambooth.miniature.oracle_pretraining import (
     roughen,
     same_individual_loss,
 )
+from dreambooth.miniature.pretraining import fit
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,30 @@ def test_a_few_steps_teach_the_network(batch):
     assert losses[-1] < 0.8 * losses[0]
 
 
+class KilledError(Exception):
+    pass
+
+
+class Killed(OraclePretraining):
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.trainer.global_step == 3:
+            raise KilledError
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
+    def trained(module_class, folder):
+        L.seed_everything(0, verbose=False)
+        student = module_class(OracleNetwork(), num_steps=5)
+        fit(student, OracleBatches(5, seed=1, groups=1), 5, folder, 0.9, save_every=2)
+        return dict(student.network.named_parameters())
+
+    with pytest.raises(KilledError):
+        trained(Killed, tmp_path / "killed")
+    resumed = trained(OraclePretraining, tmp_path / "killed")
+    straight = trained(OraclePretraining, tmp_path / "straight")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
 # --- calibration -------------------------------------------------------------------------------
 
 
@@ -181,13 +207,7 @@ class _KnowsSome(torch.nn.Module):
         centre, noise = directions(1, seed=self.calls), directions(28, seed=100 + self.calls)
         centres = torch.cat([centre.expand(22, -1), directions(6, seed=200 + self.calls)])
         embeddings = F.normalize(centres + self.spread * noise, dim=-1)
-        return oracle_pretraining_outputs(embeddings)
-
-
-def oracle_pretraining_outputs(embeddings):
-    from dreambooth.miniature.oracle import Outputs
-
-    return Outputs({}, embeddings, torch.zeros(len(embeddings)))
+        return Outputs({}, embeddings, torch.zeros(len(embeddings)))
 
 
 def test_calibration_makes_the_probabilities_right_on_average(monkeypatch):
