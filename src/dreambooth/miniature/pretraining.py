@@ -265,7 +265,7 @@ def pretrain(
         weak = None if samples is None else read_samples(Path(samples))
         groups = max(1, batch_size // 6)
         batches: Dataset = OracleBatches(num_steps, seed, groups, samples=weak)
-        done = fit(oracle, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        done = fit(oracle, batches, num_steps, work, ema_decay, 100, max_minutes)
         calibrate(oracle.network, seed)
         Oracle(oracle.network).save(weights)
         return done
