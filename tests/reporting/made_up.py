@@ -31,8 +31,9 @@ DRAWN = {  # name -> class noun, seed
 }
 PROTOCOLS = {
     "identity": "P(same individual), oracle, mean over 16 drawings of it (64x64 px, 8 bits)",
-    "class_accuracy": "share that shows the subject's true class, oracle",
-    "context_accuracy": "share in the prompted context, oracle",
+    "clean": "share of undamaged drawings: P(clean) >= 0.5, oracle",
+    "class_accuracy": "share that is clean and shows the subject's true class, oracle",
+    "context_accuracy": "share that is clean and in the prompted context, oracle",
     "drift": "identity of the class prompt's images, mean over 16 drawings of it",
     "diversity": "mean pairwise 1 - cosine of oracle embeddings, class prompt's images",
     "dino": "mean cosine, all images x {} real photos (64x64 px, 8 bits); DINO: {}",
@@ -51,8 +52,8 @@ PROTOCOLS = {
     "sr_ssim": "photos shrunk to 32 px by area and enlarged by the SR stage",
 }
 _SHARES = {"class_right", "context_right", "copied", "colour_right", "style_right", "view_right"}
-_SHARES |= {"accessory_right", "expression_right"}
-_COLUMN = {"drift": "identity", "class_accuracy": "class_right"}
+_SHARES |= {"accessory_right", "expression_right", "is_clean"}
+_COLUMN = {"drift": "identity", "clean": "is_clean", "class_accuracy": "class_right"}
 _COLUMN |= {"context_accuracy": "context_right"}
 
 
@@ -284,7 +285,14 @@ def _scores(
     base = {"identity": 0.75, "dino": 0.65, "clip_i": 0.7, "clip_t": 0.35, "copy": 0.7}
     base |= {"copied": 0.4, "div": 0.3, "class_right": 0.95, "context_right": 0.85, "detail": 0.7}
     base |= {"sr_identity": 0.7, "sr_layout_error": 0.2, "sr_dino": 0.8, "sr_detail": 0.7}
-    base |= {"sr_psnr": 22.0, "sr_ssim": 0.85, "pres": 0.4, "diversity": 0.7, "drift": 0.15}
+    base |= {
+        "is_clean": 0.97,
+        "sr_psnr": 22.0,
+        "sr_ssim": 0.85,
+        "pres": 0.4,
+        "diversity": 0.7,
+        "drift": 0.15,
+    }
     who = f"{config['subject']['name']}"
     own = np.random.default_rng([*who.encode(), int(chosen.get("seed", "0"))])
     by_subject = {column: 0.04 * own.standard_normal() for column in base}
@@ -301,7 +309,7 @@ def _scores(
         row |= {"index": index, "seed": config["seed"]}
         columns = [*sets[image_set], *(["detail"] if image_set == "prompts" else [])]
         if image_set == "prompts":
-            columns += [f"{asked}_right" for asked in _asked(template)]
+            columns += [*(f"{asked}_right" for asked in _asked(template)), "is_clean"]
         for place, column in enumerate(columns):
             mean = base.get(column, 0.8) + effect(column, chosen) + by_subject.get(column, 0.0)
             value = mean + 0.05 * shared[place] + 0.05 * noise.standard_normal()

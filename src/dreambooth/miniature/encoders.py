@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreambooth.metrics.features import IMAGENET_MEAN, IMAGENET_STD
-from dreambooth.miniature.oracle import roughen
+from dreambooth.miniature.oracle_pretraining import roughen
 from dreambooth.miniature.pretraining import decaying_adamw
 from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer
 

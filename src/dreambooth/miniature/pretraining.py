@@ -28,14 +28,12 @@ from dreambooth.backbones.cascade import (
     save_as,
 )
 from dreambooth.loss import loss_weights, term
-from dreambooth.miniature.oracle import (
-    ATTRIBUTES,
-    IdentityBatches,
-    Oracle,
-    OracleNetwork,
+from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, scene_labels
+from dreambooth.miniature.oracle_pretraining import (
+    OracleBatches,
     OraclePretraining,
     calibrate,
-    scene_labels,
+    read_samples,
 )
 from dreambooth.miniature.scenes import drawn_scenes, to_tensor
 from dreambooth.miniature.text import (
@@ -188,10 +186,12 @@ def pretrain(
     ema_decay: float,
     max_minutes: float | None = None,
     seed: int = 0,
+    samples: str | None = None,
 ) -> bool:
     """Train one part of the miniature and write it to `weights`; resumes what `work` holds.
 
     Parts, in their order: `text`, then `base` and `sr` (either first); the others at any time.
+    `samples`, of the oracle only: a .npy file of pictures by weak models, which are not clean.
     Returns whether all steps are done; the averaged weights so far are written in any case.
     """
     from transformers import CLIPTextModel
@@ -207,8 +207,10 @@ def pretrain(
     L.seed_everything(seed, verbose=False)
     if part == "oracle":
         oracle = OraclePretraining(OracleNetwork(), num_steps, learning_rate)
-        batches: Dataset = IdentityBatches(num_steps, seed, groups=max(1, batch_size // 6))
-        done = fit(oracle, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        weak = None if samples is None else read_samples(Path(samples))
+        groups = max(1, batch_size // 6)
+        batches: Dataset = OracleBatches(num_steps, seed, groups, samples=weak)
+        done = fit(oracle, batches, num_steps, work, ema_decay, 100, max_minutes)
         calibrate(oracle.network, seed)
         Oracle(oracle.network).save(weights)
         return done

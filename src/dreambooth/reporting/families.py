@@ -20,7 +20,7 @@ _FAMILIES = {  # of the paper's section 4.4, told by a prompt's template
     r" \{\}",
     "recontextualization": r"\{\}.* (in|on|under|with|floating|at|near)\b",
 }
-_ASKED = "share that shows everything the prompt asks for but its class, oracle"
+_ASKED = "share that is clean and shows everything the prompt asks for but its class, oracle"
 
 
 def family_of(template: str) -> str:
@@ -46,7 +46,7 @@ def applications(part: Part, measured: Measured) -> Table | None:
     kinds = [*_FAMILIES, "several at once"]
     present = {family_of(template) for template in templates}
     families = [name for name in kinds if name in present]
-    columns = _columns(cells, ("dino", "identity", "clip_i", "clip_t", "class_accuracy"))
+    columns = _columns(cells, ("dino", "identity", "clip_i", "clip_t", "clean", "class_accuracy"))
     if len(families) < 2 or not columns:
         return None
     if any(measured.scores(cell.finished, "asked") for cell in cells):
