@@ -11,7 +11,7 @@ from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
-from dreambooth.miniature.canvas import INK
+from dreambooth.miniature.canvas import EDGE, shade
 from dreambooth.miniature.drawing import SIZE_PX
 from dreambooth.miniature.oracle import Oracle, Reading, prompted_values
 from dreambooth.miniature.references import NUM_REFERENCES, asked_of_subject, references
@@ -123,12 +123,13 @@ class OracleScorer:
 
 def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | None:
     """Share of the pixels that have one of the individual's colours in `original` and are nearer to
-    another one, or to the outline's, in `image`; None where the original shows none of them.
+    another one, or to an outline's, in `image`; None where the original shows none of them.
 
     uint8 (3, H, W) both. A pixel has a colour if it differs by at most 40 of 255 (Euclidean).
     """
     names = [name for name in (who.main, who.second, who.emblem_colour) if name]
-    palette = torch.tensor([*(COLOURS[name] for name in names), INK]).float()
+    edges = [shade(COLOURS[name], EDGE) for name in names]
+    palette = torch.tensor([*(COLOURS[name] for name in names), *edges]).float()
 
     def distances(pixels: Tensor) -> Tensor:
         return torch.cdist(pixels.float().flatten(1).T, palette)  # (H * W, colours)
