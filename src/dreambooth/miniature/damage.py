@@ -142,13 +142,17 @@ DAMAGES: dict[str, Damage] = {
     "melt": melt,
     "several": several,
 }
+_SHARES = {"warp": 0.3, "blend": 0.2}  # the two that are hardest to see; the others share the rest
 
 
 def damaged(
     pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator, kind: str | None = None
 ) -> tuple[np.ndarray, float]:
     """The picture after a damage of `kind`, any if None, and its label (`is_clean`)."""
-    spoil = DAMAGES[kind or str(rng.choice(list(DAMAGES)))]
+    if kind is None:
+        rest = (1 - sum(_SHARES.values())) / (len(DAMAGES) - len(_SHARES))
+        kind = str(rng.choice(list(DAMAGES), p=[_SHARES.get(name, rest) for name in DAMAGES]))
+    spoil = DAMAGES[kind]
     after = spoil(pixels, other, rng)
     return after, is_clean(visible_change(pixels, after))
 
