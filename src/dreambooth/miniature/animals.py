@@ -202,7 +202,7 @@ def _fish_head_on(c: Canvas, look: Look) -> None:
     w, h, e = look.who.width, look.who.head, look.who.extras
     fin = [(-0.16, -0.5), (-0.14, -0.82 - 0.3 * e), (0.18, -0.82 - 0.2 * e), (0.16, -0.5)]
     c.fill(curve(fin), look.second)
-    side_fin = curve([(0.5, 0.0), (1.0 * e, -0.28), (1.02 * e, 0.4), (0.5, 0.34)])
+    side_fin = curve([(0.55, 0.02), (0.9 * e, -0.2), (0.94 * e, 0.36), (0.55, 0.32)])
     for side in (side_fin, mirrored(side_fin)):
         c.fill(side, look.second)
     c.fill(ellipse(0, 0.04, 0.66 * w, 0.68 * h), look.skin)

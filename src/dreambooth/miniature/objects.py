@@ -27,44 +27,45 @@ WOOD: Colour = (128, 82, 50)
 
 
 def draw_car(c: Canvas, look: Look) -> None:
-    top = -0.5 - 0.16 * (look.who.extras - 1)  # of the cabin
+    top = -0.56 - 0.16 * (look.who.extras - 1)  # of the cabin
     if look.view == "side":
         _car_from_side(c, look, top)
         return
     w, front = look.who.width, look.view == "front"
     for x in (-0.58, 0.58):
-        c.fill(box(x - 0.16, 0.4, x + 0.16, 0.82), RUBBER)
-    c.fill([(-0.62, 0.05), (-0.46, top), (0.46, top), (0.62, 0.05)], look.second)
-    pane = np.array([(-0.48, 0.0), (-0.36, top + 0.13), (0.36, top + 0.13), (0.48, 0.0)])
-    c.fill(pane if front else pane * (0.8, 0.7) - (0, 0.05), GLASS, outline=0.04)
+        c.fill(box(x - 0.16, 0.4, x + 0.16, 0.84), RUBBER)
+    c.fill([(-0.66, 0.05), (-0.5, top), (0.5, top), (0.66, 0.05)], look.second)
+    pane = np.array([(-0.42, -0.04), (-0.32, top + 0.2), (0.32, top + 0.2), (0.42, -0.04)])
+    c.fill(pane if front else pane * (0.8, 0.8) - (0, 0.04), GLASS, outline=0.04)
     bonnet = [(-0.8 * w, 0.12), (-0.66, 0.0), (0.66, 0.0), (0.8 * w, 0.12)]
-    c.fill([*bonnet, (0.82 * w, 0.6), (-0.82 * w, 0.6)], look.skin)
+    c.fill([*bonnet, (0.82 * w, 0.66), (-0.82 * w, 0.66)], look.skin)
+    c.fill(box(-0.86 * w, 0.46, 0.86 * w, 0.64), look.second)  # the bumper
     lamp, size = (GOLD, 0.16) if front else (TAIL_LAMP, 0.15)
     for x in (-0.56, 0.56):
-        c.fill(ellipse(x * w, 0.24, size, size, n=12), lamp, outline=0.04)
+        c.fill(ellipse(x * w, 0.22, size, size, n=12), lamp, outline=0.04)
     if front:
-        c.fill([(-0.3, 0.42), (0.3, 0.42), (0.26, 0.56), (-0.26, 0.56)], RUBBER, outline=0)
-        draw_emblem(c, look, 0, 0.2, 0.17)
+        draw_emblem(c, look, 0, 0.22, 0.18)
     else:
-        c.fill(box(-0.24, 0.28, 0.24, 0.46), CREAM, outline=0.04)  # the number plate
+        c.fill(box(-0.24, 0.16, 0.24, 0.36), CREAM, outline=0.04)  # the number plate
 
 
 def _car_from_side(c: Canvas, look: Look, top: float) -> None:
     w, r = look.who.width, 0.25 * look.who.head
-    c.fill([(-0.62, 0.05), (-0.42, top), (0.3, top), (0.62, 0.05)], look.second)
-    sill = top + 0.12
+    c.fill([(-0.66, 0.05), (-0.46, top), (0.34, top), (0.68, 0.05)], look.second)
+    sill = top + 0.18
     for pane in (
-        [(-0.46, 0.0), (-0.32, sill), (-0.08, sill), (-0.08, 0.0)],
-        [(0.04, 0.0), (0.04, sill), (0.24, sill), (0.46, 0.0)],
+        [(-0.44, -0.03), (-0.32, sill), (-0.14, sill), (-0.14, -0.03)],
+        [(0.06, -0.03), (0.06, sill), (0.2, sill), (0.4, -0.03)],
     ):
         c.fill(pane, GLASS, outline=0.04)
     body = [(-0.98 * w, 0.1), (-0.6, -0.02), (0.6, -0.02), (0.98 * w, 0.16)]
-    c.fill([*body, (1.0 * w, 0.52), (-0.98 * w, 0.52)], look.skin)
-    c.fill(ellipse(0.9 * w, 0.24, 0.12, 0.13, n=12), GOLD, outline=0.04)
+    c.fill([*body, (1.0 * w, 0.56), (-0.98 * w, 0.56)], look.skin)
+    c.fill(box(-1.02 * w, 0.44, 1.04 * w, 0.58), look.second)  # the bumper
+    c.fill(ellipse(0.88 * w, 0.24, 0.12, 0.13, n=12), GOLD, outline=0.04)
     for x in (-0.52, 0.54):  # wheels
-        c.fill(ellipse(x * w, 0.55, r, r), RUBBER)
-        c.fill(ellipse(x * w, 0.55, 0.5 * r, 0.5 * r, n=12), STEEL, outline=0)
-    draw_emblem(c, look, 0.0, 0.27, 0.18)
+        c.fill(ellipse(x * w, 0.58, r, r), RUBBER)
+        c.fill(ellipse(x * w, 0.58, 0.5 * r, 0.5 * r, n=12), STEEL, outline=0)
+    draw_emblem(c, look, 0.0, 0.22, 0.18)
 
 
 def draw_boat(c: Canvas, look: Look) -> None:
