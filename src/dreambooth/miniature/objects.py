@@ -34,24 +34,26 @@ def draw_car(c: Canvas, look: Look) -> None:
     w, front = look.who.width, look.view == "front"
     for x in (-0.58, 0.58):
         c.fill(box(x - 0.16, 0.4, x + 0.16, 0.84), RUBBER)
-    c.fill([(-0.66, 0.05), (-0.5, top), (0.5, top), (0.66, 0.05)], look.second)
-    pane = np.array([(-0.42, -0.04), (-0.32, top + 0.2), (0.32, top + 0.2), (0.42, -0.04)])
-    c.fill(pane if front else pane * (0.8, 0.8) - (0, 0.04), GLASS, outline=0.04)
+    c.fill([(-0.66, 0.05), (-0.5, top), (0.5, top), (0.66, 0.05)], look.skin)
+    c.fill([(-0.54, top + 0.14), (-0.5, top), (0.5, top), (0.54, top + 0.14)], look.second)
+    pane = np.array([(-0.46, -0.02), (-0.36, top + 0.2), (0.36, top + 0.2), (0.46, -0.02)])
+    c.fill(pane if front else pane * (0.7, 0.8) - (0, 0.04), GLASS, outline=0.04)
     bonnet = [(-0.8 * w, 0.12), (-0.66, 0.0), (0.66, 0.0), (0.8 * w, 0.12)]
     c.fill([*bonnet, (0.82 * w, 0.66), (-0.82 * w, 0.66)], look.skin)
-    c.fill(box(-0.86 * w, 0.46, 0.86 * w, 0.64), look.second)  # the bumper
+    c.fill(box(-0.86 * w, 0.52, 0.86 * w, 0.66), look.second)  # the bumper
     lamp, size = (GOLD, 0.16) if front else (TAIL_LAMP, 0.15)
     for x in (-0.56, 0.56):
         c.fill(ellipse(x * w, 0.22, size, size, n=12), lamp, outline=0.04)
     if front:
         draw_emblem(c, look, 0, 0.22, 0.18)
     else:
-        c.fill(box(-0.24, 0.16, 0.24, 0.36), CREAM, outline=0.04)  # the number plate
+        c.fill(box(-0.2, 0.2, 0.2, 0.36), CREAM, outline=0.04)  # the number plate
 
 
 def _car_from_side(c: Canvas, look: Look, top: float) -> None:
     w, r = look.who.width, 0.25 * look.who.head
-    c.fill([(-0.66, 0.05), (-0.46, top), (0.34, top), (0.68, 0.05)], look.second)
+    c.fill([(-0.66, 0.05), (-0.46, top), (0.34, top), (0.68, 0.05)], look.skin)
+    c.fill([(-0.52, top + 0.14), (-0.46, top), (0.34, top), (0.42, top + 0.14)], look.second)
     sill = top + 0.18
     for pane in (
         [(-0.44, -0.03), (-0.32, sill), (-0.14, sill), (-0.14, -0.03)],
@@ -166,5 +168,5 @@ def draw_teapot(c: Canvas, look: Look) -> None:
         c.fill(ellipse(0, -0.02, 0.18, 0.14, n=14), INK, outline=0)
         draw_emblem(c, look, -0.38, 0.22, 0.15)
     else:  # the handle
-        bow = curve([(0, -0.2), (0.26 * e, -0.1), (0.26 * e, 0.4), (0, 0.56)], closed=False)
-        c.line(np.concatenate([bow, mirrored(bow)[::-1]]), 0.12, look.second, outline=0.05)
+        bow = curve([(0, -0.12), (0.2 * e, -0.05), (0.2 * e, 0.34), (0, 0.46)], closed=False)
+        c.line(np.concatenate([bow, mirrored(bow)[::-1]]), 0.1, look.second, outline=0.04)
