@@ -50,7 +50,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_pixels_are_those_that_the_shipped_weights_were_trained_on(name):
-    """The weights of the miniature, the oracle's accuracy and every number in the README depend on
+    """The weights of the miniature, the oracle's accuracy and every number in docs/ depend on
     them: if this fails, undo the change of the world, or pretrain everything again."""
     if name == "casual":
         scenes = [s for noun in world.CLASSES for s in casual_photos(noun, 123, 2)]
