@@ -114,7 +114,7 @@ def test_dino_s_extractor_gives_the_images_as_they_were_in_training(tmp_path, pi
 
 def test_both_encoders_fit_what_is_left_of_the_weights_budget():
     count = sum(p.numel() for model in (new_clip(), new_dino()) for p in model.parameters())
-    assert 2 * count <= 3.6e6  # bytes, as float16
+    assert 2 * count <= 6.2e6  # bytes, as float16; all weights together have 45 million
 
 
 # --- DINO's views ------------------------------------------------------------------------------
