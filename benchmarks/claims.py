@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from dreambooth.cells import find_runs
-from dreambooth.run import Run
+from dreambooth.runs.cells import find_runs
+from dreambooth.runs.run import Run
 
 Cell = tuple[float, str]  # lambda, class
 METRICS = ("identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity")

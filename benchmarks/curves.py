@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from dreambooth.cells import find_runs
-from dreambooth.run import Run
+from dreambooth.runs.cells import find_runs
+from dreambooth.runs.run import Run
 
 REACHED = 0.8
 SCORES = ("identity", "dino", "context_accuracy", "copied", "drift")

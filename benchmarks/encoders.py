@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 from dreambooth.miniature import WEIGHTS, world
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.oracle_quality import SEED, auc

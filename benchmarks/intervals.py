@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dreambooth.metrics.intervals import mean_of_groups, mean_of_pairs
-from dreambooth.run import Metric
+from dreambooth.runs.records import Metric
 
 NUM_IMAGES = 4  # of a prompt, as in the paper
 DIMENSIONS = 16

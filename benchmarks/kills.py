@@ -26,7 +26,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 SMALL = (

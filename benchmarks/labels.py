@@ -20,11 +20,11 @@ from textwrap import wrap
 import cv2
 import numpy as np
 
-from dreambooth.files import csv_of
 from dreambooth.miniature import WEIGHTS
 from dreambooth.miniature.drawing import SIZE_PX
 from dreambooth.miniature.oracle import Oracle, Reading, prompted_values
 from dreambooth.miniature.scenes import to_tensor
+from dreambooth.runs.files import csv_of
 
 COLUMNS = 8
 PER_SHEET = COLUMNS * COLUMNS

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from dreambooth.assemble import assemble
 from dreambooth.backbones.stage import Encoded
 from dreambooth.experiment import Experiment
-from dreambooth.module import DreamBooth
-from dreambooth.run import Run
-from dreambooth.starting import plain_config
-from dreambooth.subjects.draws import TrainingDraws
+from dreambooth.launch.start import plain_config
+from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.runs.run import Run
+from dreambooth.training.draws import TrainingDraws
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 PAIRS = 5

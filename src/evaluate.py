@@ -17,9 +17,8 @@ def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from dreambooth.assemble import quieten_libraries, scorers_of
-    from dreambooth.miniature.metricbench import bench, report
-    from dreambooth.rescoring import score_again, score_external
-    from dreambooth.starting import plain_config
+    from dreambooth.launch.rescoring import score_again, score_external
+    from dreambooth.launch.start import plain_config
 
     try:
         config: dict[str, Any] = plain_config(cfg, list(HydraConfig.get().overrides.task))
@@ -35,6 +34,8 @@ def main(cfg: DictConfig) -> None:
         elif given == ["images"]:
             score_external(config)
         else:
+            from dreambooth.miniature.metricbench import bench, report
+
             print(report(bench(scorers_of(config["metrics"]), **config["bench"])))
     except ValueError as error:
         sys.exit(f"{error}")

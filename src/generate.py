@@ -19,9 +19,9 @@ def main(cfg: DictConfig) -> None:
 
     from dreambooth.assemble import reload, samplers
     from dreambooth.experiment import draw_pictures
-    from dreambooth.run import Run
-    from dreambooth.settings import check_count
-    from dreambooth.starting import plain_config
+    from dreambooth.launch.start import plain_config
+    from dreambooth.runs.run import Run
+    from dreambooth.runs.settings import check_count
 
     try:
         wanted = plain_config(cfg, [])

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from dreambooth.launching import done_by_ranks, objective
-    from dreambooth.provenance import timed
-    from dreambooth.starting import start_run
-    from dreambooth.sweep import tell_errors
+    from dreambooth.launch.outcome import tell_errors
+    from dreambooth.launch.processes import done_by_ranks, objective
+    from dreambooth.launch.start import start_run
+    from dreambooth.runs.provenance import timed
 
     with tell_errors():
         if not done_by_ranks(cfg):

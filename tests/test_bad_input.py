@@ -9,7 +9,9 @@ import yaml
 from commands import command, train
 from PIL import Image
 
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -251,7 +253,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
                 raise OSError(28, "No space left on device", name)
         fsync(number)
 
-    monkeypatch.setattr("dreambooth.files.os.fsync", full)
+    monkeypatch.setattr("dreambooth.runs.files.os.fsync", full)
     ended = train(tiny, tmp_path / "run", "metrics=none", "method.max_steps=3")
     assert ended.code == 1
     assert "No space left on device" in ended.output

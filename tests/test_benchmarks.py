@@ -1,11 +1,17 @@
 """The benchmarks load, and some are run; kills.py by tests/test_kills.py."""
 
+import json
 import re
 import runpy
 
+import numpy as np
 import pytest
 from commands import ROOT, process
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save_file
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
@@ -57,3 +63,107 @@ def test_quality_refuses_what_it_cannot_measure(tmp_path):
     ended = process("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
     assert ended.code == 1
     assert "is no folder: give one that holds a DINO ViT" in ended.output
+
+
+SAME_BITS = runpy.run_path(str(ROOT / "benchmarks/same_bits.py"))
+
+
+def recorded(folder, weight=0.5, pixel=7, score=0.25, protocol="mean cosine", time="1"):
+    """The record of a run that left these; `time` is also in the metadata of its files."""
+    folder.mkdir()
+    tensors = {"a": np.float32([weight, 2]), "b": np.zeros((2, 3), np.float32)}
+    save_file(tensors, folder / "model.safetensors", {"time": time})
+    info = PngInfo()
+    info.add_text("time", time)
+    Image.new("RGB", (4, 4), (pixel, 0, 0)).save(folder / "dog.png", pnginfo=info)
+    (folder / "scores.csv").write_text(f'"index","dino"\n0,{score}\n')
+    (folder / "history.csv").write_text(f'"step","time/step_ms"\n0,{time}\n')
+    metrics = {"dino": {"value": 0.9, "ci95": None, "protocol": protocol}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "provenance.json").write_text(json.dumps({"seconds": time}))
+    return SAME_BITS["bits_of"](folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({}, None),
+        ({"time": "2"}, None),
+        ({"weight": 0.5000001}, "model.safetensors"),
+        ({"pixel": 8}, "dog.png"),
+        ({"score": 0.26}, "scores.csv: dino"),
+        ({"protocol": "median cosine"}, "metrics.json: dino.protocol"),
+    ],
+)
+def test_each_changed_weight_picture_and_score_is_one_difference(tmp_path, changed, what):
+    before = {"cell": recorded(tmp_path / "before"), "sr": {"dog.png": "0"}}
+    after = {"cell": recorded(tmp_path / "after", **changed), "sr": {"dog.png": "0"}}
+    found = SAME_BITS["differences"](before, after)
+    assert [(d.run, d.what) for d in found] == ([("cell", what)] if what else [])
+    assert all(d.before != d.after for d in found)
+    assert SAME_BITS["differences"](before, after, [f"cell: {what}"]) == []
+
+
+def test_a_missing_run_and_a_missing_picture_are_one_difference_each():
+    before = {"cell": {"a.png": "0", "b.png": "1"}, "sr": {"a.png": "0", "b.png": "1"}}
+    after = {"cell": {"b.png": "1", "c.png": "2"}, "new": {}}
+    assert [str(d) for d in SAME_BITS["differences"](before, after)] == [
+        "cell: a.png: 0 -> missing",
+        "cell: c.png: missing -> 2",
+        "sr: the run: recorded -> missing",
+        "new: the run: missing -> recorded",
+    ]
+
+
+def test_comparing_records_prints_a_line_for_each_difference_and_fails(tmp_path):
+    record = {"cell": {"a.png": "0" * 64}}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    record["cell"]["a.png"] = "1" * 64
+    (tmp_path / "b.json").write_text(json.dumps(record))
+    words = ("benchmarks/same_bits.py", "compare", tmp_path / "a.json")
+    assert process(*words, tmp_path / "a.json").code == 0
+    ended = process(*words, tmp_path / "b.json")
+    assert ended.code == 1
+    assert ended.output.splitlines() == [
+        "cell: a.png: 000000000000 -> 111111111111",
+        "differences: 1 of 1 hashes and values",
+    ]
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """Records one run of a checkout whose training is this script, and is told to stop."""
+
+    def record(training):
+        script = tmp_path / "checkout" / "src" / "renamed.py"
+        script.parent.mkdir(parents=True)
+        script.write_text(training)
+        known = SAME_BITS["record"].__globals__
+        monkeypatch.setitem(known, "RUNS", {"prior": "{train} {folder}"})
+        monkeypatch.setitem(known, "STOPPED", {"prior": ("*.ckpt", "{train} {folder}")})
+        scripts = SAME_BITS["scripts"](["train=src/renamed.py"])
+        bits = SAME_BITS["record"](tmp_path / "checkout", tmp_path / "out", tmp_path, scripts)
+        return json.loads(bits.read_bytes())
+
+    return record
+
+
+TRAINING = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+if (folder / "a.ckpt").exists():
+    (folder / "names.json").write_text('{"resumed": true}')
+else:
+    (folder / "a.ckpt").touch()
+    time.sleep(TIME)
+"""
+
+
+def test_a_recorded_run_is_stopped_and_resumed_by_the_renamed_script(record):
+    assert record(TRAINING.replace("TIME", "60")) == {"prior": {"names.json: resumed": "True"}}
+
+
+def test_a_run_that_ends_before_it_is_stopped_is_an_error(record):
+    with pytest.raises(SystemExit, match="it was to be stopped, and ended before"):
+        record("print('nothing')")

@@ -12,7 +12,9 @@ from commands import ROOT, command, train
 from PIL import Image
 
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
@@ -20,7 +22,7 @@ ENTRY_POINTS = [file for file in FILES if file.parent == Path()]
 
 # Files that need words of their own; each has a run of its own. `trainer/gpu`: see below.
 OWN = [
-    "callbacks/score_curves",  # tests/callbacks/test_score_curves.py
+    "callbacks/score_curves",  # tests/training/test_score_curves.py
     "experiment/metric_validity",  # these two: test_evaluate.py
     "launcher/local",  # tests/launchers
     "launcher/slurm",  # tests/slurm

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dreambooth.starting import plain_config
+from dreambooth.launch.start import plain_config
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -181,7 +181,7 @@ def test_the_readme_is_short():
 
 
 def test_the_readmes_code_loads_what_a_run_saves(tmp_path, monkeypatch, stable_diffusion):
-    from dreambooth.backbones.latent import LatentBackbone
+    from dreambooth.backbones.stable_diffusion import LatentBackbone
 
     (code,) = [code for language, code in _CODE.findall(README.read_text()) if language == "python"]
     monkeypatch.chdir(tmp_path)

@@ -14,11 +14,13 @@ from commands import command, train
 from offline_wandb import read_offline
 from PIL import Image
 
+from dreambooth.launch.sweep_table import OF_SUPER_RESOLUTION
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.reporting.table import OF_SUPER_RESOLUTION
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 DETAIL = set(OF_SUPER_RESOLUTION) - {"sr_dino", "sr_lpips"}
 FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}

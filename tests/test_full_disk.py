@@ -7,7 +7,9 @@ from contextlib import contextmanager
 import pytest
 from commands import command, same_files, train
 
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def read_only():
         raise OSError(errno.EROFS, "Read-only file system")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dreambooth.files.os.fsync", refuse)
+        patch.setattr("dreambooth.runs.files.os.fsync", refuse)
         yield
 
 
@@ -39,7 +41,7 @@ def content(folder):
 
 
 PHASES = {
-    "dreambooth.callbacks.checkpoints.Checkpoints.on_train_batch_start": 3,  # the 2nd checkpoint
+    "dreambooth.training.checkpoints.Checkpoints.on_train_batch_start": 3,  # the 2nd checkpoint
     "dreambooth.experiment.save_trained": 1,
     "dreambooth.backbones.cascade.CascadeBackbone.save": 1,
     "dreambooth.backbones.cascade.CascadeBackbone.generate": 2,  # the last batch of pictures

@@ -8,8 +8,10 @@ from commands import command, same_files, train
 
 from dreambooth.assemble import reload
 from dreambooth.experiment import draw_pictures
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
 from dreambooth.sampling import Sampler
+
+pytestmark = pytest.mark.slow
 
 SAMPLING = {"base": Sampler("dpm", 2, 3.0), "sr": Sampler("dpm", 2, 1.0)}
 

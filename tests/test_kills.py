@@ -1,6 +1,9 @@
 """`kill -9` at random moments; `benchmarks/kills.py` does more of them."""
 
+import pytest
 from commands import process, smoke
+
+pytestmark = pytest.mark.slow
 
 
 def test_three_kills_at_random_moments_change_no_bit(tiny, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from commands import ROOT
 
-from dreambooth.files import csv_of
 from dreambooth.miniature.oracle import EMBEDDING, Reading
+from dreambooth.runs.files import csv_of
 
 PROMPTS = [f"a {noun} in the snow" for noun in ("dog", "cat", "car")] * 22  # two sheets
 

@@ -4,8 +4,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch.nn import functional as F
 
-from dreambooth.diffusion import PREDICTION_TYPES, NoiseSchedule
 from dreambooth.loss import WEIGHTINGS, loss_weights, term, two_term_loss
+from dreambooth.schedules import PREDICTION_TYPES, NoiseSchedule
 
 SHAPE = (4, 3, 8, 8)  # B > 1
 T = torch.tensor([3, 150, 500, 990])  # snr from 2,000 to 5e-5: on both sides of gamma

@@ -9,7 +9,9 @@ import pytest
 from commands import process, smoke
 from offline_wandb import read_offline
 
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -66,7 +68,7 @@ def test_the_run_goes_on_offline_and_says_so(tiny, tmp_path, request, monkeypatc
 # The wait for a server that does not answer, made short.
 CODE = """
 import runpy, sys
-from dreambooth import loggers
+from dreambooth.training import loggers
 loggers._SECONDS_TO_CONNECT = 3.0
 sys.argv[0] = "src/train.py"
 runpy.run_path("src/train.py", run_name="__main__")

@@ -6,7 +6,9 @@ import pytest
 import yaml
 from commands import ROOT, process, smoke
 
-from dreambooth.cells import find_runs
+from dreambooth.runs.cells import find_runs
+
+pytestmark = pytest.mark.slow
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
 

@@ -3,13 +3,12 @@
 import csv
 import os
 import shutil
-import sys
 
 import pytest
-from commands import ROOT, command, process, smoke
-
-sys.path.insert(0, str(ROOT / "tests" / "reporting"))
+from commands import command, process, smoke
 from made_up import made_up_sweep
+
+pytestmark = pytest.mark.slow
 
 # Runs a script, and says what it took.
 USED = """

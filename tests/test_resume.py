@@ -3,8 +3,10 @@
 import pytest
 from commands import command, same_files, train
 
-from dreambooth import stopping
-from dreambooth.run import Run
+from dreambooth.distributed import preemption
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 STEPS = {"base": 6, "sr": 4}
 
@@ -63,7 +65,7 @@ def cut_off(tiny, tmp_path, undisturbed, monkeypatch):
 def work(monkeypatch):
     """What is done from now on: steps of each stage, pictures, prior images."""
     from dreambooth.backbones.cascade import CascadeBackbone
-    from dreambooth.module import DreamBooth
+    from dreambooth.methods.dreambooth import DreamBooth
 
     done = {"base": 0, "sr": 0, "pictures": 0}
     step, generate = DreamBooth.training_step, CascadeBackbone.generate
@@ -99,19 +101,20 @@ def same_run(a, b):
 
 
 EXPERIMENT = "dreambooth.experiment.Experiment"
+STEP = "dreambooth.methods.dreambooth.DreamBooth.training_step"
 
 
 @pytest.mark.parametrize(
     ("where", "number", "left"),
     [
-        ("dreambooth.module.DreamBooth.training_step", 2, (6, 4, 77)),  # before any checkpoint
-        ("dreambooth.module.DreamBooth.training_step", 6, (2, 4, 77)),  # the base's last step
-        ("dreambooth.module.DreamBooth.training_step", 10, (0, 2, 77)),  # SR's last
+        (STEP, 2, (6, 4, 77)),  # before any checkpoint
+        (STEP, 6, (2, 4, 77)),  # the base's last step
+        (STEP, 10, (0, 2, 77)),  # SR's last
         ("dreambooth.backbones.cascade.CascadeBackbone.save", 1, (0, 0, 77)),
         ("dreambooth.backbones.cascade.CascadeBackbone.generate", 3, (0, 0, 27)),
         ("dreambooth.backbones.cascade.CascadeBackbone.super_resolve", 1, (0, 0, 0)),
         ("dreambooth.experiment.Experiment.score", 1, (0, 0, 0)),
-        ("dreambooth.run.Run.write_metrics", 1, (0, 0, 0)),
+        ("dreambooth.runs.run.Run.write_metrics", 1, (0, 0, 0)),
     ],
 )
 def test_a_run_cut_off_anywhere_goes_on_there(undisturbed, cut_off, work, where, number, left):
@@ -124,7 +127,7 @@ def test_a_run_cut_off_anywhere_goes_on_there(undisturbed, cut_off, work, where,
 
 
 def test_the_same_command_goes_on_too(tiny, undisturbed, cut_off, work):
-    folder = cut_off("dreambooth.module.DreamBooth.training_step", 6)
+    folder = cut_off(STEP, 6)
     work.update(dict.fromkeys(work, 0))
     ended = train(tiny, folder, *overrides(undisturbed.parent))
     assert ended.code == 0, ended.output
@@ -137,7 +140,7 @@ def test_the_average_of_the_weights_goes_on_too(tiny, tmp_path, undisturbed, cut
     whole = tmp_path / "whole"
     assert train(tiny, whole, *overrides(undisturbed.parent), "method.ema_decay=0.7").code == 0
     assert not same_files(undisturbed / "weights", whole / "weights", "*.safetensors")
-    folder = cut_off("dreambooth.module.DreamBooth.training_step", 6, "method.ema_decay=0.7")
+    folder = cut_off(STEP, 6, "method.ema_decay=0.7")
     assert command("train", f"run={folder}").code == 0
     same_run(whole, folder)
 
@@ -150,20 +153,20 @@ def test_a_finished_run_has_no_checkpoints_and_is_only_said(undisturbed):
 
 
 def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, monkeypatch):
-    from dreambooth.module import DreamBooth
+    from dreambooth.methods.dreambooth import DreamBooth
 
     step, steps = DreamBooth.training_step, []
 
     def asking(self, *args):
         steps.append(self.global_step)
         if steps[-1] == 2:
-            stopping.asked.set()
+            preemption.asked.set()
         return step(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(DreamBooth, "training_step", asking)
         ended = train(tiny, tmp_path / "run", *overrides(undisturbed.parent))
-    stopping.asked.clear()
+    preemption.asked.clear()
     assert ended.code == 1
     assert ended.output.strip().endswith("stopped as asked, at step 3 of 6")
     assert Run(tmp_path / "run", {}).status().state == "preempted"

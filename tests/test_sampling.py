@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
-from dreambooth.diffusion import PREDICTION_TYPES, NoiseSchedule
 from dreambooth.randomness import generator
 from dreambooth.sampling import SAMPLERS, Sampler, sample, trailing_timesteps
+from dreambooth.schedules import PREDICTION_TYPES, NoiseSchedule
 
 MEAN, STD = 0.3, 0.4
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -8,11 +8,13 @@ from hydra import compose, initialize_config_dir
 
 from dreambooth.assemble import assemble, reload
 from dreambooth.backbones.cascade import CascadeBackbone
-from dreambooth.module import DreamBooth
-from dreambooth.run import Run
+from dreambooth.launch.start import plain_config, with_base_of
+from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.runs.run import Run
+from dreambooth.runs.settings import SuperResolution
 from dreambooth.sampling import Sampler
-from dreambooth.settings import SuperResolution
-from dreambooth.starting import plain_config, with_base_of
+
+pytestmark = pytest.mark.slow
 
 SAMPLING = {"base": Sampler("dpm", 2, 1.0), "sr": Sampler("dpm", 2, 1.0)}
 BASE = "weights/base/diffusion_pytorch_model.safetensors"

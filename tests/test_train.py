@@ -10,9 +10,11 @@ from commands import command, process, same_files, smoke, train
 from offline_wandb import read_offline
 from PIL import Image
 
-from dreambooth.cells import find_runs
-from dreambooth.reporting.table import OF_SUPER_RESOLUTION
-from dreambooth.run import Run
+from dreambooth.launch.sweep_table import OF_SUPER_RESOLUTION
+from dreambooth.runs.cells import find_runs
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 CELLS = [(weight, noun) for weight in (0, 1) for noun in ("none", "wrong", "correct")]
 

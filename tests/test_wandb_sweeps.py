@@ -12,7 +12,9 @@ from commands import ROOT, smoke
 from offline_wandb import read_offline
 from wandb import wandb_agent
 
-from dreambooth.run import Run
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
 
 FILES = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
 

@@ -15,17 +15,18 @@ from hydra.utils import instantiate
 from lightning import Trainer
 
 from dreambooth.backbones.stage import Backbone, Stage
-from dreambooth.evaluation import Scorer
-from dreambooth.experiment import Experiment, Names, draw_pictures, to_device
-from dreambooth.loggers import History
+from dreambooth.experiment import Experiment, draw_pictures, to_device
+from dreambooth.methods.dreambooth import check_prior_weight
 from dreambooth.metrics.detail import DetailScorer
-from dreambooth.module import check_prior_weight
-from dreambooth.run import Run
+from dreambooth.metrics.evaluation import Scorer
+from dreambooth.runs.run import Run
+from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
 from dreambooth.sampling import Sampler, scheduler_of
-from dreambooth.settings import Drawing, Prior, SuperResolution, Training
-from dreambooth.sharding import Sharded
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
+from dreambooth.subjects.prompts import Names
 from dreambooth.subjects.subject import Subject
+from dreambooth.training.fsdp import Sharded
+from dreambooth.training.loggers import History
 
 log = logging.getLogger(__name__)
 

@@ -17,51 +17,32 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded
-from dreambooth.callbacks.checkpoints import (
+from dreambooth.distributed.preemption import stop_if_asked
+from dreambooth.distributed.ranks import first, num_ranks, rank, split
+from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.metrics.evaluation import Scorer, evaluate, told
+from dreambooth.runs.files import whole_folder
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.prior_cache import key_digest, prior_images
+from dreambooth.runs.provenance import timed
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
+from dreambooth.sampling import Sampler
+from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.subject import Subject
+from dreambooth.training.checkpoints import (
     AtomicCheckpoints,
     newest_checkpoint,
     read_trained,
     save_trained,
 )
-from dreambooth.evaluation import Scorer, evaluate, told
-from dreambooth.files import whole_folder
-from dreambooth.loggers import publish
-from dreambooth.module import DreamBooth
-from dreambooth.parallel import first, num_ranks, rank, split
-from dreambooth.provenance import timed
-from dreambooth.run import Metric, Picture, Run
-from dreambooth.sampling import Sampler
-from dreambooth.settings import Drawing, Prior, SuperResolution, Training
-from dreambooth.stopping import stop_if_asked
-from dreambooth.subjects.draws import Batches, TrainingDraws
-from dreambooth.subjects.prior import key_digest, prior_images
-from dreambooth.subjects.prompts import class_prompt, subject_phrase
-from dreambooth.subjects.subject import Subject
+from dreambooth.training.draws import Batches, TrainingDraws
+from dreambooth.training.loggers import publish
 
 log = logging.getLogger(__name__)
 
 _NUM_BEFORE = 8  # pictures of the class by the model as it was pretrained
-
-
-@dataclass(frozen=True)
-class Names:
-    """The words of a run."""
-
-    identifier: str
-    class_noun: str | None  # of the subject prompt
-    prior_noun: str  # of the class prompt; the true class where the subject prompt has no noun
-
-    @property
-    def subject(self) -> str:
-        return subject_phrase(self.identifier, self.class_noun)
-
-    @property
-    def subject_prompt(self) -> str:
-        return f"a {self.subject}"
-
-    @property
-    def class_prompt(self) -> str:
-        return class_prompt(self.prior_noun)
 
 
 @dataclass
@@ -190,7 +171,7 @@ class Experiment:
     def _module(self, stage_name: str, how: Training) -> DreamBooth:
         stage = self.backbone.stages[stage_name]
         with_prior = self.prior.weight != 0
-        module = how.module(
+        module: DreamBooth = how.module(
             stage=stage,
             subject_condition=stage.condition([self.names.subject_prompt]),
             prior_condition=stage.condition([self.names.class_prompt, ""]) if with_prior else None,

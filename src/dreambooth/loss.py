@@ -12,7 +12,7 @@ model under c_pr = "a [class noun]". Each image has a t and an eps of its own. F
         prior_weight=prior_weight,  # lambda
     ).total
 
-where `prediction` and `target` are in the parametrisation of the model (see diffusion.py).
+where `prediction` and `target` are in the parametrisation of the model (see schedules.py).
 """
 
 from typing import NamedTuple

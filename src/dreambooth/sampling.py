@@ -7,17 +7,25 @@ ancestral step: an image does not depend on the batch that it was made in.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth.diffusion import NoiseSchedule
-
-if TYPE_CHECKING:
-    from dreambooth.backbones.stage import Stage
+from dreambooth.schedules import NoiseSchedule
 
 SAMPLERS = ("ancestral", "ddim", "dpm")
+
+
+class DenoisingStage(Protocol):
+    """What is drawn from: of a stage (backbones/stage.py) as much as a sampler needs."""
+
+    denoiser: nn.Module
+    schedule: NoiseSchedule
+    x_shape: tuple[int, int, int]
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The output of the network, in the parametrisation of `schedule.prediction_type`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Sampler:
 
 @torch.no_grad()
 def sample(
-    stage: "Stage",
+    stage: DenoisingStage,
     condition: Mapping[str, Tensor],
     null_condition: Mapping[str, Tensor],
     generators: Sequence[torch.Generator],
@@ -74,7 +82,11 @@ def sample(
 
 
 def guided_x(
-    stage: "Stage", z_t: Tensor, t: int, condition: Mapping[str, Tensor], guidance_scale: float
+    stage: DenoisingStage,
+    z_t: Tensor,
+    t: int,
+    condition: Mapping[str, Tensor],
+    guidance_scale: float,
 ) -> Tensor:
     """x_hat of null + guidance_scale * (conditional - null), both from one forward.
 

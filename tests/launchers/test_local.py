@@ -11,9 +11,11 @@ import pytest
 from commands import ROOT, process, same_files, smoke
 from omegaconf import OmegaConf
 
-from dreambooth.cells import find_runs
-from dreambooth.launching import Cell
+from dreambooth.launch.processes import Cell
+from dreambooth.runs.cells import find_runs
 from hydra_plugins.dreambooth_launchers.local import _seats
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 

@@ -7,7 +7,7 @@ import pytest
 from commands import ROOT, command
 from omegaconf import OmegaConf
 
-from dreambooth.launching import Cell
+from dreambooth.launch.processes import Cell
 from hydra_plugins.dreambooth_launchers.slurm import SlurmLauncher, _has_job
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dreambooth.metrics.detail import DetailScorer, detail_energy, kept_and_invented
 from dreambooth.miniature.scoring import layout_error
 from dreambooth.miniature.world import COLOURS, individual
-from dreambooth.run import Picture
+from dreambooth.runs.pictures import Picture
 
 DRAWN = SimpleNamespace(held_out=lambda px: images())
 FOLDER = SimpleNamespace(held_out=None)

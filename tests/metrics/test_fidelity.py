@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.run import Picture
+from dreambooth.runs.pictures import Picture
 
 SUBJECT = drawn_subject("dog", 7)
 

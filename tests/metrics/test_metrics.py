@@ -112,6 +112,7 @@ def _process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     torch.multiprocessing.spawn(_process, (tmp_path,), nprocs=2)
     for rank in (0, 1):

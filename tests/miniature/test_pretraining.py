@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dreambooth.backbones.cascade import CascadeBackbone, PromptEncoder
-from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 from dreambooth.miniature.encoders import ClipPretraining, DinoPretraining, new_clip, new_dino
 from dreambooth.miniature.oracle import Oracle
 from dreambooth.miniature.pretraining import (
@@ -18,6 +18,8 @@ from dreambooth.miniature.scenes import drawn_scenes
 from dreambooth.miniature.text import TextPretraining, new_text_encoder
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
 from dreambooth.sampling import Sampler
+
+pytestmark = pytest.mark.slow
 
 NUM_STEPS = 5
 

@@ -8,7 +8,7 @@ from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Readi
 from dreambooth.miniature.references import references
 from dreambooth.miniature.scoring import OracleScorer, mean_distances, summary
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.run import Picture
+from dreambooth.runs.pictures import Picture
 from dreambooth.subjects.subject import Subject
 
 SUBJECT = drawn_subject("dog", 7)

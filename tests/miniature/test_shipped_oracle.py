@@ -7,6 +7,8 @@ from dreambooth.miniature import WEIGHTS, oracle_quality
 from dreambooth.miniature.oracle import Oracle
 from dreambooth.miniature.oracle_quality import calibration_error, reliability
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def oracle():

@@ -12,6 +12,8 @@ from dreambooth.reporting.look import DASHES, PAPER, SERIES, looks, mentioned, w
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
 
+pytestmark = pytest.mark.slow
+
 
 def drawn(study, folder):
     return {figure.key: figure for figure in write_figures(study, folder)}
@@ -106,6 +108,18 @@ def test_pictures_that_are_gone_are_said_to_be_missing(tmp_path):
     found = drawn(study, tmp_path / "figures")
     assert "lambda 0" not in found["prompts"].svg
     assert found["drift"].svg.count(">missing<") == 1
+
+
+def test_cells_are_drawn_in_the_order_of_the_study(six_cells):
+    """In another process too, where sets have another order."""
+    study, _, _ = six_cells
+    styles = looks(study)
+    (plot,) = module.trade_offs(study, styles)
+    for axes in plot.canvas.axes[:2]:
+        points = [line for line in axes.lines if line.get_linestyle() == "None"]
+        found = [(point.get_marker(), point.get_markerfacecolor()) for point in points]
+        expected = [styles[cell.key].point for cell in study.cells]
+        assert found == [(point["marker"], point["markerfacecolor"]) for point in expected]
 
 
 def test_cells_can_be_told_apart_without_colour(six_cells, tmp_path):

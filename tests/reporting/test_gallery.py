@@ -111,6 +111,7 @@ def test_no_command_is_given_that_could_not_work(study):
     assert command_of(trial, samples_of(trial, "class")[0]) == ""
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_same_picture_to_the_bit(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "of a run" / "0")
     (cell,) = read_study([folder.parent]).cells

@@ -15,17 +15,14 @@ from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.page import as_json, number, p_value, signed, write_page
 from dreambooth.reporting.study import read_study
-from dreambooth.run import Picture, Run
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.browser
 
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 HOSTILE = "</script><script>document.title='taken'</script> \"quoted\" & <img src=x onerror=x()>"
 PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}

@@ -45,6 +45,7 @@ def test_95_percent_intervals_over_the_prompts_of_one_subject_cover_its_own_trut
     assert 0.93 <= np.mean([e.low <= 0.3 <= e.high for e in found]) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subjects", "skewed"), [(3, False), (5, False), (30, False), (30, True)])
 def test_a_difference_that_is_not_there_is_found_in_5_percent(subjects, skewed):
     rng = np.random.default_rng(subjects)
@@ -57,6 +58,7 @@ def test_a_difference_that_is_not_there_is_found_in_5_percent(subjects, skewed):
     assert 0.93 <= np.mean([d.low <= 0 <= d.high for d in found]) <= 0.97
 
 
+@pytest.mark.slow
 def test_a_family_of_ten_without_differences_has_a_significant_one_in_5_percent():
     rng = np.random.default_rng(0)
     studies = rng.standard_normal((1000, 10, 8, 1, 1))

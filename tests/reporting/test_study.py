@@ -11,10 +11,11 @@ import yaml
 from commands import ROOT, command, smoke
 from made_up import made_up_sweep
 
-from dreambooth.cells import write_cells
 from dreambooth.reporting.settings import settings_of, words
 from dreambooth.reporting.study import read_study
-from dreambooth.run import Metric, Run
+from dreambooth.runs.cells import write_cells
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
 
 SIX = [
     "lambda 0, no class noun",
@@ -235,6 +236,7 @@ def test_a_sweep_of_an_earlier_version_that_computes_its_values_has_its_gaps_too
     assert study.notes == ()
 
 
+@pytest.mark.slow
 def test_the_command_of_a_gap_fills_it_whatever_the_folders_name(tmp_path, tiny):
     sweep = made_up_sweep(tmp_path / "my sweep (2), new", missing=[4])
     (gap,) = [t for t in read_study([sweep]).trials if t.status.state == "missing"]
@@ -247,6 +249,7 @@ def test_the_command_of_a_gap_fills_it_whatever_the_folders_name(tmp_path, tiny)
     assert [t.status.state for t in place] == ["finished"]
 
 
+@pytest.mark.slow
 def test_the_command_of_a_damaged_run_makes_it_again(tmp_path, tiny):
     sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")}, damaged=[1])
     own = smoke(tiny, tmp_path / "prior")

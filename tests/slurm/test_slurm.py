@@ -14,11 +14,13 @@ import pytest
 import torch
 from commands import ROOT, command, process, same_files, smoke
 
-from dreambooth.cells import find_runs
+from dreambooth.distributed.slurm import waiting_or_running
 from dreambooth.miniature import WEIGHTS
-from dreambooth.run import Run
-from dreambooth.settling import settled
-from dreambooth.slurm import waiting_or_running
+from dreambooth.runs.cells import find_runs
+from dreambooth.runs.run import Run
+from dreambooth.runs.settling import settled
+
+pytestmark = pytest.mark.slurm
 
 HERE = Path(__file__).parent
 # The literal ones, of the models that the project ships.

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Condition, Encoded, trainable_parameters
-from dreambooth.diffusion import NoiseSchedule
 from dreambooth.randomness import generator
 from dreambooth.sampling import Sampler, sample
+from dreambooth.schedules import NoiseSchedule
 
 
 class PromptEncoder:

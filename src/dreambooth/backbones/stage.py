@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dreambooth.diffusion import NoiseSchedule
 from dreambooth.sampling import Sampler
+from dreambooth.schedules import NoiseSchedule
 
 Condition = Mapping[str, Tensor]
 """All that a stage is conditioned on, each tensor batch first: `text` (B, tokens, width), and what

@@ -1,1 +1,1 @@
-"""The field's scores: encoders (features.py), pure functions on features, torchmetrics classes."""
+"""The field's scores: encoders (encoders.py), pure functions on features, torchmetrics classes."""

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreambooth.files import Score
 from dreambooth.metrics.intervals import mean
-from dreambooth.run import Metric, Picture
+from dreambooth.runs.files import Score
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 Row = dict[str, Score]

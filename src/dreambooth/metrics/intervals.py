@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dreambooth.files import Score
-from dreambooth.run import Metric
+from dreambooth.runs.files import Score
+from dreambooth.runs.records import Metric
 
 _NUM_DRAWS = 2000
 

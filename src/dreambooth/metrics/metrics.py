@@ -1,6 +1,6 @@
 """The scores as torchmetrics: functional.py's means, over batches and over processes.
 
-`update` takes features, not images: they are computed once per image (features.py) and serve every
+`update` takes features, not images: they are computed once per image (encoders.py) and serve every
 metric. They may lie on any device. `compute` is the mean over all images (or pairs) of all batches
 and processes, whatever their sizes; a process without images changes nothing. No images at all, or
 no pairs, give NaN: there is no such number, and a score that a run lacks should not stop the run.

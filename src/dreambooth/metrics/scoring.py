@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dreambooth.files import Score
+from dreambooth.distributed.ranks import split
 from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.functional import (
     copy_score,
@@ -24,8 +24,9 @@ from dreambooth.metrics.functional import (
     without_identifier,
 )
 from dreambooth.metrics.intervals import mean, mean_of_groups
-from dreambooth.parallel import split
-from dreambooth.run import Metric, Picture
+from dreambooth.runs.files import Score
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 

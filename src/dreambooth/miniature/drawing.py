@@ -95,7 +95,7 @@ def _desert(c: Canvas, rng: np.random.Generator) -> None:
     side, green = _side(rng), (74, 132, 80)
     _sky(c, (250, 186, 112), (254, 226, 166))
     (sun, one, other) = _jitter(rng, [(0.7, 0.16), (0.12, 0.68), (0.9, 0.74)], side)
-    c.fill(ellipse(*sun, 0.1, 0.1), (255, 246, 210), outline=0)
+    c.fill(ellipse(sun[0], sun[1], 0.1, 0.1), (255, 246, 210), outline=0)
     _ground(c, 0.62, 0.05 * side, (226, 158, 92))
     for x, y in (one, other):
         c.line([(x, y), (x, y - 0.32)], 0.075, green)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreambooth.metrics.features import IMAGENET_MEAN, IMAGENET_STD
+from dreambooth.metrics.encoders import IMAGENET_MEAN, IMAGENET_STD
+from dreambooth.miniature.fitting import decaying_adamw
 from dreambooth.miniature.oracle_pretraining import roughen
-from dreambooth.miniature.pretraining import decaying_adamw
 from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer
 
 IMAGE_PX = 64

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import torch
 
-from dreambooth.evaluation import Scorer, evaluate
+from dreambooth.metrics.evaluation import Scorer, evaluate
 from dreambooth.miniature.damage import damaged
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import anyone, drawn_subject, look_alike
 from dreambooth.miniature.world import CLASSES, CONTEXTS, Individual, Scene, random_scene
-from dreambooth.run import Picture
-from dreambooth.settings import check_count
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.settings import check_count
 
 HUMAN_STUDY = "The paper's study of people's choices: Pearson 0.32 with DINO, 0.27 with CLIP-I."
 NUM_PHOTOS = 5

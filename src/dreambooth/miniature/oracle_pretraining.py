@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dreambooth.methods.dreambooth import decayed
 from dreambooth.miniature import world
 from dreambooth.miniature.damage import damaged, mildly_changed
 from dreambooth.miniature.drawing import SIZE_PX, draw
@@ -25,7 +26,6 @@ from dreambooth.miniature.references import asked_of_subject, drawn_as_asked, re
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.subjects import anyone, look_alike
 from dreambooth.miniature.world import Individual, random_scene
-from dreambooth.module import decayed
 from dreambooth.subjects.prompts import MINIBENCH
 
 

@@ -6,8 +6,7 @@ exponential moving average of the weights; the SR stage with noise conditioning 
 random variance that it is told (paper, section 5).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from dreambooth.backbones.cascade import (
     CascadeBackbone,
@@ -28,6 +27,8 @@ from dreambooth.backbones.cascade import (
     save_as,
 )
 from dreambooth.loss import loss_weights, term
+from dreambooth.miniature import encoders
+from dreambooth.miniature.fitting import decaying_adamw, fit
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, scene_labels
 from dreambooth.miniature.oracle_pretraining import (
     OracleBatches,
@@ -45,7 +46,6 @@ from dreambooth.miniature.text import (
 )
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
 from dreambooth.miniature.world import Scene
-from dreambooth.module import decayed
 
 PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
 BASE_PX, SR_PX = 32, 64
@@ -196,8 +196,6 @@ def pretrain(
     """
     from transformers import CLIPTextModel
 
-    from dreambooth.miniature import encoders  # which needs `decaying_adamw` of here
-
     if part not in PARTS:
         raise ValueError(f"part={part!r} is not known; choose one of {', '.join(PARTS)}")
     if part in ("base", "sr") and not (weights / "text_encoder").is_dir():
@@ -258,81 +256,3 @@ def pretrain(
     stages = {name: new_stage(name, prompt_encoder) for name in found}
     CascadeBackbone("miniature", stages, prompt_encoder, known_words_only=True).describe(weights)
     return done
-
-
-def decaying_adamw(
-    parameters: Any, lr: float, num_steps: int, warmup_steps: int = 200, decay_share: float = 0.3
-) -> dict[str, Any]:
-    """AdamW for Lightning that warms up, stays, and decays to nothing over the last steps."""
-    optimizer = torch.optim.AdamW(
-        parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-
-    def factor(step: int) -> float:
-        return min((step + 1) / warmup_steps, decayed(step, num_steps, decay_share))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class StepsFrom(Sampler):
-    """Step numbers from `start`; as long as all of them, since Lightning counts those done too."""
-
-    def __init__(self, start: int, num_steps: int):
-        self.start, self.num_steps = start, num_steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.num_steps))
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-
-def fit(
-    module: L.LightningModule,
-    batches: Dataset,
-    num_steps: int,
-    folder: Path,
-    ema_decay: float,
-    save_every: int = 500,
-    max_minutes: float | None = None,
-) -> bool:
-    """Train to `num_steps`, resuming from `folder`; leaves the averaged weights in the module.
-
-    Stops early after `max_minutes`; call again to go on. Returns whether all steps are done.
-    """
-    from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-    from torch.optim.swa_utils import get_ema_multi_avg_fn
-
-    last, done = folder / "last.ckpt", 0
-    if last.is_file():
-        checkpoint = torch.load(last, map_location="cpu", mmap=True, weights_only=False)
-        done = checkpoint["global_step"]
-        if done >= num_steps:  # `state_dict` has the averages
-            module.load_state_dict(checkpoint["state_dict"])
-            return True
-    trainer = L.Trainer(
-        max_steps=num_steps,
-        max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
-        accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if _has_fast_bf16() else "32-true",
-        logger=False,
-        callbacks=[
-            ModelCheckpoint(
-                folder,
-                filename="last",
-                every_n_train_steps=save_every,
-                enable_version_counter=False,
-            ),
-            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(ema_decay)),
-        ],
-        enable_model_summary=False,
-    )
-    loader = DataLoader(batches, batch_size=None, sampler=StepsFrom(done, num_steps))
-    trainer.fit(module, loader, ckpt_path=last if done else None, weights_only=False)
-    return trainer.global_step >= num_steps
-
-
-def _has_fast_bf16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from dreambooth.metrics.features import DinoEncoder
+from dreambooth.metrics.encoders import DinoEncoder
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.scenes import scene_number
 from dreambooth.miniature.world import Scene, caption

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreambooth.files import Score
+from dreambooth.distributed.ranks import split
 from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
@@ -16,8 +16,9 @@ from dreambooth.miniature.drawing import SIZE_PX
 from dreambooth.miniature.oracle import Oracle, Reading, prompted_values
 from dreambooth.miniature.references import NUM_REFERENCES, asked_of_subject, references
 from dreambooth.miniature.world import COLOURS, Individual
-from dreambooth.parallel import split
-from dreambooth.run import Metric, Picture
+from dreambooth.runs.files import Score
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 _BATCH_SIZE = 64
@@ -148,7 +149,7 @@ def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -
     `keep_identifier`: whether [V] stays in the text of CLIP-T. ValueError where there are no such
     weights.
     """
-    from dreambooth.metrics.features import ClipEncoder, DinoEncoder
+    from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 
     folder = Path(weights or WEIGHTS)
     for part in ("dino", "clip"):

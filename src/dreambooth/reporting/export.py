@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.files import Score, csv_of, write_atomically
 from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import p_in_words
 from dreambooth.reporting.study import Study
 from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
-from dreambooth.run import describe
+from dreambooth.runs.files import Score, csv_of, write_atomically
+from dreambooth.runs.status import describe
 
 _LATEX = {
     "\\": r"\textbackslash{}",

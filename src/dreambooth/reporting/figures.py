@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dreambooth.files import write_atomically
+from dreambooth.reporting import grids
 from dreambooth.reporting.look import (
     INK,
     MUTED,
@@ -28,13 +28,14 @@ from dreambooth.reporting.look import (
     mentioned,
     panels,
 )
+from dreambooth.reporting.plot import Plot
 from dreambooth.reporting.scores import Measured, uniform_parts
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study
+from dreambooth.runs.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib takes a second
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
 
 
 Line = list[tuple[float, float]]
@@ -51,16 +52,6 @@ class Figure:
     svg: str
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure before it is written."""
-
-    key: str
-    title: str
-    caption: str
-    canvas: Canvas
-
-
 def write_figures(study: Study, folder: Path) -> list[Figure]:
     """KEY.svg and KEY.png of every figure that the study has the data for.
 
@@ -74,8 +65,6 @@ def write_figures(study: Study, folder: Path) -> list[Figure]:
 
 
 def _plots(study: Study) -> Iterator[Plot]:
-    from dreambooth.reporting import grids
-
     styles = looks(study)
     yield from grids.plots(study)
     for number, part in enumerate(uniform_parts(study), start=1):
@@ -152,7 +141,7 @@ def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
         return
     canvas, all_axes = panels(len(found), study, styles, height=2.9)
     for axes, (name, y) in zip(all_axes, found.items(), strict=True):
-        for key in y.keys() & x.keys():
+        for key in (key for key in x if key in y):  # a set's order is another each time
             _cross(axes, x[key], y[key], styles[key])
         axes.set(xlabel=f"{heading(fidelity)} (fidelity)", ylabel=heading(name))
     against = mentioned([f"{others[name]} ({heading(name)})" for name in found])

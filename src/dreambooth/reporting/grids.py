@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreambooth.reporting.look import INK, MUTED, WIDTH, wrapped
 from dreambooth.reporting.pictures import Sample, samples_of, spread
+from dreambooth.reporting.plot import Plot
 from dreambooth.reporting.study import Cell, Study, Trial
-
-if TYPE_CHECKING:
-    from dreambooth.reporting.figures import Plot
 
 MOST_SUBJECTS = 2  # with figures of their own; the page's gallery has them all
 COLUMNS = 7
@@ -135,8 +133,6 @@ def _plot(
 ) -> Plot:
     """Pictures of one size side by side; a gap after the first column, if asked."""
     from matplotlib.figure import Figure as Canvas
-
-    from dreambooth.reporting.figures import Plot
 
     gap, line_gap, label_width, heading_height = 0.05, 0.35, 1.25, 0.42
     columns = max(len(line.paths) for line in lines)

@@ -17,7 +17,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dreambooth.files import write_atomically
 from dreambooth.reporting import look
 from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
@@ -26,7 +25,8 @@ from dreambooth.reporting.look import mentioned
 from dreambooth.reporting.settings import told
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.tables import Comparison, Finding, Table
-from dreambooth.run import describe
+from dreambooth.runs.files import write_atomically
+from dreambooth.runs.status import describe
 
 VERDICTS = {True: "agrees", False: "opposite", None: "not settled"}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dreambooth.files import Score
 from dreambooth.reporting.study import Trial
-from dreambooth.run import picture_name
+from dreambooth.runs.files import Score
+from dreambooth.runs.pictures import picture_name
 
 T = TypeVar("T")
 _OF_THE_PICTURE = ("set", "prompt", "template", "index", "seed", "path")

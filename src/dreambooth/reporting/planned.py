@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from dreambooth.cells import read_cells
 from dreambooth.reporting.settings import KNOWN
+from dreambooth.runs.cells import read_cells
 
 _SPELLINGS = {  # axis -> the overrides that say it
     "lambda": ("prior.lambda", "prior"),

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreambooth.files import write_atomically
 from dreambooth.reporting.export import write_markdown, write_tables
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
-from dreambooth.settling import settle
+from dreambooth.runs.files import write_atomically
+from dreambooth.runs.settling import settle
 
 RUNS, REPORTS = Path("runs"), Path("reports")
 

@@ -10,8 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dreambooth.cells import cell_name, find_runs, settings
-from dreambooth.files import Score
 from dreambooth.reporting.planned import (
     axis_of,
     external_command,
@@ -30,7 +28,11 @@ from dreambooth.reporting.settings import (
     settings_of,
     subject_of,
 )
-from dreambooth.run import Metric, Run, Status, describe
+from dreambooth.runs.cells import cell_name, find_runs, settings
+from dreambooth.runs.files import Score
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.runs.status import Status, describe
 
 
 @dataclass(frozen=True, eq=False)

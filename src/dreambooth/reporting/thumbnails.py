@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dreambooth.files import write_atomically
+from dreambooth.runs.files import write_atomically
 
 
 def thumbnails(paths: Sequence[Path], size_px: int, store: Path) -> dict[Path, str]:

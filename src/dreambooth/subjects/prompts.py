@@ -1,5 +1,7 @@
 """Prompt templates; {} stands for the subject: "[V] [class noun]", or "[V]" alone."""
 
+from dataclasses import dataclass
+
 DREAMBENCH_CLASSES = (
     "backpack",
     "bowl",
@@ -129,3 +131,24 @@ def subject_phrase(identifier: str, class_noun: str | None) -> str:
 def class_prompt(class_noun: str) -> str:
     """c_pr of the prior term, and what language drift is measured on."""
     return f"a {class_noun}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The words of a run."""
+
+    identifier: str
+    class_noun: str | None  # of the subject prompt
+    prior_noun: str  # of the class prompt; the true class where the subject prompt has no noun
+
+    @property
+    def subject(self) -> str:
+        return subject_phrase(self.identifier, self.class_noun)
+
+    @property
+    def subject_prompt(self) -> str:
+        return f"a {self.subject}"
+
+    @property
+    def class_prompt(self) -> str:
+        return class_prompt(self.prior_noun)

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
-from dreambooth import parallel
-from dreambooth.launching import Cell, cells_of, command, returned
-from dreambooth.sweep import failures, tell_failure, tell_where
+from dreambooth.distributed import ranks
+from dreambooth.launch.outcome import failures, tell_failure
+from dreambooth.launch.processes import Cell, cells_of, command, returned
+from dreambooth.launch.sweep import tell_where
 
 log = logging.getLogger(__name__)
 
@@ -82,33 +83,33 @@ class LocalLauncher(BasicLauncher):
                     tell_where(ended[0].folder.parent)
                 time.sleep(0.1)
         except KeyboardInterrupt:
-            parallel.interrupt([process for _, _, process in running])
+            ranks.interrupt([process for _, _, process in running])
             raise
         finally:
-            parallel.end([process for _, _, process in running])
+            ranks.end([process for _, _, process in running])
 
 
 def _start(cell: Cell, seat: Mapping[str, str], own: list[str]) -> subprocess.Popen:
     cell.folder.mkdir(parents=True, exist_ok=True)
     with (cell.folder / "output.log").open("ab") as output:
         words = command([*own, *cell.overrides], cell.folder)
-        return parallel.start(words, os.environ | seat, output)
+        return ranks.start(words, os.environ | seat, output)
 
 
 def _tell(cell: Cell, code: int) -> None:
     if code == 0:
         log.info("\t#%d ended well: %s", cell.number, cell.folder)
         return
-    how = f"#{cell.number} {parallel.told_code(code)}: see {cell.folder / 'output.log'}"
+    how = f"#{cell.number} {ranks.told_code(code)}: see {cell.folder / 'output.log'}"
     log.error("\t%s", how)
-    tell_failure(cell.folder, parallel.told_code(code))
+    tell_failure(cell.folder, ranks.told_code(code))
 
 
 def _seats(jobs: int, cells: Sequence[Cell]) -> list[dict[str, str]]:
     """The environment of each place that a cell may take: its threads, and its GPUs if there are
     any. ValueError if there are too few."""
     most = max(cell.devices for cell in cells)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(parallel.num_threads(jobs * most))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(ranks.num_threads(jobs * most))
     seats = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
     gpus = _gpus() if any(cell.config.trainer.accelerator != "cpu" for cell in cells) else []
     if not gpus:

@@ -19,10 +19,12 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 import dreambooth
-from dreambooth import slurm, sweep
-from dreambooth.launching import QUIET, Cell, cells_of, queue, returned
-from dreambooth.run import Run, describe
-from dreambooth.settling import settled
+from dreambooth.distributed import slurm
+from dreambooth.launch import outcome, sweep
+from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
+from dreambooth.runs.run import Run
+from dreambooth.runs.settling import settled
+from dreambooth.runs.status import describe
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except ValueError as error:
             sys.exit(str(error))
         if self.params["wait"]:
-            self._wait([cell for cell in cells if cell.folder.name not in sweep.failures()])
+            self._wait([cell for cell in cells if cell.folder.name not in outcome.failures()])
         else:
             log.info("The jobs are SLURM's now: the same command again tells how they are")
         return [returned(cell) for cell in cells]
@@ -152,7 +154,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         """In the job, in each of its tasks."""
         import submitit
 
-        from dreambooth import stopping
+        from dreambooth.distributed import preemption
 
         job = submitit.JobEnvironment()
         if job.num_tasks > 1:
@@ -162,7 +164,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         user_signal = signal.SIGUSR2  # of submitit
         queue_again = signal.getsignal(user_signal)  # submitit's
         # SIGTERM: scancel, or a preemption that SLURM follows up itself.
-        stopping.listen(user_signal, signal.SIGTERM)
+        preemption.listen(user_signal, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
         assert self.config is not None
         # What a user would type: provenance.json has it.
@@ -170,11 +172,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         own = [] if job.global_rank == 0 else list(QUIET)
         ended = super().__call__([*sweep_overrides, *own], *args)
         run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
-        if stopping.asked.is_set() and run.status().state == "preempted":
+        if preemption.asked.is_set() and run.status().state == "preempted":
             assert callable(queue_again)
             try:
                 # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
-                if signal.SIGTERM not in stopping.heard:
+                if signal.SIGTERM not in preemption.heard:
                     queue_again(user_signal, None)
             except subprocess.CalledProcessError as error:
                 # SLURM ends a job that it queues again, and may so end what asked it to.
@@ -189,7 +191,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                     "same command, with more launcher.time",
                 )
                 raise
-        elif sweep.failures():
+        elif outcome.failures():
             sys.exit(1)  # so that SLURM ends the other tasks
         return ended
 
@@ -200,7 +202,7 @@ def _queued(cell: Cell, there: Mapping[str, str]) -> bool:
         return not _has_job(cell, there) and queue(cell)
     except (ValueError, OSError) as error:
         log.error("\t#%d: %s", cell.number, error)
-        sweep.failures()[cell.folder.name] = str(error)
+        outcome.failures()[cell.folder.name] = str(error)
         return False
 
 

@@ -1,0 +1,77 @@
+"""Scores of what is there already: of a finished run once more, or of another system's images."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth.assemble import loggers_of, scorers_of, subject_of
+from dreambooth.launch.outcome import recorded
+from dreambooth.launch.sweep import tell_table
+from dreambooth.metrics.evaluation import evaluate, joined, told
+from dreambooth.metrics.external import read_external
+from dreambooth.runs.files import claimed
+from dreambooth.runs.run import Run
+from dreambooth.subjects.prompts import Names
+from dreambooth.training.loggers import publish
+
+log = logging.getLogger(__name__)
+
+
+def score_again(config: Mapping[str, Any]) -> None:
+    """Put the scores of `metrics` into the folder of the finished run `run`: columns and numbers of
+    the same name are replaced, the others stay."""
+    if "subject" in config:
+        raise ValueError("a run has its own subject: leave subject= out, or give images=DIR")
+    run = Run.open(Path(str(config["run"])), with_weights=False)
+    if run.config.get("method") == "external":
+        raise ValueError(
+            f"{run.folder} holds scores of other images: give images={run.config['images']} again"
+        )
+    subject = subject_of(run.config)
+    scorers = _some(scorers_of(config["metrics"], subject))
+    prompts, of_class = run.read_images("prompts"), run.read_images("class")
+    identifier = Names(**run.read_names()).identifier
+    pairs = ("restored", "originals") if run.has_images("restored") else ()
+    restored = [run.read_images(name) for name in pairs]
+    seed = run.config["seed"]
+    with claimed(run.folder):
+        rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class, seed, *restored)
+        run.write_scores(joined(run.read_scores(), rows))
+        run.write_metrics(run.read_metrics() | metrics)
+    log.info("scores: %s", told(metrics))
+    if (run.folder.parent / "sweep.csv").is_file():
+        tell_table(run.folder.parent)
+
+
+def score_external(config: Mapping[str, Any]) -> None:
+    """A run folder of `images`, with scores and no weights, as a row among those in `into`."""
+    if "subject" not in config:
+        raise ValueError(
+            "images=... are compared with photos of their subject: give subject=NAME, or "
+            "subject=folder photos=DIR class_noun=NOUN"
+        )
+    images = Path(str(config["images"])).expanduser()
+    identifier = str(config["identifier"]["text"] or "")
+    subject = subject_of(config)
+    scorers = _some(scorers_of(config["metrics"], subject))
+    prompts, of_class = read_external(images, subject, identifier)
+    about = {key: config[key] for key in ("subject", "metrics", "logger")}
+    about |= {"method": "external", "images": str(images), "identifier": identifier}
+    words = ("subject", "photos", "class_noun")
+    said = [o for o in config["overrides"] if o.partition("=")[0].partition(".")[0] in words]
+    folder = Path(config["into"], config["name"] or images.stem)
+    with claimed(folder):
+        run = Run.create(folder, about | {"overrides": ["method=external", *said]})
+        with recorded(run):
+            rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class)
+            run.write_scores(rows)
+            run.write_metrics(metrics)
+            publish(loggers_of(config, run), metrics, rows, [*prompts, *of_class])
+    tell_table(run.folder.parent)
+
+
+def _some(scorers: list[Any]) -> list[Any]:
+    if not scorers:
+        raise ValueError("metrics=none scores nothing: choose metrics=miniature or metrics=paper")
+    return scorers

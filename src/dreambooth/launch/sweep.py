@@ -1,0 +1,155 @@
+"""Hydra's callbacks of a sweep: the folders that it writes into, where it stands, and its table."""
+
+import logging
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from dreambooth.launch.outcome import failures, reason_of
+from dreambooth.runs.cells import (
+    cell_name,
+    find_runs,
+    of_the_result,
+    settings,
+    sweep_name,
+    write_cells,
+)
+
+log = logging.getLogger(__name__)
+
+_cells: list[str] = []  # of this process's sweep, where it is known before it begins
+
+OmegaConf.register_new_resolver("cell", cell_name, replace=True)  # for conf/train.yaml
+
+
+class Folders(Callback):
+    """Where runs are written: a sweep's folder is named by what is swept, that of each cell by its
+    overrides; and an unfinished run goes on in its own."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        own = Path(config.run or "")
+        if config.run is not None and config.stage != "sr" and (own / "config.yaml").exists():
+            with open_dict(config):
+                config.hydra.run.dir, config.hydra.output_subdir = str(own), None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _cells.clear()
+        hydra = config.hydra
+        params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        said = parser.parse_overrides([*params, *hydra.overrides.task])
+        fixed = settings([str(o.input_line) for o in said if not o.is_sweep_override()])
+        fixed = {key: value for key, value in fixed.items() if f"{key}={value}" not in params}
+        swept = settings([str(o.input_line) for o in said]).keys() - fixed.keys()
+        given = any(text.startswith("hydra.sweep.dir=") for text in hydra.overrides.hydra)
+        root = Path(hydra.sweep.dir)
+        folder = root if given else root / sweep_name(swept, fixed)
+        keys = list(fixed)
+        with open_dict(config):
+            hydra.sweep.dir = str(folder)
+            hydra.job.config.override_dirname.exclude_keys = keys
+            # Each cell's config is made anew, of these.
+            hydra.overrides.hydra += [
+                f"hydra.sweep.dir='{folder}'",
+                f"hydra.job.config.override_dirname.exclude_keys={keys}",
+            ]
+        if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
+            jobs = BasicSweeper.split_arguments(said, None)[0]
+            cells = {cell_name(job, keys): [*filter(of_the_result, job)] for job in jobs}
+            _cells[:] = cells
+            try:
+                write_cells(folder, cells)
+                _tell_finished(folder, cells, config.force)
+            except (ValueError, OSError) as error:
+                sys.exit(str(error))  # Hydra makes a warning of an exception
+
+
+def _tell_finished(folder: Path, cells: Collection[str], force: bool) -> None:
+    states = {run.folder.name: run.status().state for run in find_runs(folder)}
+    number = sum(states[name] == "finished" for name in cells)
+    if number and not force:
+        print(f"{number} of {len(cells)} cells finished already, in {folder}")
+
+
+class SweepTable(Callback):
+    """Where a sweep stands after each cell; after the sweep its table in the terminal, sweep.csv in
+    its folder, and with `report` its report."""
+
+    def __init__(self, report: bool = False):
+        self.report = report
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        failures().clear()
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            tell_where(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        rows: list[dict[str, Any]] = []
+        problems = []
+        try:
+            rows = _rows(folder)
+            _tell(rows, folder)
+            if self.report:
+                from dreambooth.reporting.report import report_on
+
+                print(report_on([folder]))
+        except Exception as error:  # Hydra would make a warning of it, and the end a good one
+            log.debug("raised here:", exc_info=True)
+            problems = [f"the table or the report could not be made: {reason_of(error)}"]
+        failed = {
+            str(row["run"]): row["reason"]
+            for row in rows
+            if row["state"] in ("failed", "damaged", "missing")
+            and (not _cells or row["run"] in _cells)
+        } | failures()
+        if failed:
+            lines = [f"  {name}: {reason}{_logs(folder / name)}" for name, reason in failed.items()]
+            number = len(_cells or rows)
+            problems += [f"{len(failed)} of {number} runs failed:", *lines]
+        _cells.clear()
+        if problems:
+            sys.exit("\n".join(problems))
+
+
+def tell_where(folder: Path) -> None:
+    """Where this process's sweep stands, in the terminal; no cell depends on it."""
+    from dreambooth.launch.sweep_progress import tell_progress
+
+    try:
+        tell_progress(folder, _cells)
+    except Exception:  # a file that is damaged, or being replaced just now
+        log.debug("where the sweep stands is not told:", exc_info=True)
+
+
+def _logs(cell: Path) -> str:
+    return "".join(f"\n    {path}" for path in sorted(cell.glob("*.log")))
+
+
+def tell_table(folder: Path) -> None:
+    """The rows of a folder of runs: in the terminal, and as its sweep.csv."""
+    _tell(_rows(folder), folder)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    from dreambooth.launch.sweep_table import sweep_rows
+
+    return sweep_rows(folder)
+
+
+def _tell(rows: list[dict[str, Any]], folder: Path) -> None:
+    from dreambooth.launch.sweep_table import print_table, write_csv
+
+    print_table(rows)
+    write_csv(rows, folder / "sweep.csv")
+    print(f"\n{folder / 'sweep.csv'}")

@@ -1,0 +1,171 @@
+"""A sweep as a table: a row per run, for the terminal and as CSV."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from dreambooth.runs.cells import find_runs
+from dreambooth.runs.files import csv_of, write_atomically
+from dreambooth.runs.records import Metric
+from dreambooth.runs.run import Run
+from dreambooth.runs.status import describe
+
+Row = dict[str, str | Metric]
+OF_SUPER_RESOLUTION = (
+    "detail",
+    "sr_detail",
+    "sr_kept",
+    "sr_invented",
+    "sr_psnr",
+    "sr_ssim",
+    "sr_identity",
+    "sr_layout_error",
+    "sr_dino",
+    "sr_lpips",
+)
+
+
+def sweep_rows(folder: Path) -> list[Row]:
+    """A row per run of a sweep folder: the overrides in which the runs differ, `run` (the name of
+    its folder), `state`, `reason` (of a failed or damaged one), and a finished run's metrics.
+
+    An override that a run does not have, or whose config cannot be read, is "". A metric of the
+    same name as an override (`class`) is called `class_score`.
+    """
+    runs = find_runs(folder)
+    if not runs:
+        raise ValueError(f"there are no runs in {folder}")
+    overrides = {run.folder: parse_overrides(run.config.get("overrides", [])) for run in runs}
+    told = [overrides[run.folder] for run in runs if run.config]
+    keys = dict.fromkeys(key for chosen in told for key in chosen)
+    axes = [key for key in keys if len({chosen.get(key) for chosen in told}) > 1]
+    rows: list[Row] = []
+    for run in runs:
+        row: Row = {key: overrides[run.folder].get(key, "") for key in axes}
+        rows.append(row | {f"{k}_score" if k in row else k: v for k, v in _result(run).items()})
+    return rows
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
+    """Hydra's overrides as keys and values: ["prior.lambda=0", "+a=b"] gives {"prior.lambda": "0",
+    "a": "b"}, and a deletion "~a" gives {"a": "deleted"}."""
+    parsed = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        parsed[key.lstrip("+~")] = "deleted" if key.startswith("~") else value
+    return parsed
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """The table; under it why runs failed, and how each number was measured.
+
+    The scores of super-resolution are in it where the runs differ in `sr`.
+    """
+    console = console or Console()
+    metrics = _metric_names(rows)
+    if not any(column.partition(".")[0] == "sr" for column in _columns(rows)):
+        metrics = [name for name in metrics if name not in OF_SUPER_RESOLUTION]
+    for part in _parts(rows, metrics, console.width):
+        table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+        for column in part:
+            heading = column.replace("_", " ") if column in metrics else _short(column, rows)
+            justify: JustifyMethod = "right" if column in metrics else "left"
+            table.add_column(Text(heading), justify=justify, overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(row.get(column, "")) for column in part))
+        console.print(table)
+    for row in rows:
+        if row["reason"]:
+            console.print(Text(f"run {row['run']} {row['state']}: {row['reason']}"))
+    if any(isinstance(cell, Metric) and cell.ci95 for row in rows for cell in row.values()):
+        console.print("Under each value: its 95 % interval.", style="dim")
+    for name in metrics:
+        console.print(Text(f"{name.replace('_', ' ')}: {_protocol(name, rows)}", style="dim"))
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """A metric `m` takes the columns m, m_low, m_high (95 % interval), m_count and m_protocol."""
+    flat: list[dict[str, str | float | None]] = []
+    for row in rows:
+        cells: dict[str, str | float | None] = {}
+        for key, value in row.items():
+            if isinstance(value, Metric):
+                low, high = value.ci95 or (None, None)
+                cells |= {key: value.value, f"{key}_low": low, f"{key}_high": high}
+                cells |= {f"{key}_count": value.count, f"{key}_protocol": value.protocol}
+            else:
+                cells[key] = value
+        flat.append(cells)
+    write_atomically(path, csv_of(flat).encode())
+
+
+def _result(run: Run) -> Row:
+    try:
+        status = run.status()
+        measured = run.read_metrics() if status.state == "finished" else {}
+    except ValueError as error:
+        return {"run": run.folder.name, "state": "damaged", "reason": str(error)}
+    state = status.state if status.reason else describe(status)
+    return {"run": run.folder.name, "state": state, "reason": status.reason, **measured}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every key of any row but `reason`, which has its own lines."""
+    return [key for key in dict.fromkeys(key for row in rows for key in row) if key != "reason"]
+
+
+def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
+    """The columns of one table, or of several under each other where the metrics do not fit beside
+    what names the runs, which all of them then have; `width`: of the terminal, in characters."""
+    scores = _metric_names(rows)
+    names = [column for column in _columns(rows) if column not in scores]
+    told = [name for name in names if name not in ("run", "state")]
+    if told and len({tuple(row.get(name) for name in told) for row in rows}) == len(rows):
+        names.remove("run")  # the settings say which is which
+
+    def breadth(column: str) -> int:
+        cells = [line for row in rows for line in _cell(row.get(column, "")).plain.splitlines()]
+        heading = column.split("_") if column in metrics else [_short(column, rows)]
+        return 1 + max(map(len, [*cells, *heading]))
+
+    used = sum(map(breadth, names))
+    parts, left = [list(names)], width - used
+    for metric in metrics:
+        if breadth(metric) > left and len(parts[-1]) > len(names):
+            parts, left = [*parts, list(names)], width - used
+        parts[-1].append(metric)
+        left -= breadth(metric)
+    return parts
+
+
+def _short(column: str, rows: Sequence[Row]) -> str:
+    """`lambda` for `prior.lambda`, if only one column ends so: a terminal has 80 characters."""
+    last = column.rpartition(".")[2]
+    return last if sum(c.rpartition(".")[2] == last for c in _columns(rows)) == 1 else column
+
+
+def _metric_names(rows: Sequence[Row]) -> list[str]:
+    named = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, Metric))
+    return list(named)
+
+
+def _cell(value: str | Metric) -> Text:
+    if isinstance(value, str):
+        return Text(value, style={"failed": "red", "damaged": "red"}.get(value, ""))
+    text = Text(f"{value.value:.3f}" if value.count else "-")
+    if value.ci95:
+        text.append("\n({:.3f}, {:.3f})".format(*value.ci95), style="dim")
+    return text
+
+
+def _protocol(name: str, rows: Sequence[Row]) -> str:
+    """How a metric was measured and over how many, said once where the runs agree."""
+    found = [metric for row in rows if isinstance(metric := row.get(name), Metric)]
+    counts = sorted({metric.count for metric in found})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}..{counts[-1]}"
+    return f"{'; or '.join(dict.fromkeys(m.protocol for m in found))} ({n})"

@@ -1,0 +1,90 @@
+"""How each model of the miniature is trained: optimizer, resuming, averaged weights."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dreambooth.methods.dreambooth import decayed
+
+
+def decaying_adamw(
+    parameters: Any, lr: float, num_steps: int, warmup_steps: int = 200, decay_share: float = 0.3
+) -> dict[str, Any]:
+    """AdamW for Lightning that warms up, stays, and decays to nothing over the last steps."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warmup_steps, decayed(step, num_steps, decay_share))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class StepsFrom(Sampler):
+    """Step numbers from `start`; as long as all of them, since Lightning counts those done too."""
+
+    def __init__(self, start: int, num_steps: int):
+        self.start, self.num_steps = start, num_steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.num_steps))
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+
+def fit(
+    module: L.LightningModule,
+    batches: Dataset,
+    num_steps: int,
+    folder: Path,
+    ema_decay: float,
+    save_every: int = 500,
+    max_minutes: float | None = None,
+) -> bool:
+    """Train to `num_steps`, resuming from `folder`; leaves the averaged weights in the module.
+
+    Stops early after `max_minutes`; call again to go on. Returns whether all steps are done.
+    """
+    from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+    from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+    last, done = folder / "last.ckpt", 0
+    if last.is_file():
+        checkpoint = torch.load(last, map_location="cpu", mmap=True, weights_only=False)
+        done = checkpoint["global_step"]
+        if done >= num_steps:  # `state_dict` has the averages
+            module.load_state_dict(checkpoint["state_dict"])
+            return True
+    trainer = L.Trainer(
+        max_steps=num_steps,
+        max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
+        accelerator="auto",
+        devices=1,
+        precision="bf16-mixed" if _has_fast_bf16() else "32-true",
+        logger=False,
+        callbacks=[
+            ModelCheckpoint(
+                folder,
+                filename="last",
+                every_n_train_steps=save_every,
+                enable_version_counter=False,
+            ),
+            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(ema_decay)),
+        ],
+        enable_model_summary=False,
+    )
+    loader = DataLoader(batches, batch_size=None, sampler=StepsFrom(done, num_steps))
+    trainer.fit(module, loader, ckpt_path=last if done else None, weights_only=False)
+    return trainer.global_step >= num_steps
+
+
+def _has_fast_bf16() -> bool:
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,39 @@
+"""A run's config.yaml, and where two configs differ."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dreambooth.runs.records import damaged
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise damaged(path, " ".join(str(error).split())) from error
+    if not isinstance(config, dict):
+        raise damaged(path, "no mapping of keys to values")
+    return config
+
+
+def differences_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The first keys in which two configs differ, in words."""
+    a, b = dict(_leaves(there)), dict(_leaves(here))
+    # As text, since NaN differs from itself and 1 equals True.
+    keys = [k for k in {**a, **b} if repr(a.get(k)) != repr(b.get(k)) or (k in a) != (k in b)]
+    words = [f"{k} is {a.get(k, 'absent')} there and {b.get(k, 'absent')} here" for k in keys[:3]]
+    return words + [f"and {len(keys) - 3} more"] * (len(keys) > 3)
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" != "overrides":
+            yield f"{prefix}{key}", value

@@ -1,0 +1,162 @@
+"""The prior cache: images of the frozen model under the class prompt, made once for each key.
+
+FOLDER/<digest of the key>/manifest.json      the key in full, and the sha256 of each image
+                           000000.png ...     image i, made with a seed from (key, i) alone
+                           .lock              held while images are checked and made
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from dreambooth.distributed.preemption import StoppedError, asked, stop_if_asked
+from dreambooth.distributed.ranks import first, num_ranks, rank, split
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PriorImages:
+    paths: tuple[Path, ...]
+    images: Pixels  # (count, H, W, 3)
+    made: int  # by this call; the others were there
+
+
+def key_digest(key: Mapping[str, str | int | float]) -> str:
+    """20 hex digits that name a key: the same for equal keys (3 == 3.0, entries in any order).
+
+    The key holds everything that the pixels follow from: weights, stage, class prompt, sampler ...
+    """
+    plain = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in key.items()
+    }
+    return sha256(json.dumps(plain, sort_keys=True, allow_nan=False).encode()).hexdigest()[:20]
+
+
+def prior_images(
+    folder: Path,
+    key: Mapping[str, str | int | float],
+    count: int,
+    make: Callable[[list[int]], Pixels],
+    batch_size: int,
+) -> PriorImages:
+    """Images 0..count-1 of a key, from the cache where they are there and sound, else made.
+
+    `make(indices)` gives uint8 (n, H, W, 3), image i from a seed of (key, i) alone: so fewer images
+    are a prefix of more, and batches do not matter. It is called with at most `batch_size` indices,
+    and each batch is kept as soon as it is made. Any number of processes may ask at once: one
+    makes, the rest wait. The lock is the operating system's and goes with its holder, so that a
+    killed one blocks nobody. A damaged or missing image is made again, with a warning. The ranks of
+    a run ask together: the first one locks, reads and writes, and they all make.
+
+    ValueError for a count or batch size below 1.
+    """
+    for name, value in {"number of prior images": count, "prior batch size": batch_size}.items():
+        if value < 1:
+            raise ValueError(f"the {name} is {value}: it must be at least 1")
+    entry = Path(folder) / key_digest(key)
+    entry.mkdir(parents=True, exist_ok=True)
+    paths = tuple(entry / f"{i:06d}.png" for i in range(count))
+    with _locked(entry / ".lock") if rank() == 0 else nullcontext():
+
+        def read() -> tuple[dict[str, str], dict[int, Pixels]]:
+            hashes = _read_hashes(entry / "manifest.json", key)
+            return hashes, _read_sound(paths, hashes)
+
+        hashes, images = first(read)
+        missing = [i for i in range(count) if i not in images]
+        lost = [paths[i].name for i in missing if paths[i].name in hashes]
+        if lost:
+            names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
+            log.warning(
+                "%d prior images in %s are damaged or missing: made again (%s)",
+                len(lost),
+                entry,
+                names,
+            )
+        batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+        rounds = [batches[i : i + num_ranks()] for i in range(0, len(batches), num_ranks())]
+        hidden = None if missing and rank() == 0 else True
+        for round_ in tqdm(rounds, "prior images", unit="batch", disable=hidden):
+            stop_if_asked()
+            pixels = np.concatenate(split(make, round_))
+            assert pixels.dtype == np.uint8, pixels.dtype
+            made = dict(zip(chain.from_iterable(round_), pixels, strict=True))
+            images |= made
+            if rank() == 0:
+                for i, image in made.items():
+                    png = BytesIO()
+                    Image.fromarray(image).save(png, "PNG")
+                    _write(paths[i], png.getvalue())
+                    hashes[paths[i].name] = sha256(png.getvalue()).hexdigest()
+                manifest = {"key": dict(key), "sha256": dict(sorted(hashes.items()))}
+                _write(entry / "manifest.json", json.dumps(manifest, indent=1).encode())
+    return PriorImages(paths, np.stack([images[i] for i in range(count)]), len(missing))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for the process that makes the prior images in %s", path.parent)
+        while not lock.is_locked:
+            if asked.is_set():
+                raise StoppedError("stopped as asked") from None
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read_hashes(manifest: Path, key: Mapping[str, str | int | float]) -> dict[str, str]:
+    """File name -> sha256; empty, and said, where the manifest is not one of this key."""
+    if not manifest.exists():
+        return {}
+    try:
+        content = json.loads(manifest.read_bytes())
+        if content["key"] == dict(key):
+            return dict(content["sha256"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    log.warning("%s is damaged, so that all images beside it are made again", manifest)
+    return {}
+
+
+def _read_sound(paths: Sequence[Path], hashes: Mapping[str, str]) -> dict[int, Pixels]:
+    """Index -> pixels (H, W, 3) of the files that are as they were written."""
+    images = {}
+    for i, path in enumerate(paths):
+        if path.name in hashes and path.exists():
+            png = path.read_bytes()
+            if sha256(png).hexdigest() == hashes[path.name]:
+                images[i] = np.asarray(Image.open(BytesIO(png)))
+    return images
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing: a reader, or a run after a crash, never sees half a file."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

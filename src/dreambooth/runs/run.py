@@ -1,0 +1,305 @@
+"""The run folder: what training writes, and what generation, evaluation and reports read.
+
+    config.yaml      the resolved config, plain YAML; `overrides` lists what the command line said
+    status.json      queued, running, preempted, finished, or failed with the reason
+    checkpoints/     to go on with an unfinished run; see training/checkpoints.py
+    weights/         the fine-tuned model, in the diffusers layout
+    names.json       the identifier and the nouns that the run's prompts are made of
+    images/SET/      PNG files, each with what it was made from in its metadata
+    scores.csv       a row per image
+    metrics.json     each number with its count and its protocol
+    history.csv      a row per logged step: losses, curves, times
+    provenance.json  command, code, versions, machine, seconds of each part
+    replaced/        the run that was here before, until this one is finished (force=true)
+
+Every name in it is in this module only; records.py, pictures.py, configs.py and status.py say what
+is in the files. Files are replaced whole: a full disk or a kill leaves the previous one. A user's
+mistake or a damaged file is a ValueError.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dreambooth.runs.configs import differences_of, read_config
+from dreambooth.runs.files import Score, csv_of, if_free, write_atomically
+from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
+from dreambooth.runs.records import (
+    Metric,
+    damaged,
+    read_json,
+    read_metrics,
+    read_rows,
+    write_json,
+    write_metrics,
+)
+from dreambooth.runs.status import STATES, Status, describe, own_job, this_host
+
+_REPLACED = "replaced"
+_WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
+_CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "wandb")
+
+
+class FinishedRunError(ValueError):
+    """The folder holds this very run, finished: there is nothing left to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: `Run.create` starts one, `Run.open` loads a finished one."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    damage: str = ""  # why config.yaml or status.json cannot be read (from cells.find_runs only)
+
+    @classmethod
+    def create(
+        cls, folder: Path, config: Mapping[str, Any], replace: bool = False, state: str = "running"
+    ) -> Run:
+        """Start a run in a new folder, or go on with the same run where it is unfinished.
+
+        The folder may hold other files, such as a launcher's logs. Two configs are of the same run
+        if they differ in `overrides` at most. FinishedRunError if that run is finished; ValueError
+        if the folder holds a run of another config that has done something, or a damaged one. With
+        `replace` these are set aside, until the new run is finished.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: give a folder to write the run into")
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        config = yaml.safe_load(text)  # as it will be read
+        if holds_a_run(folder):
+            try:
+                run = cls.there(folder)
+                if differences := differences_of(run.config, config):
+                    raise ValueError(
+                        f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
+                        "give another folder, or remove this one"
+                    )
+                return run.go_on(state)
+            except ValueError as error:
+                begun = _has_begun(folder) or isinstance(error, FinishedRunError)
+                if begun and not replace:
+                    raise
+            _set_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", text.encode())
+        run = cls(folder, config)
+        run.set_status(state)
+        return run
+
+    def go_on(self, state: str = "running") -> Run:
+        """Go on with this run. FinishedRunError if it is finished; ValueError if damaged."""
+        if (self.folder / "status.json").exists() and self.status().state == "finished":
+            raise FinishedRunError(
+                f"this run is finished, in {self.folder}: use it; its command with force=true "
+                "runs it again"
+            )
+        self.set_status(state)
+        return self
+
+    @classmethod
+    def there(cls, folder: Path) -> Run:
+        """The run of a folder, finished or not. ValueError where there is none."""
+        if not folder.is_dir():
+            raise ValueError(f"there is no run folder {folder}")
+        if not holds_a_run(folder):
+            raise ValueError(f"{folder} is not a run folder: it has no config.yaml and status.json")
+        return cls(folder, read_config(folder))
+
+    @classmethod
+    def open(cls, folder: Path, with_weights: bool = True) -> Run:
+        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
+        run = cls.there(folder)
+        status = run.status()
+        if status.state != "finished":
+            raise ValueError(
+                f"the run in {folder} is not finished ({describe(status)}): go on with it by "
+                f"python src/train.py run={folder}"
+            )
+        if with_weights and not run.weights.is_dir():
+            raise ValueError(f"the run in {folder} is damaged: weights/ is missing")
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+    def status(self) -> Status:
+        if self.damage:
+            return Status("damaged", self.damage)
+        begun = (self.folder / "status.json").exists() or _has_begun(self.folder)
+        if not begun or not holds_a_run(self.folder):
+            return Status("missing", "it has not begun")
+        content = read_json(self.folder / "status.json")
+        try:
+            status = Status(**content)
+        except TypeError as error:
+            raise damaged(self.folder / "status.json", error) from error
+        if status.state not in STATES:
+            raise damaged(self.folder / "status.json", f"no state {status.state!r}")
+        return status
+
+    def set_status(
+        self,
+        state: str,
+        reason: str = "",
+        progress: float | None = None,
+        job: str | None = None,
+        ended: str | None = None,
+    ) -> None:
+        """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason. What is
+        not given stays as it was; a running one is in the job of this process, if in any."""
+        assert state in STATES, state
+        assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        exists = (self.folder / "status.json").exists()
+        before = self.status() if exists else Status(state, started=now)
+        status = replace(
+            before,
+            state=state,
+            reason=reason,
+            progress=1.0
+            if state == "finished"
+            else before.progress
+            if progress is None
+            else progress,
+            ended="" if state in ("queued", "running") else ended or now,
+            job=(own_job() if state == "running" else before.job) if job is None else job,
+            host=this_host() if state == "running" else before.host,
+        )
+        write_json(self.folder / "status.json", asdict(status))
+
+    def save_images(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
+        """Write pictures as images/SET/<words of the prompt>-<index>.png, and give their paths.
+
+        Different prompts have different names, on file systems that ignore case too. A picture of
+        the same set, prompt and index is replaced.
+        """
+        self._image_set(image_set).mkdir(parents=True, exist_ok=True)
+        paths = [self._image_path(image_set, p.prompt, p.index) for p in pictures]
+        assert len(set(paths)) == len(paths), "a prompt and index given twice"
+        for path, picture in zip(paths, pictures, strict=True):
+            write_atomically(path, png_of(picture))
+        return paths
+
+    def read_images(self, image_set: str) -> list[Picture]:
+        """The pictures of a set, ordered by file name."""
+        return [read_png(path) for path in self.image_paths(image_set)]
+
+    def has_image(self, image_set: str, prompt: str, index: int, template: str) -> bool:
+        """Whether that picture is there, whole."""
+        path = self._image_path(image_set, prompt, index)
+        try:
+            kept = read_png(path) if path.exists() else None
+        except ValueError:
+            return False
+        return kept is not None and (kept.prompt, kept.template) == (prompt, template)
+
+    def has_images(self, image_set: str) -> bool:
+        return self._image_set(image_set).is_dir()
+
+    def tidy(self) -> None:
+        """Delete what is of no use once it is finished: its checkpoints, most of its size, and the
+        run that it replaces."""
+        for folder in (self.checkpoints, self.folder / _REPLACED):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def image_paths(self, image_set: str) -> list[Path]:
+        folder = self._image_set(image_set)
+        if not folder.is_dir():
+            raise ValueError(f"the run in {self.folder} has no images/{image_set}")
+        return sorted(folder.glob("*.png"))
+
+    def write_scores(self, rows: Sequence[Mapping[str, Score]]) -> None:
+        """scores.csv: a row per image, a column per key of any row."""
+        write_atomically(self.folder / "scores.csv", csv_of(rows).encode())
+
+    def read_scores(self) -> list[dict[str, Score]]:
+        """Rows as written, but with every number a float; None where a row has no value."""
+        return read_rows(self.folder / "scores.csv")
+
+    def write_history(self, rows: Sequence[Mapping[str, Score]]) -> None:
+        """history.csv: `step`, of the stage that a column's prefix names, and what was logged."""
+        write_atomically(self.folder / "history.csv", csv_of(rows).encode())
+
+    def read_history(self) -> list[dict[str, float]]:
+        """Rows as written, without what they lack; none where nothing was logged yet."""
+        if not (self.folder / "history.csv").exists():
+            return []
+        rows = read_rows(self.folder / "history.csv")
+        return [{k: v for k, v in row.items() if isinstance(v, float)} for row in rows]
+
+    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
+        write_json(self.folder / "provenance.json", provenance)
+
+    def read_provenance(self) -> dict[str, Any]:
+        """{} where there is none, as in older folders."""
+        exists = (self.folder / "provenance.json").exists()
+        return read_json(self.folder / "provenance.json") if exists else {}
+
+    def write_names(self, names: Mapping[str, str | None]) -> None:
+        """names.json: what a finished run is reloaded with, beside its weights."""
+        write_json(self.folder / "names.json", names)
+
+    def read_names(self) -> dict[str, Any]:
+        return read_json(self.folder / "names.json")
+
+    def write_metrics(self, metrics: Mapping[str, Metric]) -> None:
+        """metrics.json; NaN and infinity, which JSON lacks, are written as null and read as NaN."""
+        write_metrics(self.folder / "metrics.json", metrics)
+
+    def read_metrics(self) -> dict[str, Metric]:
+        return read_metrics(self.folder / "metrics.json")
+
+    def _image_path(self, image_set: str, prompt: str, index: int) -> Path:
+        return self._image_set(image_set) / picture_name(prompt, index)
+
+    def _image_set(self, image_set: str) -> Path:
+        if not re.fullmatch(r"\w[\w.-]*", image_set):
+            raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+        return self.folder / "images" / image_set
+
+
+def tell_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
+    """The status of a run whose processes have ended, which a killed one has not told; where it was
+    one of several, the others have told that they lost it. One that another process is at is left
+    alone. ValueError where the status is damaged."""
+    run = Run(folder, {})
+    if run.status().state in ("running", *(["failed"] if of_a_rank else [])):
+        with if_free(folder) as free:
+            if free:
+                run.set_status("failed", reason)
+
+
+def holds_a_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() or (folder / "status.json").exists()
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has done anything but to say that it failed."""
+    return any((folder / name).exists() for name in _WORK)
+
+
+def _set_aside(folder: Path) -> None:
+    """Make room for a run that replaces this one, which tidy() deletes. Where there is an earlier
+    one that has not been replaced yet, this one did not replace it, and is deleted now."""
+    aside = folder / _REPLACED
+    keep = _has_begun(folder) and not aside.exists()
+    for path in (folder / name for name in _CONTENT if (folder / name).exists()):
+        if keep:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,352 @@
+"""The latent backbone against plain diffusers, on tiny folders of random weights."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from tiny_models import stable_diffusion_folder
+from transformers import CLIPTextModel
+
+from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.loss import loss_weights, term, two_term_loss
+from dreambooth.miniature.drawing import draw
+from dreambooth.miniature.world import random_scene
+from dreambooth.randomness import generator
+from dreambooth.sampling import Sampler
+from dreambooth.schedules import NoiseSchedule
+from dreambooth.subjects.identifiers import rare_identifier, rare_token_ids
+from dreambooth.subjects.photos import load_photos
+
+SCALE = 0.18215
+DDIM = {"base": Sampler("ddim", num_steps=10, guidance_scale=5.0)}
+PROMPTS = ["a photo of a dog", "a red clock in the snow", "a cat wearing a hat"]
+KEYS = [("test", prompt, 0) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(request, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp(request.param)
+    return stable_diffusion_folder(path, v_prediction=request.param == "v_prediction")
+
+
+@pytest.fixture(scope="module")
+def epsilon_folder(tmp_path_factory) -> Path:
+    return stable_diffusion_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def backbone(epsilon_folder) -> LatentBackbone:
+    return LatentBackbone.load(epsilon_folder)
+
+
+@pytest.fixture
+def copied(epsilon_folder, tmp_path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(epsilon_folder, tmp_path / "copied")
+
+
+def images(count: int, resolution_px: int = 64) -> torch.Tensor:
+    return torch.rand(count, 3, resolution_px, resolution_px, generator=generator("images")) * 2 - 1
+
+
+def randn(*shape: int, key: str) -> torch.Tensor:
+    return torch.randn(shape, generator=generator(key))
+
+
+def plain(folder: Path) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> int:
+    return int((a.int() - b.int()).abs().max())
+
+
+# --- one stage ------------------------------------------------------------------------------------
+
+
+def test_encode_is_the_vaes_posterior_times_its_scaling_factor(folder):
+    stage = LatentBackbone.load(folder).stages["base"]
+    encoded = stage.encode(images(3))
+    with torch.no_grad():
+        posterior = AutoencoderKL.from_pretrained(folder / "vae").encode(images(3)).latent_dist
+    assert stage.x_shape == encoded.mean.shape[1:] == (4, 8, 8)
+    torch.testing.assert_close(encoded.mean, posterior.mean * SCALE)
+    torch.testing.assert_close(encoded.std, posterior.std * SCALE)
+    assert not encoded.mean.requires_grad
+    assert not encoded.std.requires_grad
+
+
+def test_an_encoding_does_not_depend_on_its_batch(backbone):
+    stage = backbone.stages["base"]
+    together, alone = stage.encode(images(3)), stage.encode(images(3)[1:2])
+    assert torch.equal(together.mean[1:2], alone.mean)
+    assert torch.equal(together.std[1:2], alone.std)
+
+
+def test_decode_is_the_vaes_decoder_in_the_range_of_images(backbone, epsilon_folder):
+    x = randn(2, 4, 8, 8, key="x")
+    decoded = backbone.stages["base"].decode(x)
+    with torch.no_grad():
+        expected = AutoencoderKL.from_pretrained(epsilon_folder / "vae").decode(x / SCALE).sample
+    assert decoded.shape == (2, 3, 64, 64)
+    assert expected.abs().max() > 1, "there is something to clip"
+    torch.testing.assert_close(decoded, expected.clamp(-1, 1), atol=1e-4, rtol=0)
+
+
+def test_the_subjects_photos_are_encoded(backbone, tmp_path):
+    if dreambench := os.environ.get("DREAMBENCH_DIR"):
+        photos_folder = Path(dreambench) / "dog"
+    else:
+        photos_folder = tmp_path
+        for i in range(4):
+            pixels = draw(random_scene(np.random.default_rng(i)), 96)
+            Image.fromarray(pixels).save(photos_folder / f"{i}.jpg")
+    stage = backbone.stages["base"]
+    photos = load_photos(photos_folder, stage.resolution_px).images
+    encoded = stage.encode(photos)
+    assert encoded.mean.shape == (len(photos), *stage.x_shape)
+    assert encoded.mean.isfinite().all()
+    assert (encoded.std > 0).all()
+    distances = torch.pdist(encoded.mean.flatten(1))
+    assert distances.min() > 0, "different photos are different latents"
+    x = encoded.sample(0, generator("first"))
+    assert x.shape == stage.x_shape
+    assert not torch.equal(x, encoded.sample(0, generator("second")))
+
+
+def test_the_condition_is_plain_diffusers_text_embedding(folder):
+    condition = LatentBackbone.load(folder).stages["base"].condition([*PROMPTS, ""])
+    with torch.no_grad():
+        expected, null = plain(folder).encode_prompt(PROMPTS, "cpu", 1, True)
+    assert condition["text"].shape == (4, 77, 32)
+    assert not condition["text"].requires_grad
+    torch.testing.assert_close(condition["text"], torch.cat([expected, null[:1]]))
+
+
+def test_a_prompt_is_encoded_once(backbone):
+    stage, encoded = backbone.stages["base"], []
+    encoder = backbone._pipeline.text_encoder
+    encoder.register_forward_hook(lambda _module, _arguments, output: encoded.append(output))
+    first = stage.condition(["a dog", "a cat", "a dog"])["text"]
+    second = stage.condition(["a cat", "a dog"])["text"]
+    assert len(encoded) == 2
+    assert torch.equal(first[:2], second.flip(0))
+    assert torch.equal(first[0], first[2])
+
+
+def test_predict_is_the_plain_unets_output(folder):
+    stage = LatentBackbone.load(folder).stages["base"]
+    z_t, t, text = (
+        randn(3, 4, 8, 8, key="z"),
+        torch.tensor([0, 500, 999]),
+        randn(3, 77, 32, key="c"),
+    )
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    with torch.no_grad():
+        ours = stage.predict(z_t, t, {"text": text})
+        assert torch.equal(ours, unet(z_t, t, text).sample)
+        assert not torch.allclose(ours, stage.predict(z_t, t, {"text": text.flip(0)}))
+
+
+def test_losses_and_gradients_are_those_of_a_plain_recomputation(folder):
+    t, t_prior = torch.tensor([20, 700]), torch.tensor([400, 900])
+    eps, eps_prior = randn(2, 4, 8, 8, key="eps"), randn(2, 4, 8, 8, key="eps'")
+    prior_weight = 0.7
+
+    stage = LatentBackbone.load(folder).stages["base"]
+    encoded = stage.encode(images(4))
+    x = torch.stack([encoded.sample(i, generator("posterior", i)) for i in range(4)])
+
+    def ours(x, eps, t, prompt):
+        prediction = stage.predict(
+            stage.schedule.corrupt(x, eps, t), t, stage.condition([prompt] * len(t))
+        )
+        kind = stage.schedule.prediction_type
+        weights = loss_weights("uniform", stage.schedule.snr(t), kind)
+        return term(prediction, stage.schedule.target(x, eps, t), weights)
+
+    losses = two_term_loss(
+        ours(x[:2], eps, t, "a xq dog"), ours(x[2:], eps_prior, t_prior, "a dog"), prior_weight
+    )
+    losses.total.backward()
+
+    pipeline = plain(folder)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(images(4)).latent_dist
+    noise = torch.stack(
+        [torch.randn(4, 8, 8, generator=generator("posterior", i)) for i in range(4)]
+    )
+    latents = (posterior.mean + posterior.std * noise) * pipeline.vae.config.scaling_factor
+
+    def theirs(x, eps, t, prompt):
+        text = pipeline.encode_prompt(prompt, "cpu", len(t), False)[0].detach()
+        prediction = pipeline.unet(scheduler.add_noise(x, eps, t), t, text).sample
+        velocity = scheduler.config.prediction_type == "v_prediction"
+        return F.mse_loss(prediction, scheduler.get_velocity(x, eps, t) if velocity else eps)
+
+    subject = theirs(latents[:2], eps, t, "a xq dog")
+    prior = theirs(latents[2:], eps_prior, t_prior, "a dog")
+    (subject + prior_weight * prior).backward()
+
+    assert losses.subject.item() == pytest.approx(subject.item(), abs=1e-6)
+    assert losses.prior.item() == pytest.approx(prior.item(), abs=1e-6)
+    assert losses.total.item() == pytest.approx((subject + 0.7 * prior).item(), abs=1e-6)
+    for (name, mine), other in zip(
+        stage.denoiser.named_parameters(), pipeline.unet.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_policies_train_the_unet_or_its_cross_attention(backbone):
+    stage = backbone.stages["base"]
+    every = dict(stage.denoiser.named_parameters())
+    assert stage.trainable_parameters("all") == list(every.values())
+    chosen = {id(p) for p in stage.trainable_parameters("cross_attention")}
+    names = {name for name, p in every.items() if id(p) in chosen}
+    assert names == {name for name in every if "attn2" in name}
+    # Of each of the three places with attention: to_q, to_k, to_v, to_out and to_out's bias.
+    assert len(names) == 5 * sum(name.endswith("attn2.to_k.weight") for name in every) > 0
+    with pytest.raises(ValueError, match="cross_attention"):
+        stage.trainable_parameters("everything")
+
+
+def test_the_vae_and_the_text_encoder_are_frozen(backbone):
+    for part in (backbone._pipeline.vae, backbone._pipeline.text_encoder):
+        assert not part.training
+        assert not any(p.requires_grad for p in part.parameters())
+
+
+def test_latents_are_not_clipped_where_an_old_scheduler_config_says_so(copied):
+    file = copied / "scheduler" / "scheduler_config.json"
+    config = {**json.loads(file.read_text()), "_class_name": "DDIMScheduler", "clip_sample": True}
+    file.write_text(json.dumps(config))
+    index = json.loads((copied / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    (copied / "model_index.json").write_text(json.dumps(index))
+    assert NoiseSchedule.from_scheduler(DDIMScheduler.from_pretrained(file.parent)).clip_sample
+    assert not LatentBackbone.load(copied).stages["base"].schedule.clip_sample
+
+
+# --- the backbone ---------------------------------------------------------------------------------
+
+
+def test_trained_saved_and_reloaded_in_plain_diffusers_it_draws_the_same_images(folder, tmp_path):
+    backbone = LatentBackbone.load(folder)
+    stage = backbone.stages["base"]
+    before = backbone.generate(PROMPTS, KEYS, DDIM)
+
+    optimizer = torch.optim.SGD(stage.trainable_parameters("all"), lr=0.1)
+    prediction = stage.predict(
+        randn(1, 4, 8, 8, key="z"), torch.tensor([500]), stage.condition(["a xq dog"])
+    )
+    prediction.square().mean().backward()
+    optimizer.step()
+    backbone.batch_size = 2
+    ours = backbone.generate(PROMPTS, KEYS, DDIM)
+    assert ours.dtype == torch.uint8
+    assert ours.shape == (3, 3, 64, 64)
+    assert difference(ours, before) > 10, "the step changed what is drawn"
+
+    backbone.save(tmp_path / "saved")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "saved")
+    assert pipeline.safety_checker is None
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,  # PNDM's config does not say, and DDIM's default is for pixels
+        set_alpha_to_one=True,
+    )
+    latents = [torch.randn(1, 4, 8, 8, generator=generator(*key, "base")) for key in KEYS]
+    theirs = pipeline(
+        PROMPTS,
+        latents=torch.cat(latents),
+        num_inference_steps=10,
+        guidance_scale=5.0,
+        output_type="np",
+    ).images
+    theirs = torch.from_numpy(theirs).permute(0, 3, 1, 2).mul(255).round().to(torch.uint8)
+    assert difference(ours, theirs) <= 1
+    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat pictures"
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ddim", "dpm"])
+def test_an_image_depends_on_its_prompt_and_key_alone(backbone, name):
+    sampling = {"base": Sampler(name, num_steps=4, guidance_scale=3.0)}
+    together = backbone.generate(PROMPTS, KEYS, sampling)
+    backbone.batch_size = 1
+    alone = backbone.generate(PROMPTS[2:], KEYS[2:], sampling)
+    assert difference(together[2:], alone) <= 1
+    other_key = backbone.generate(PROMPTS[2:], [("test", PROMPTS[2], 1)], sampling)
+    assert difference(other_key, alone) > 10
+    other_prompt = backbone.generate(PROMPTS[:1], KEYS[2:], sampling)
+    assert difference(other_prompt, alone) > 10
+
+
+def test_drawing_leaves_the_training_mode_as_it_was(backbone):
+    backbone.stages["base"].denoiser.train()
+    backbone.generate(PROMPTS[:1], KEYS[:1], {"base": Sampler("ddim", 1, 1.0)})
+    assert backbone.stages["base"].denoiser.training
+
+
+def test_the_fingerprint_survives_saving_and_loading(folder, tmp_path):
+    backbone = LatentBackbone.load(folder)
+    backbone.save(tmp_path / "saved")
+    assert LatentBackbone.load(tmp_path / "saved").fingerprint() == backbone.fingerprint()
+
+
+def test_the_fingerprint_sees_one_changed_weight_of_each_part(backbone):
+    seen = {backbone.fingerprint()}
+    for part in ("unet", "vae", "text_encoder"):
+        with torch.no_grad():
+            list(getattr(backbone._pipeline, part).parameters())[-1].view(-1)[0] += 1e-4
+        seen.add(backbone.fingerprint())
+    assert len(seen) == 4
+
+
+def test_a_half_precision_folder_is_loaded_in_float32(epsilon_folder, tmp_path):
+    plain(epsilon_folder).to(torch.float16).save_pretrained(tmp_path)
+    assert CLIPTextModel.from_pretrained(tmp_path / "text_encoder").dtype == torch.float16
+    pipeline = LatentBackbone.load(tmp_path)._pipeline
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+
+
+def test_another_resolution_is_drawn_by_plain_diffusers_too_once_saved(epsilon_folder, tmp_path):
+    backbone = LatentBackbone.load(epsilon_folder, resolution_px=32)
+    stage = backbone.stages["base"]
+    assert stage.x_shape == (4, 4, 4)
+    assert stage.encode(images(1, 32)).mean.shape == (1, 4, 4, 4)
+    assert backbone.generate(PROMPTS[:1], KEYS[:1], DDIM).shape == (1, 3, 32, 32)
+    backbone.save(tmp_path)
+    drawn = plain(tmp_path)("a dog", num_inference_steps=1, output_type="np").images
+    assert drawn.shape == (1, 32, 32, 3)
+    assert LatentBackbone.load(tmp_path).stages["base"].resolution_px == 32
+
+
+def test_rare_identifiers_come_from_the_models_tokenizer(backbone):
+    tokenizer = backbone.tokenizer
+    first_special = len(tokenizer) - 2
+    ids = rare_token_ids(tokenizer, (first_special - 130, first_special))
+    assert len(ids) == 130
+    identifier = rare_identifier(tokenizer, (first_special - 130, first_special), 1, seed=3)
+    assert len(identifier) == 2
+    ids_in_prompt = tokenizer(f"a {identifier} dog").input_ids
+    assert ids_in_prompt[2] in ids
+    assert len(ids_in_prompt) == 5, "start, a, [V], dog, end"
+    backbone.check_prompt(f"a {identifier} dog", identifier)

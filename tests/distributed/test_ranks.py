@@ -1,0 +1,191 @@
+"""Several processes of one run: what they share, and that together they do what one does."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, process, same_files, smoke
+
+from dreambooth.distributed import ranks
+from dreambooth.runs.run import Run
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+
+
+def commands(number, what, folder):
+    return [[sys.executable, str(HERE / "share.py"), what, str(folder)]] * number
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{HERE}")
+
+
+def test_ranks_share_work_and_answers(tmp_path):
+    ranks.run_ranks(commands(3, "share", tmp_path))
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert len({one["own"] for one in said}) == 3
+    assert {one["first"] for one in said} == {said[0]["own"]}
+    for one in said:
+        assert one["split"] == [[0, 0], [1, 1], [4, 2], [9, 0], [16, 1]]
+        assert one["united"] == {"of 0": 0, "of 1": 1, "of 2": 2}
+        assert one["error"] == "division by zero"
+
+
+def test_without_ranks_every_function_is_the_plain_thing():
+    assert (ranks.rank(), ranks.num_ranks()) == (0, 1)
+    assert ranks.first(lambda: "made") == "made"
+    assert ranks.split(lambda item: -item, [1, 2]) == [-1, -2]
+    assert ranks.united({1: 2}) == {1: 2}
+
+
+def test_a_rank_that_ends_badly_ends_the_others_long_before_they_would(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(ranks.RanksError, match="rank 1 of 2 ended with exit code 7"):
+        ranks.run_ranks(commands(2, "fail", tmp_path))
+    assert time.monotonic() - began < 300
+
+
+SMALL = ("logger=csv", "method.max_steps=6", "method.batch_size=4", "prior.num_images=20")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny):
+    """The same run by one process and by two; 104 pictures, so that each of the two draws some."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for number in (1, 2):
+        own = (*smoke(tiny, folder / f"prior{number}"), *SMALL, "drawing.images_per_prompt=4")
+        ended = process(
+            "src/train.py",
+            *own,
+            f"trainer.devices={number}",
+            f"hydra.run.dir={folder / str(number)}",
+        )
+        assert ended.code == 0, ended.output
+    return folder
+
+
+def losses(run):
+    return torch.tensor(
+        [[row[f"loss/{term}"] for term in ("subject", "prior")] for row in run.read_history()]
+    )
+
+
+def test_two_processes_train_as_one_does(runs):
+    one, two = Run.open(runs / "1"), Run.open(runs / "2")
+    assert losses(one).shape == (6, 2)
+    torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-5)
+    for path in one.weights.rglob("diffusion_pytorch_model.safetensors"):
+        ours, theirs = (read(run.weights / path.relative_to(one.weights)) for run in (two, one))
+        for name, weight in theirs.items():
+            torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-5)
+
+
+def read(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_two_processes_make_the_same_prior_images_and_score_the_same(runs):
+    assert same_files(runs / "prior1", runs / "prior2", "*.png")
+    one, two = Run.open(runs / "1"), Run.open(runs / "2")
+    assert len(two.read_images("prompts")) == len(one.read_images("prompts")) == 100
+    for name, metric in one.read_metrics().items():
+        assert two.read_metrics()[name].value == pytest.approx(metric.value, abs=1e-3, nan_ok=True)
+
+
+def test_the_same_weights_draw_and_score_to_the_same_bits_by_two_processes(runs):
+    """The enlarged photos come from the SR stage, which was not trained."""
+    for pattern in ("images/photos/*.png", "images/restored/*.png", "names.json"):
+        assert same_files(runs / "1", runs / "2", pattern)
+
+
+@pytest.mark.parametrize(
+    ("kill", "reason"), [(False, "the seventh seal is open"), (True, "rank 1 of 2 was killed by")]
+)
+def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tiny, kill, reason):
+    began = time.monotonic()
+    unlucky = f"+callbacks.unlucky={{_target_: unlucky.Unlucky, rank: 1, kill: {kill}}}"
+    own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "trainer.devices=2", unlucky)
+    ended = process(
+        "src/train.py", *own, "method.batch_size=2", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    assert ended.code == 1
+    assert reason in ended.output
+    status = Run(tmp_path / "run", {}).status()
+    assert status.state == "failed"
+    assert status.reason.startswith(reason)
+    assert time.monotonic() - began < 600
+
+
+def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(tmp_path, tiny):
+    slow = "+callbacks.slow={_target_: unlucky.Slow}"
+    own = (*smoke(tiny, tmp_path / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
+    words = (*own, "method.max_steps=30", "method.checkpoint_every=1000", slow)
+    whole = process("src/train.py", *words, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert whole.code == 0, whole.output
+    started = subprocess.Popen(
+        [sys.executable, "src/train.py", *words, f"hydra.run.dir={tmp_path / 'told'}"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    run = Run(tmp_path / "told", {})
+    wait_until(lambda: run.status().progress > 0)
+    started.terminate()  # its ranks end with it
+    started.wait()
+    wait_until(lambda: run.status().state != "running")
+    assert run.status().state == "preempted"
+    ended = process("src/train.py", f"run={run.folder}")
+    assert ended.code == 0, ended.output
+    assert "going on from" in ended.output
+    assert same_files(run.weights, tmp_path / "whole" / "weights", "*.safetensors")
+
+
+def wait_until(condition):
+    last = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < last
+        time.sleep(0.1)
+
+
+def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path, tiny):
+    own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "metrics=none", "trainer.devices=2")
+    base = process("src/train.py", *own, "stage=base", f"hydra.run.dir={tmp_path / 'base'}")
+    assert base.code == 0, base.output
+    more = ("stage=sr", f"run={tmp_path / 'base'}", "sr=noise_1e-3")
+    ended = process("src/train.py", *more, f"hydra.run.dir={tmp_path / 'sr'}")
+    assert ended.code == 0, ended.output
+    assert "2 processes, one for each device" in ended.output
+    assert Run.there(tmp_path / "sr").status().state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["trainer.devices=auto"], "trainer.devices=auto: give a whole number from 1 up"),
+        (["trainer.num_nodes=2"], "several nodes need launcher=slurm, with -m"),
+        (["trainer.devices=3"], "method.batch_size=4 is of all 3 devices: give a multiple of 3"),
+        (["trainer.strategy=deepspeed"], "=deepspeed is not known: give auto (ddp) or fsdp"),
+        (["trainer.strategy=fsdp"], "=fsdp splits a model: give trainer.devices=2 or more"),
+    ],
+)
+def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):
+    own = smoke(tiny, tmp_path / "prior")
+    ended = process("src/train.py", *own, *overrides, f"hydra.run.dir={tmp_path / 'run'}")
+    assert sentence in ended.sentence
+
+
+def test_a_batch_that_does_not_divide_is_said(monkeypatch):
+    from dreambooth.runs.settings import Training
+
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"batch_size=6 is of all 4 devices: give a multiple of 4"):
+        Training(lambda: None, max_steps=1, batch_size=6)

@@ -1,0 +1,172 @@
+"""Where things are and who may know of whom: the rooms of src/dreambooth, by their imports.
+
+Every import counts, also one inside a function and one for types only (TYPE_CHECKING): a module
+whose annotations need another is not to be understood without it.
+"""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+SRC = ROOT / "src"
+MOST_LINES = 400
+SCIENCE = {"loss", "schedules", "sampling", "randomness"}
+# A room, or a module of the top level -> what it may import, besides itself. Each is below it here.
+MAY_IMPORT = {
+    "hydra_plugins": {"launch", "distributed", "runs"},
+    "train": {"launch", "assemble", "runs"},
+    "generate": {"launch", "assemble", "experiment", "runs"},
+    "evaluate": {"launch", "assemble", "miniature"},
+    "report": {"reporting"},
+    "pretrain": {"miniature"},
+    "launch": {"assemble", "methods", "training", "metrics", "reporting", "subjects", "runs"}
+    | {"distributed"},
+    "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}
+    | {"distributed"}
+    | SCIENCE,
+    "experiment": {"methods", "training", "metrics", "backbones", "subjects", "runs"}
+    | {"distributed"}
+    | SCIENCE,
+    # One more backbone, one more source of subjects: nothing above but the entry points knows it.
+    "miniature": {"methods", "metrics", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
+    "methods": {"training", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
+    "training": {"metrics", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
+    "metrics": {"subjects", "runs", "distributed"} | SCIENCE,
+    "reporting": {"runs"},
+    "backbones": {"distributed"} | SCIENCE,
+    "subjects": {"distributed"} | SCIENCE,
+    "runs": {"distributed"},
+    "distributed": set(),
+    "sampling": {"schedules"},
+    "loss": {"schedules"},
+    "schedules": set(),
+    "randomness": set(),
+}
+TOP_LEVEL = {"__init__", "loss", "schedules", "sampling", "randomness", "assemble", "experiment"}
+# Of tests/, besides the rooms: what tests src/hydra_plugins, without a cluster and on one.
+OTHER_TESTS = {"launchers", "slurm"}
+
+
+def modules_of(source: Path) -> dict[str, Path]:
+    """Dotted name -> file, of all modules below a folder; a package by its __init__."""
+    files = {".".join(p.relative_to(source).with_suffix("").parts): p for p in source.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in files.items()}
+
+
+def imports_of(source: Path) -> dict[str, set[str]]:
+    """Module -> the modules of the same folder that it imports, wherever in it."""
+    modules = modules_of(source)
+    found: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = []
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path} has a relative import: write it in full"
+                named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found[name] |= {module for module in named if module in modules} - {name}
+    return found
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "dreambooth" and len(parts) > 1 else parts[0]
+
+
+def circle_in(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, if there is one."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def upward_in(imports: dict[str, set[str]]) -> list[str]:
+    """Imports of a room that the importing one may not know."""
+    return [
+        f"{module} imports {other}"
+        for module, others in imports.items()
+        for other in sorted(others)
+        if room_of(module) != room_of(other)
+        if room_of(other) not in {"dreambooth", *MAY_IMPORT[room_of(module)]}
+    ]
+
+
+def too_long(folder: Path) -> list[str]:
+    counts = {path: len(path.read_text().splitlines()) for path in folder.rglob("*.py")}
+    return [f"{path}: {count} lines" for path, count in counts.items() if count > MOST_LINES]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle_in(imports_of(SRC)) == []
+
+
+def test_imports_point_one_way():
+    assert upward_in(imports_of(SRC)) == []
+
+
+def test_each_room_is_above_all_that_it_may_import():
+    order = list(MAY_IMPORT)
+    for room, below in MAY_IMPORT.items():
+        assert below <= set(order[order.index(room) + 1 :]), room
+
+
+def test_every_module_is_in_a_room():
+    children = {p for p in (SRC / "dreambooth").iterdir() if p.name != "__pycache__"}
+    assert {p.stem for p in children if p.is_file()} == TOP_LEVEL
+    rooms = {p.name for p in children if any(p.rglob("*.py"))}
+    assert rooms | TOP_LEVEL - {"__init__"} <= set(MAY_IMPORT)
+
+
+def test_the_tests_are_in_the_same_rooms():
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")}
+    rooms = set(MAY_IMPORT)
+    assert {folder.as_posix() for folder in folders} - {"."} <= rooms | OTHER_TESTS
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks"])
+def test_no_file_is_too_long_to_read(folder):
+    assert too_long(ROOT / folder) == []
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A house of two rooms, whose modules are given as text."""
+
+    def house(**modules: str) -> Path:
+        for name, text in modules.items():
+            path = tmp_path / "dreambooth" / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return house
+
+
+LATE = "def f():\n    from dreambooth.{} import {}"
+FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dreambooth.{} import {}"
+
+
+@pytest.mark.parametrize("late", [LATE, FOR_TYPES])
+def test_a_circle_is_found_however_it_is_hidden(house, late):
+    a, b = "from dreambooth.runs import b", late.format("runs.a", "thing")
+    assert set(circle_in(imports_of(house(runs__a=a, runs__b=b)))) == {
+        "dreambooth.runs.a",
+        "dreambooth.runs.b",
+    }
+
+
+@pytest.mark.parametrize("late", [LATE, FOR_TYPES])
+def test_an_upward_import_is_found_however_it_is_hidden(house, late):
+    source = house(runs__a=late.format("launch", "b"), launch__b="import dreambooth.runs.a")
+    assert upward_in(imports_of(source)) == ["dreambooth.runs.a imports dreambooth.launch.b"]
+
+
+def test_a_long_file_is_found(house):
+    assert too_long(house(runs__a="\n" * MOST_LINES)) == []
+    assert len(too_long(house(runs__a="\n" * (MOST_LINES + 1)))) == 1
