@@ -17,9 +17,10 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
+from dreambooth.backbones.stage import Sampling
 from dreambooth.miniature import WEIGHTS, load_backbone, world
 from dreambooth.miniature.oracle import Oracle, prompted_values
-from dreambooth.sampling import Sampler
+from dreambooth.runs.settings import Sampler, read
 
 CONF = Path(__file__).parents[1] / "conf" / "model" / "miniature.yaml"
 
@@ -72,7 +73,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     backbone, oracle = load_backbone(), Oracle.load(WEIGHTS)
     settings = yaml.safe_load(CONF.read_text())["sampling"]["images"]
-    sampling = {name: Sampler(**values) for name, values in settings.items()}
+    sampling = Sampling(read(dict[str, Sampler], settings))
     texts = prompts(count, np.random.default_rng(17))
     bare = [f"a {noun}" for noun in world.CLASSES for _ in range(count // 10)]
     started = time.monotonic()

@@ -9,10 +9,10 @@ logging to a CSV file, progress bar) of the same module, and prints the median r
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from torch.utils.data import DataLoader
@@ -21,7 +21,7 @@ from dreambooth.assemble import assemble
 from dreambooth.backbones.stage import Encoded
 from dreambooth.experiment import Experiment
 from dreambooth.launch.start import plain_config
-from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
 from dreambooth.training.draws import TrainingDraws
 
@@ -29,20 +29,23 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 PAIRS = 5
 
 
-def bare_seconds(experiment: Experiment, module: DreamBooth, prior: Encoded, steps: int) -> float:
+def bare_seconds(
+    experiment: Experiment, module: TwoTermModule, prior: Encoded, steps: int
+) -> float:
     stage, how = module.stage, experiment.training["base"]
     draws = TrainingDraws(
         stage.encode(experiment.subject.photos(stage.resolution_px)),
         prior,
-        stage.schedule.num_timesteps,
+        stage.schedule,
+        experiment.timesteps,
         steps * how.batch_size,
         experiment.seed,
         "base",
-        stage.added_condition,
+        partial(stage.added_condition, noise_level=None),
         experiment.prior.caption_dropout,
     )
     batches = list(DataLoader(draws, batch_size=how.batch_size))
-    optimizer = torch.optim.AdamW(module.trained, lr=module.learning_rate, fused=True)
+    optimizer = module.optimizer(module.trained.groups, lr=module.learning_rate)
     started = time.perf_counter()
     for batch in batches:
         optimizer.zero_grad()
@@ -51,7 +54,7 @@ def bare_seconds(experiment: Experiment, module: DreamBooth, prior: Encoded, ste
     return time.perf_counter() - started
 
 
-def loop_seconds(experiment: Experiment, module: DreamBooth, prior: Encoded) -> float:
+def loop_seconds(experiment: Experiment, module: TwoTermModule, prior: Encoded) -> float:
     """From the first batch to the last: not the set-up, which a run pays once."""
     marks: list[float] = []
     module.on_train_start = lambda: marks.append(time.perf_counter())  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ SAME_BITS = 8  # pictures at once, from which on a picture is the same to the bi
 def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
-    from dreambooth.assemble import reload, samplers
+    from dreambooth.assemble import reload
     from dreambooth.experiment import draw_pictures
     from dreambooth.launch.start import plain_config
     from dreambooth.runs.run import Run
@@ -27,7 +27,8 @@ def main(cfg: DictConfig) -> None:
         wanted = plain_config(cfg, [])
         check_count("images_per_prompt", wanted["images_per_prompt"])
         run = Run.open(Path(str(wanted["run"])))
-        backbone, names = reload(run)
+        model = reload(run)
+        backbone, names = model.backbone, model.names
         templates = wanted["prompts"]
         templates = [templates] if isinstance(templates, str) else templates
         if not templates:
@@ -39,10 +40,9 @@ def main(cfg: DictConfig) -> None:
             backbone.check_prompt(prompt, names.identifier)
         indices = range(wanted["first_index"], wanted["first_index"] + wanted["images_per_prompt"])
         jobs = [(template, prompt, i) for prompt, template in prompts.items() for i in indices]
-        sampling = samplers(run.config["model"]["sampling"]["images"], backbone.stages)
         # The smallest batches are rounded otherwise than those of 8 and more that runs draw in.
         filled = jobs + jobs[-1:] * (SAME_BITS - len(jobs))
-        pictures = draw_pictures(backbone, filled, sampling)[: len(jobs)]
+        pictures = draw_pictures(backbone, filled, model.sampling)[: len(jobs)]
         for path in run.save_images(wanted["image_set"], pictures):
             print(path)
     except ValueError as error:

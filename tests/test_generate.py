@@ -24,7 +24,7 @@ def moved(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def backbone(finished):
-    return reload(Run.open(finished))[0]
+    return reload(Run.open(finished)).backbone
 
 
 def generated(folder):

@@ -5,15 +5,15 @@ from diffusers import DDPMScheduler
 from torch.nn import functional as F
 
 from dreambooth.loss import WEIGHTINGS, loss_weights, term, two_term_loss
-from dreambooth.schedules import PREDICTION_TYPES, NoiseSchedule
+from dreambooth.schedules import PREDICTION_TYPES, FlowMatching, VariancePreserving
 
 SHAPE = (4, 3, 8, 8)  # B > 1
 T = torch.tensor([3, 150, 500, 990])  # snr from 2,000 to 5e-5: on both sides of gamma
 T_PRIOR = torch.tensor([800, 40, 260, 610])
 
 
-def schedule(prediction_type: str) -> NoiseSchedule:
-    return NoiseSchedule.from_scheduler(DDPMScheduler(prediction_type=prediction_type))
+def schedule(prediction_type: str) -> VariancePreserving:
+    return VariancePreserving.from_scheduler(DDPMScheduler(prediction_type=prediction_type))
 
 
 def noise(seed: int) -> torch.Tensor:
@@ -44,7 +44,8 @@ def test_one_x_hat_gives_one_min_snr_loss_in_all_parametrisations():
     for prediction_type in PREDICTION_TYPES:
         s = schedule(prediction_type)
         z_t = s.corrupt(x, eps, T)
-        eps_hat = schedule("sample").to_eps(x_hat, z_t, T)
+        alpha, sigma = (value[:, None, None, None] for value in s.alpha_sigma(T))
+        eps_hat = (z_t - alpha * x_hat) / sigma
         prediction = s.target(x_hat, eps_hat, T)
         weights = loss_weights("min_snr", s.snr(T), prediction_type)
         losses.append(term(prediction, s.target(x, eps, T), weights))
@@ -118,5 +119,16 @@ def test_min_snr_has_its_limit_at_zero_snr(prediction_type, at_zero):
 
 
 def test_an_unknown_weighting_names_those_that_exist():
-    with pytest.raises(ValueError, match="'p2' is unknown: take uniform or min_snr"):
+    with pytest.raises(ValueError, match="'p2' is unknown: give uniform or min_snr"):
         loss_weights("p2", torch.ones(1), "epsilon")
+
+
+def test_min_snr_of_flow_matching_weighs_the_error_of_x():
+    s, sigma = FlowMatching(), torch.tensor([0.05, 0.3, 0.6, 1.0])
+    x, eps, velocity = noise(0), noise(1), noise(2)
+    z_t = s.corrupt(x, eps, sigma)
+    weights = loss_weights("min_snr", s.snr(sigma), s.prediction_type)
+    found = term(velocity, s.target(x, eps, sigma), weights)
+    x_error = (s.to_x(velocity, z_t, sigma) - x).square().mean((1, 2, 3))
+    expected = (((1 - sigma) / sigma) ** 2).clamp(max=5) * x_error
+    torch.testing.assert_close(found, expected.mean(), rtol=1e-4, atol=0)

@@ -1,5 +1,7 @@
 """The SR stage is fine-tuned like the base stage, by the same module, at any noise level."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,15 +10,19 @@ from hydra import compose, initialize_config_dir
 
 from dreambooth.assemble import assemble, reload
 from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.stage import Sampling
 from dreambooth.launch.start import plain_config, with_base_of
 from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.methods.method import TermPrompts
+from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import SuperResolution
-from dreambooth.sampling import Sampler
+from dreambooth.runs.settings import Sampler
+from dreambooth.training.draws import Draw
 
 pytestmark = pytest.mark.slow
 
-SAMPLING = {"base": Sampler("dpm", 2, 1.0), "sr": Sampler("dpm", 2, 1.0)}
+SAMPLING = Sampling({"base": Sampler("dpm", 2, 1.0), "sr": Sampler("dpm", 2, 1.0)})
+BASE_ONLY = replace(SAMPLING, last_stage="base")
 BASE = "weights/base/diffusion_pytorch_model.safetensors"
 SR = "weights/sr/diffusion_pytorch_model.safetensors"
 
@@ -36,32 +42,30 @@ def image():
 
 def batch(stage, level):
     """Two training images of a stage, as the loader gives them."""
-    stage.noise_level = level
     x = torch.stack([image(), image().flip(-1)])
-    added = [stage.added_condition(one, rng(i)) for i, one in enumerate(x)]
-    return {
-        "x": x,
-        "eps": torch.randn(x.shape, generator=rng(7)),
-        "t": torch.tensor([100, 900]),
-        "added": {name: torch.stack([a[name] for a in added]) for name in added[0]},
-    }
+    added = [stage.added_condition(one, rng(i), level) for i, one in enumerate(x)]
+    return Draw(
+        x,
+        eps=torch.randn(x.shape, generator=rng(7)),
+        t=torch.tensor([100, 900]),
+        prompt=torch.zeros(2, dtype=torch.long),
+        added={name: torch.stack([a[name] for a in added]) for name in added[0]},
+    )
 
 
 def test_without_noise_the_condition_is_the_image_shrunk_by_area(backbone):
     stage = backbone.stages["sr"]
     for level, tolerance in ((0.0, 0.0), (1e-8, 1e-3)):
-        stage.noise_level = level
-        condition = stage.added_condition(image(), rng())
+        condition = stage.added_condition(image(), rng(), level)
         shrunk = F.avg_pool2d(image(), 2)
         assert (condition["low_resolution"] - shrunk).abs().max() <= tolerance
         assert condition["noise_level"] == pytest.approx(level)
-    assert backbone.stages["base"].added_condition(image(), rng()) == {}
+    assert backbone.stages["base"].added_condition(image(), rng(), 1e-3) == {}
 
 
 def test_the_noise_of_the_condition_has_the_levels_variance(backbone):
     stage = backbone.stages["sr"]
-    stage.noise_level = 0.3
-    noisy = stage.added_condition(torch.zeros(3, 64, 64), rng())["low_resolution"]
+    noisy = stage.added_condition(torch.zeros(3, 64, 64), rng(), 0.3)["low_resolution"]
     assert noisy.var() == pytest.approx(0.3, rel=0.1)
 
 
@@ -69,7 +73,7 @@ def test_the_model_is_told_the_level(backbone):
     stage = backbone.stages["sr"]
     told = []
     stage.denoiser.class_embedding.register_forward_hook(lambda *a: told.append(a[2]))
-    condition = stage.condition(["a dog"]) | {"low_resolution": torch.zeros(1, 3, 32, 32)}
+    condition = stage.encode_prompts(["a dog"]) | {"low_resolution": torch.zeros(1, 3, 32, 32)}
     for level in (1e-3, 1e-5):
         condition = condition | {"noise_level": torch.tensor([level])}
         stage.predict(torch.zeros(1, 3, 64, 64), torch.tensor([500]), condition)
@@ -78,7 +82,8 @@ def test_the_model_is_told_the_level(backbone):
 
 def test_the_loss_is_the_two_terms_of_the_enlarged_image_and_leaves_the_base_alone(backbone):
     stage = backbone.stages["sr"]
-    module = DreamBooth(stage, stage.condition(["a kzn dog"]), stage.condition(["a dog"]))
+    prompts = TermPrompts(["a kzn dog"], ["a dog"])
+    module = TwoTermModule(stage, DreamBooth(), prompts, 1.0, 1e-3, torch.optim.AdamW)
     subject, prior = batch(stage, 1e-3), batch(stage, 1e-3)
     losses = module.calc_loss(subject, prior)
     losses.total.backward()
@@ -86,21 +91,20 @@ def test_the_loss_is_the_two_terms_of_the_enlarged_image_and_leaves_the_base_alo
         (losses.subject, subject, "a kzn dog"),
         (losses.prior, prior, "a dog"),
     ):
-        alpha, sigma = stage.schedule.alpha_sigma(draw["t"])
-        condition = stage.condition([prompt] * 2) | draw["added"]
-        x_hat = stage.predict(alpha * draw["x"] + sigma * draw["eps"], draw["t"], condition)
-        torch.testing.assert_close(found, F.mse_loss(x_hat, draw["x"]), rtol=1e-5, atol=1e-6)
+        alpha, sigma = (v[:, None, None, None] for v in stage.schedule.alpha_sigma(draw.t))
+        condition = stage.encode_prompts([prompt] * 2) | draw.added
+        x_hat = stage.predict(alpha * draw.x + sigma * draw.eps, draw.t, condition)
+        torch.testing.assert_close(found, F.mse_loss(x_hat, draw.x), rtol=1e-5, atol=1e-6)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.denoiser.parameters())
     for part in (backbone.stages["base"].denoiser, backbone.prompt_encoder.model):
         assert all(p.grad is None for p in part.parameters())
 
 
 def test_off_enlarges_the_bases_picture_plainly(backbone):
-    jobs = (["a dog", "a cat"], [("x", 0), ("x", 1)], SAMPLING)
-    base = backbone.generate(*jobs, last_stage="base")
-    with_sr = backbone.generate(*jobs)
-    backbone.set_super_resolution(False, None)
-    found = backbone.generate(*jobs)
+    jobs = (["a dog", "a cat"], [("x", 0), ("x", 1)])
+    base = backbone.generate(*jobs, BASE_ONLY)
+    with_sr = backbone.generate(*jobs, SAMPLING)
+    found = backbone.generate(*jobs, replace(SAMPLING, super_resolution=False))
     low = base.float() / 127.5 - 1
     plain = F.interpolate(low, 64, mode="bicubic", antialias=True).clamp(-1, 1)
     assert (found.float() - (plain + 1) * 127.5).abs().max() <= 2  # the base's were rounded
@@ -108,18 +112,16 @@ def test_off_enlarges_the_bases_picture_plainly(backbone):
 
 
 def test_the_level_of_drawing_can_be_another_than_that_of_training(backbone):
-    jobs = (["a dog"], [("x", 0)], SAMPLING)
-    first = backbone.generate(*jobs)
-    backbone.set_super_resolution(True, 0.3)
-    assert (backbone.generate(*jobs) != first).any()
-    backbone.set_super_resolution(True, 1e-3)
-    assert torch.equal(backbone.generate(*jobs), first)
+    jobs = (["a dog"], [("x", 0)])
+    first = backbone.generate(*jobs, SAMPLING)
+    assert (backbone.generate(*jobs, replace(SAMPLING, noise_level=0.3)) != first).any()
+    assert torch.equal(backbone.generate(*jobs, replace(SAMPLING, noise_level=1e-3)), first)
 
 
 def test_enlarging_the_bases_own_picture_is_generating(backbone):
     """But for the base's rounding to 8 bits, which the pictures do not have in between."""
     keys = [("x", 0), ("x", 1)]
-    base = backbone.generate(["a dog"] * 2, keys, SAMPLING, last_stage="base")
+    base = backbone.generate(["a dog"] * 2, keys, BASE_ONLY)
     found = backbone.super_resolve(base.float() / 127.5 - 1, ["a dog"] * 2, keys, SAMPLING)
     whole = backbone.generate(["a dog"] * 2, keys, SAMPLING)
     assert (found.float() - whole.float()).abs().mean() < 1
@@ -137,28 +139,28 @@ def test_training_and_drawing_are_at_the_levels_that_are_given(tmp_path, tiny):
             (("sr=noise_1e-5",), 1e-5, 1e-5),
             (("sr.noise_level=0.3",), 0.3, 0.3),
             (("sr=noise_1e-5", "sr.inference_noise_level=0.2"), 1e-5, 0.2),
-            (("sr.inference_noise_level=0.2",), 1e-3, 0.2),  # not trained
-            ((), 1e-3, None),
+            (("sr.inference_noise_level=0.2",), None, 0.2),  # not trained
+            ((), None, None),
         ]
     ):
         experiment = assembled(tiny, tmp_path / str(number), *overrides)
-        assert experiment.backbone.stages["sr"].noise_level == trained
-        assert experiment.super_resolution == SuperResolution(True, drawn)
+        assert experiment.sr.noise_level == trained
+        assert ("sr" in experiment.training) == (trained is not None)
+        assert experiment.sampling.super_resolution
+        assert experiment.sampling.noise_level == drawn
 
 
 def test_each_stage_is_trained_by_its_own_settings(tmp_path, tiny):
     own = ("sr=noise_1e-5", "sr.learning_rate=0.02", "sr.train=cross_attention", "sr.max_steps=7")
     experiment = assembled(tiny, tmp_path, *own, "method.module.learning_rate=0.01")
-    modules = {}
-    for name, training in experiment.training.items():
-        stage = experiment.backbone.stages[name]
-        condition = stage.condition(["a dog"])
-        modules[name] = training.module(stage, condition, condition)
+    modules = {name: experiment._module(name, how) for name, how in experiment.training.items()}
     assert {name: module.learning_rate for name, module in modules.items()} == {
         "base": 0.01,
         "sr": 0.02,
     }
-    assert [module.train_policy for module in modules.values()] == ["all", "cross_attention"]
+    trained, whole = modules["sr"].trained.parameters, modules["sr"].stage.denoiser.parameters()
+    assert 0 < len(trained) < len(list(whole))
+    assert (modules["base"].steps_here, modules["sr"].steps_before) == (2 / 9, 2 / 9)
     assert experiment.training["sr"].max_steps == 7
 
 
@@ -235,10 +237,9 @@ def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tin
 def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
     ended = train(tiny, tmp_path / "off", "sr=off")
     assert ended.code == 0, ended.output
-    backbone, _ = reload(Run.open(tmp_path / "off"))
-    assert not backbone.super_resolution
+    assert not reload(Run.open(tmp_path / "off")).sampling.super_resolution
     ended = train(tiny, tmp_path / "level", "sr.inference_noise_level=0.2")
     assert ended.code == 0, ended.output
-    assert reload(Run.open(tmp_path / "level"))[0].inference_noise_level == 0.2
+    assert reload(Run.open(tmp_path / "level")).sampling.noise_level == 0.2
     assert not same(tmp_path / "level/scores.csv", finished / "scores.csv")
-    assert reload(Run.open(finished))[0].inference_noise_level == 1e-3
+    assert reload(Run.open(finished)).sampling.noise_level is None

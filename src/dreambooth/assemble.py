@@ -5,7 +5,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
+from pydantic import ValidationError
 
-from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.backbones.stage import Backbone, Sampling, Stage
+from dreambooth.distributed.ranks import check_batch_size, num_ranks
 from dreambooth.experiment import Experiment, draw_pictures, to_device
-from dreambooth.methods.dreambooth import check_prior_weight
+from dreambooth.methods.method import Method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
-from dreambooth.sampling import Sampler, scheduler_of
+from dreambooth.runs.settings import Sampler, Settings, Training, read, sentence_of
+from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.prompts import Names
 from dreambooth.subjects.subject import Subject
@@ -35,9 +37,9 @@ def assemble(run: Run) -> Experiment:
     """The experiment of a run folder, from its config."""
     quieten_libraries()
     config = run.config
-    prior = config["prior"]
-    check_prior_weight(prior["lambda"])
+    settings = read(Settings, config)
     device = _device(config["trainer"]["accelerator"])
+    method: Method = _built(config["method"]["tuning"], "method.tuning")
     subject = subject_of(config)
     noun = _class_noun(config["class"], subject)
     backbone: Backbone = _built(config["model"]["backbone"])
@@ -48,63 +50,59 @@ def assemble(run: Run) -> Experiment:
     backbone.check_prompt(names.class_prompt)
     if "sr" not in backbone.stages:
         _check_without_sr(config, backbone.name)
-    super_resolution = _super_resolution(config["sr"], backbone)
     _warn_of_unused(config)
-    base_weights = _base_weights(config, names)
-    sampling = config["model"]["sampling"]
+    base_state = _base_state(config, names, method)
     scorers = scorers_of(config["metrics"], subject)
     _warn_of_small_photos(subject, backbone)
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
-    image_samplers = samplers(sampling["images"], backbone.stages)
+    sampling = _sampling(settings, backbone.stages)
     parts = {
         "run": run,
         "subject": subject,
         "names": names,
         "scorers": scorers,
-        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, image_samplers),
+        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, sampling),
     }
     return Experiment(
         run=run,
         subject=subject,
         names=names,
         backbone=backbone,
-        prior=Prior(
-            prior["lambda"],
-            prior["num_images"],
-            Path(prior["cache"]),
-            prior["caption_dropout"],
-        ),
-        prior_sampling=samplers(sampling["prior"], backbone.stages),
-        sampling=image_samplers,
-        drawing=Drawing(**config["drawing"]),
-        training=_training(config),
-        super_resolution=super_resolution,
-        base_weights=base_weights,
+        method=method,
+        prior=settings.prior,
+        prior_sampling=Sampling(_checked(settings.model.sampling.prior, backbone.stages)),
+        sampling=sampling,
+        drawing=settings.drawing,
+        training=_training(config, settings),
+        timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
+        ema_decay=settings.method.ema_decay,
+        sr=settings.sr,
+        base_state=base_state,
         trainer=_trainer(config),
         callbacks=lambda stage: [
             _callback(c, parts | {"stage": stage}) for c in config["callbacks"].values()
         ],
         loggers=loggers_of(config, run),
         scorers=scorers,
-        seed=config["seed"],
+        seed=settings.seed,
         device=device,
     )
 
 
-def _training(config: Mapping[str, Any]) -> dict[str, Training]:
+def _training(config: Mapping[str, Any], settings: Settings) -> dict[str, Training]:
     """How each stage is fine-tuned that is: the base, then SR if it is given a noise level; with
     stage=sr and no level none is, and the earlier run's base is drawn with that SR."""
-    method, sr, only = config["method"], config["sr"], config["stage"]
-    make = instantiate(method["module"])
-    ema = method["ema_decay"]
-    found = {"base": Training(make, method["max_steps"], method["batch_size"], ema_decay=ema)}
-    if sr["noise_level"] is not None:
-        of_sr = partial(make, learning_rate=sr["learning_rate"], train=sr["train"])
-        found["sr"] = Training(of_sr, sr["max_steps"], sr["batch_size"], "sr", ema)
-    if only not in (None, "base", "sr"):
-        raise ValueError(f"stage={only} is not known: give base or sr, or leave it out for both")
-    return {name: how for name, how in found.items() if only in (None, name)}
+    method, sr = settings.method, settings.sr
+    make = instantiate(config["method"]["module"])
+    training = {"base": Training(make, method.max_steps, method.batch_size)}
+    if sr.noise_level is not None:
+        of_sr = partial(make, learning_rate=sr.learning_rate)
+        training["sr"] = Training(of_sr, sr.max_steps, sr.batch_size)
+    chosen = {name: how for name, how in training.items() if settings.stage in (None, name)}
+    for name, how in chosen.items():
+        check_batch_size("method" if name == "base" else name, how.batch_size, num_ranks())
+    return chosen
 
 
 def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
@@ -139,21 +137,8 @@ def _warn_of_unused(config: Mapping[str, Any]) -> None:
         )
 
 
-def _super_resolution(sr: Mapping[str, Any], backbone: Backbone) -> SuperResolution:
-    levels = {key: sr[key] for key in ("noise_level", "inference_noise_level")}
-    given = {key: level for key, level in levels.items() if level is not None}
-    for key, level in given.items():
-        if not isinstance(level, int | float) or not 0 <= level < 1:
-            raise ValueError(f"sr.{key}={level}: give a variance from 0 to below 1, as in 1e-3")
-        if not sr["enabled"]:
-            raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or take sr=frozen")
-    if levels["noise_level"] is not None:
-        backbone.stages["sr"].noise_level = levels["noise_level"]
-    return SuperResolution(sr["enabled"], list(given.values())[-1] if given else None)
-
-
-def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | None:
-    """With stage=sr, those of the run that it goes on from."""
+def _base_state(config: Mapping[str, Any], names: Names, method: Method) -> dict[str, Any] | None:
+    """With stage=sr, that of the run that it goes on from."""
     if config["stage"] != "sr":
         return None
     earlier = Run.open(Path(config["run"]))
@@ -164,8 +149,7 @@ def _base_weights(config: Mapping[str, Any], names: Names) -> dict[str, Any] | N
             f"{earlier.folder} was trained with another {' and '.join(changed) or 'identifier'}: "
             "with stage=sr leave that as it was"
         )
-    weights: dict[str, Any] = reload(earlier)[0].stages["base"].denoiser.state_dict()
-    return weights
+    return method.state(reload(earlier).backbone.stages["base"])
 
 
 def _of_result(settings: Any) -> Any:
@@ -212,17 +196,31 @@ def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
     return [_partial(config["logger"])(folder=run.folder, config=dict(run.config)), history]
 
 
-def reload(run: Run) -> tuple[Backbone, Names]:
-    """The fine-tuned model of a finished run and its words, from nothing but its folder."""
+@dataclass(frozen=True)
+class Reloaded:
+    """A finished run: the fine-tuned model, its words, and how its pictures are drawn."""
+
+    backbone: Backbone
+    names: Names
+    sampling: Sampling
+
+
+def reload(run: Run) -> Reloaded:
+    """From nothing but the run's folder and, where its method keeps less, the pretrained model."""
     quieten_libraries()
     config = run.config
-    backbone: Backbone = _built(
-        config["model"]["backbone"] | {"pretrained": str(run.weights.resolve())}
-    )
+    settings = read(Settings, config)
+    method: Method = _built(config["method"]["tuning"], "method.tuning")
+
+    def pretrained(folder: Path | None = None) -> Backbone:
+        other = {} if folder is None else {"pretrained": str(folder)}
+        found: Backbone = _built(config["model"]["backbone"] | other)
+        return found
+
+    backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
         stage.denoiser.to(_device("auto"))
-    backbone.set_super_resolution(*astuple(_super_resolution(config["sr"], backbone)))
-    return backbone, Names(**run.read_names())
+    return Reloaded(backbone, Names(**run.read_names()), _sampling(settings, backbone.stages))
 
 
 def quieten_libraries() -> None:
@@ -249,11 +247,13 @@ def _is_no_step(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO
 
 
-def _built(settings: dict[str, Any]) -> Any:
+def _built(settings: dict[str, Any], key: str = "") -> Any:
     """What `settings` names. A ValueError in there is the user's sentence, and Hydra hides it."""
     try:
         return instantiate(settings)
     except InstantiationException as error:
+        if isinstance(error.__cause__, ValidationError):
+            raise ValueError(sentence_of(error.__cause__, key)) from None
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise
@@ -272,14 +272,19 @@ def _callback(settings: dict[str, Any], parts: dict[str, Any]) -> Any:
     return make(**{name: part for name, part in parts.items() if name in wanted})
 
 
-def samplers(settings: dict[str, Any], stages: Mapping[str, Stage]) -> dict[str, Sampler]:
-    """A sampler for each stage of a model, checked against the stage's timesteps."""
-    if missing := [name for name in stages if name not in settings]:
+def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:
+    """Of the pictures that are scored."""
+    samplers = _checked(settings.model.sampling.images, stages)
+    return Sampling(samplers, settings.sr.enabled, settings.sr.drawing_noise_level)
+
+
+def _checked(samplers: Mapping[str, Sampler], stages: Mapping[str, Stage]) -> dict[str, Sampler]:
+    """A sampler for each stage of a model, which can draw from it."""
+    if missing := [name for name in stages if name not in samplers]:
         raise ValueError(f"model.sampling has nothing for stage {missing[0]} of this model")
-    found = {name: Sampler(**settings[name]) for name in stages}
-    for name, sampler in found.items():
-        scheduler_of(sampler, stages[name].schedule)
-    return found
+    for name, stage in stages.items():
+        stage.schedule.solver(samplers[name].name, samplers[name].num_steps)
+    return {name: samplers[name] for name in stages}
 
 
 def _device(accelerator: str) -> Any:

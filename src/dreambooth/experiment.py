@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dreambooth.backbones.stage import Backbone, Encoded
+from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_asked
 from dreambooth.distributed.ranks import first, num_ranks, rank, split
-from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.methods.method import Method
+from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.metrics.evaluation import Scorer, evaluate, told
 from dreambooth.runs.files import whole_folder
 from dreambooth.runs.pictures import Picture
@@ -28,7 +29,7 @@ from dreambooth.runs.provenance import timed
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
-from dreambooth.sampling import Sampler
+from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.prompts import Names
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.checkpoints import (
@@ -53,26 +54,30 @@ class Experiment:
     subject: Subject
     names: Names
     backbone: Backbone
+    method: Method
     prior: Prior
-    prior_sampling: Mapping[str, Sampler]
-    sampling: Mapping[str, Sampler]
+    prior_sampling: Sampling
+    sampling: Sampling  # of all other pictures
     drawing: Drawing
-    super_resolution: SuperResolution
+    sr: SuperResolution
     training: Mapping[str, Training]  # of the stages that are fine-tuned, in this order
+    timesteps: TimestepDistribution
+    ema_decay: float | None  # of a moving average of the weights, which is what is kept
     trainer: Callable[..., L.Trainer]  # of its callbacks and its loggers
     callbacks: Callable[[str], Sequence[L.Callback]]  # of the stage that is trained
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
     device: torch.device  # where pictures are drawn
-    base_weights: Mapping[str, Tensor] | None = None  # of a run whose base stage is taken over
+    base_state: Mapping[str, Tensor] | None = None  # of a run whose base stage is taken over
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
         """Samples of the frozen model under the class prompt, from the cache where they are there;
         None if lambda is 0."""
         if self.prior.weight == 0:
             return None
-        stage, sampler = self.backbone.stages[stage_name], self.prior_sampling[stage_name]
+        stage = self.backbone.stages[stage_name]
+        sampler = self.prior_sampling.samplers[stage_name]
         key: dict[str, str | int | float] = {
             "model": self.backbone.fingerprint(),
             "stage": stage_name,
@@ -83,7 +88,7 @@ class Experiment:
             "resolution_px": stage.resolution_px,
         }
         if stage_name != "base":  # its pictures follow from the stage before it too
-            before = self.prior_sampling["base"]
+            before = self.prior_sampling.samplers["base"]
             key["base"] = f"{before.name} {before.num_steps} {before.guidance_scale:g}"
         digest = key_digest(key)
         to_device(self.backbone, self.device)
@@ -91,9 +96,8 @@ class Experiment:
         def make(indices: list[int]) -> Any:
             keys: list[tuple] = [("prior", digest, i) for i in indices]
             prompts = [self.names.class_prompt] * len(indices)
-            images = self.backbone.generate(
-                prompts, keys, self.prior_sampling, last_stage=stage_name
-            )
+            sampling = replace(self.prior_sampling, last_stage=stage_name)
+            images = self.backbone.generate(prompts, keys, sampling)
             return images.permute(0, 2, 3, 1).numpy()
 
         found = prior_images(self.prior.cache, key, self.prior.num_images, make, batch_size=16)
@@ -123,40 +127,40 @@ class Experiment:
         # All of them of the frozen model, and now: training changes it.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in left}
-        self.backbone.set_super_resolution(*astuple(self.super_resolution))
         self.draw_missing(
             self._class_jobs("before", min(_NUM_BEFORE, self.drawing.num_class_images))
         )
-        if self.base_weights is not None:
-            self.backbone.stages["base"].denoiser.load_state_dict(self.base_weights)
-        for name, weights in trained.items():
-            denoiser = self.backbone.stages[name].denoiser
-            if weights is None:
+        if self.base_state is not None:
+            self.method.load_state(self.backbone.stages["base"], self.base_state)
+        for name, state in trained.items():
+            stage = self.backbone.stages[name]
+            if state is None:
                 self._fit(modules[name], trainers[name], prior[name], left[name].batch_size)
-                first(partial(save_trained, self.run, name, denoiser.state_dict()))
+                first(partial(save_trained, self.run, name, self.method.state(stage)))
                 stop_if_asked()
             else:
                 log.info("%s: trained already", name)
-                denoiser.load_state_dict(weights)
+                self.method.load_state(stage, state)
         first(self._save)
 
     def _save(self) -> None:
         if not self.run.weights.exists():
             with whole_folder(self.run.weights) as folder:
-                self.backbone.save(folder)
+                self.method.save(self.backbone, folder)
 
     def _fit(
-        self, module: DreamBooth, trainer: L.Trainer, prior: Encoded | None, batch_size: int
+        self, module: TwoTermModule, trainer: L.Trainer, prior: Encoded | None, batch_size: int
     ) -> None:
         stage, steps = module.stage, trainer.max_steps
         draws = TrainingDraws(
             stage.encode(self.subject.photos(stage.resolution_px)),
             prior,
-            stage.schedule.num_timesteps,
+            stage.schedule,
+            self.timesteps,
             steps * batch_size,
             self.seed,
             stage.name,
-            stage.added_condition,
+            partial(stage.added_condition, noise_level=self.sr.noise_level),
             self.prior.caption_dropout,
         )
         batches = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
@@ -168,25 +172,22 @@ class Experiment:
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         log.info("%s: %d steps, in %.1f s", stage.name, steps, time.monotonic() - started)
 
-    def _module(self, stage_name: str, how: Training) -> DreamBooth:
-        stage = self.backbone.stages[stage_name]
-        with_prior = self.prior.weight != 0
-        module: DreamBooth = how.module(
-            stage=stage,
-            subject_condition=stage.condition([self.names.subject_prompt]),
-            prior_condition=stage.condition([self.names.class_prompt, ""]) if with_prior else None,
+    def _module(self, stage_name: str, how: Training) -> TwoTermModule:
+        names, steps = list(self.training), [one.max_steps for one in self.training.values()]
+        module: TwoTermModule = how.module(
+            stage=self.backbone.stages[stage_name],
+            method=self.method,
+            prompts=self.method.prompts(self.names),
             prior_weight=self.prior.weight,
+            steps_before=sum(steps[: names.index(stage_name)]) / sum(steps),
+            steps_here=how.max_steps / sum(steps),
         )
-        steps = {name: other.max_steps for name, other in self.training.items()}
-        names = list(steps)
-        before = sum(steps[name] for name in names[: names.index(stage_name)])
-        module.share = (before / sum(steps.values()), how.max_steps / sum(steps.values()))
         return module
 
     def _trainer(self, stage_name: str, how: Training) -> L.Trainer:
         callbacks = [*self.callbacks(stage_name)]
-        if how.ema_decay is not None:
-            callbacks.insert(0, EMAWeightAveraging(decay=how.ema_decay))  # score_curves draws it
+        if self.ema_decay is not None:
+            callbacks.insert(0, EMAWeightAveraging(decay=self.ema_decay))  # score_curves draws it
         return self.trainer(
             callbacks=callbacks,
             logger=self.loggers,
@@ -300,7 +301,7 @@ def to_device(backbone: Backbone, device: torch.device) -> Backbone:
 
 
 def draw_pictures(
-    backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Mapping[str, Sampler]
+    backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Sampling
 ) -> list[Picture]:
     """Pictures of (template, prompt, index). The noise follows from template and index alone, so
     that all runs of a sweep, whatever they call the subject, are compared on the same noise. Each

@@ -56,11 +56,11 @@ def loss_weights(weighting: str, snr: Tensor, prediction_type: str) -> Tensor:
 
     `uniform`: 1, the plain mean square error that the model was pretrained with.
     `min_snr`: w_t = min(snr, gamma) on || x_hat - x ||^2, gamma = 5 (Hang et al., arXiv 2303.09556,
-    section 3.4), told in the parametrisation: || eps_hat - eps ||^2 = snr * || x_hat - x ||^2 and
-    || v_hat - v ||^2 = (snr + 1) * || x_hat - x ||^2.
+    section 3.4), converted: || eps_hat - eps ||^2 = snr * || x_hat - x ||^2, || v_hat - v ||^2 =
+    (snr + 1) * || x_hat - x ||^2, and for flow matching (1 + sqrt(snr))^2 * || x_hat - x ||^2.
     """
     if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting {weighting!r} is unknown: take {' or '.join(WEIGHTINGS)}")
+        raise ValueError(f"weighting {weighting!r} is unknown: give {' or '.join(WEIGHTINGS)}")
     if weighting == "uniform":
         return torch.ones_like(snr)
     w = snr.clamp(max=MIN_SNR_GAMMA)
@@ -68,5 +68,7 @@ def loss_weights(weighting: str, snr: Tensor, prediction_type: str) -> Tensor:
         return (MIN_SNR_GAMMA / snr).clamp(max=1)  # = w / snr, and its limit 1 at snr = 0
     if prediction_type == "v_prediction":
         return w / (snr + 1)
+    if prediction_type == "flow_prediction":
+        return w / (1 + snr.sqrt()).square()  # sigma = 1 / (1 + sqrt(snr))
     assert prediction_type == "sample", prediction_type
     return w

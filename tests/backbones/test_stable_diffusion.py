@@ -21,17 +21,19 @@ from tiny_models import stable_diffusion_folder
 from transformers import CLIPTextModel
 
 from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stage import Sampling
 from dreambooth.loss import loss_weights, term, two_term_loss
+from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.world import random_scene
 from dreambooth.randomness import generator
-from dreambooth.sampling import Sampler
-from dreambooth.schedules import NoiseSchedule
+from dreambooth.runs.settings import Sampler
+from dreambooth.schedules import schedule_of
 from dreambooth.subjects.identifiers import rare_identifier, rare_token_ids
 from dreambooth.subjects.photos import load_photos
 
 SCALE = 0.18215
-DDIM = {"base": Sampler("ddim", num_steps=10, guidance_scale=5.0)}
+DDIM = Sampling({"base": Sampler("ddim", num_steps=10, guidance_scale=5.0)})
 PROMPTS = ["a photo of a dog", "a red clock in the snow", "a cat wearing a hat"]
 KEYS = [("test", prompt, 0) for prompt in PROMPTS]
 
@@ -130,7 +132,7 @@ def test_the_subjects_photos_are_encoded(backbone, tmp_path):
 
 
 def test_the_condition_is_plain_diffusers_text_embedding(folder):
-    condition = LatentBackbone.load(folder).stages["base"].condition([*PROMPTS, ""])
+    condition = LatentBackbone.load(folder).stages["base"].encode_prompts([*PROMPTS, ""])
     with torch.no_grad():
         expected, null = plain(folder).encode_prompt(PROMPTS, "cpu", 1, True)
     assert condition["text"].shape == (4, 77, 32)
@@ -142,8 +144,8 @@ def test_a_prompt_is_encoded_once(backbone):
     stage, encoded = backbone.stages["base"], []
     encoder = backbone._pipeline.text_encoder
     encoder.register_forward_hook(lambda _module, _arguments, output: encoded.append(output))
-    first = stage.condition(["a dog", "a cat", "a dog"])["text"]
-    second = stage.condition(["a cat", "a dog"])["text"]
+    first = stage.encode_prompts(["a dog", "a cat", "a dog"])["text"]
+    second = stage.encode_prompts(["a cat", "a dog"])["text"]
     assert len(encoded) == 2
     assert torch.equal(first[:2], second.flip(0))
     assert torch.equal(first[0], first[2])
@@ -174,7 +176,7 @@ def test_losses_and_gradients_are_those_of_a_plain_recomputation(folder):
 
     def ours(x, eps, t, prompt):
         prediction = stage.predict(
-            stage.schedule.corrupt(x, eps, t), t, stage.condition([prompt] * len(t))
+            stage.schedule.corrupt(x, eps, t), t, stage.encode_prompts([prompt] * len(t))
         )
         kind = stage.schedule.prediction_type
         weights = loss_weights("uniform", stage.schedule.snr(t), kind)
@@ -216,14 +218,14 @@ def test_losses_and_gradients_are_those_of_a_plain_recomputation(folder):
 def test_the_policies_train_the_unet_or_its_cross_attention(backbone):
     stage = backbone.stages["base"]
     every = dict(stage.denoiser.named_parameters())
-    assert stage.trainable_parameters("all") == list(every.values())
-    chosen = {id(p) for p in stage.trainable_parameters("cross_attention")}
+    assert DreamBooth("all").trained(stage).parameters == list(every.values())
+    chosen = {id(p) for p in DreamBooth("cross_attention").trained(stage).parameters}
     names = {name for name, p in every.items() if id(p) in chosen}
     assert names == {name for name in every if "attn2" in name}
     # Of each of the three places with attention: to_q, to_k, to_v, to_out and to_out's bias.
     assert len(names) == 5 * sum(name.endswith("attn2.to_k.weight") for name in every) > 0
     with pytest.raises(ValueError, match="cross_attention"):
-        stage.trainable_parameters("everything")
+        DreamBooth("everything")
 
 
 def test_the_vae_and_the_text_encoder_are_frozen(backbone):
@@ -239,7 +241,7 @@ def test_latents_are_not_clipped_where_an_old_scheduler_config_says_so(copied):
     index = json.loads((copied / "model_index.json").read_text())
     index["scheduler"] = ["diffusers", "DDIMScheduler"]
     (copied / "model_index.json").write_text(json.dumps(index))
-    assert NoiseSchedule.from_scheduler(DDIMScheduler.from_pretrained(file.parent)).clip_sample
+    assert schedule_of(DDIMScheduler.from_pretrained(file.parent)).clip_sample
     assert not LatentBackbone.load(copied).stages["base"].schedule.clip_sample
 
 
@@ -251,9 +253,9 @@ def test_trained_saved_and_reloaded_in_plain_diffusers_it_draws_the_same_images(
     stage = backbone.stages["base"]
     before = backbone.generate(PROMPTS, KEYS, DDIM)
 
-    optimizer = torch.optim.SGD(stage.trainable_parameters("all"), lr=0.1)
+    optimizer = torch.optim.SGD(stage.denoiser.parameters(), lr=0.1)
     prediction = stage.predict(
-        randn(1, 4, 8, 8, key="z"), torch.tensor([500]), stage.condition(["a xq dog"])
+        randn(1, 4, 8, 8, key="z"), torch.tensor([500]), stage.encode_prompts(["a xq dog"])
     )
     prediction.square().mean().backward()
     optimizer.step()
@@ -288,7 +290,7 @@ def test_trained_saved_and_reloaded_in_plain_diffusers_it_draws_the_same_images(
 
 @pytest.mark.parametrize("name", ["ancestral", "ddim", "dpm"])
 def test_an_image_depends_on_its_prompt_and_key_alone(backbone, name):
-    sampling = {"base": Sampler(name, num_steps=4, guidance_scale=3.0)}
+    sampling = Sampling({"base": Sampler(name, num_steps=4, guidance_scale=3.0)})
     together = backbone.generate(PROMPTS, KEYS, sampling)
     backbone.batch_size = 1
     alone = backbone.generate(PROMPTS[2:], KEYS[2:], sampling)
@@ -301,7 +303,7 @@ def test_an_image_depends_on_its_prompt_and_key_alone(backbone, name):
 
 def test_drawing_leaves_the_training_mode_as_it_was(backbone):
     backbone.stages["base"].denoiser.train()
-    backbone.generate(PROMPTS[:1], KEYS[:1], {"base": Sampler("ddim", 1, 1.0)})
+    backbone.generate(PROMPTS[:1], KEYS[:1], Sampling({"base": Sampler("ddim", 1, 1.0)}))
     assert backbone.stages["base"].denoiser.training
 
 

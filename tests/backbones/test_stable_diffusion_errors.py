@@ -8,9 +8,10 @@ import pytest
 from tiny_models import stable_diffusion_folder
 
 from dreambooth.backbones.stable_diffusion import LatentBackbone
-from dreambooth.sampling import Sampler
+from dreambooth.backbones.stage import Sampling
+from dreambooth.runs.settings import Sampler
 
-DDIM = {"base": Sampler("ddim", num_steps=10, guidance_scale=5.0)}
+DDIM = Sampling({"base": Sampler("ddim", num_steps=10, guidance_scale=5.0)})
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_a_prompt_of_more_than_77_tokens_says_how_many(backbone):
     with pytest.raises(ValueError, match=message):
         backbone.check_prompt("dog " * 76)
     with pytest.raises(ValueError, match=message):
-        backbone.stages["base"].condition(["dog " * 76])
+        backbone.stages["base"].encode_prompts(["dog " * 76])
     with pytest.raises(ValueError, match=message):
         backbone.generate(["a dog", "dog " * 76], [("a", 0), ("b", 0)], DDIM)
 

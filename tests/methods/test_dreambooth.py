@@ -7,7 +7,12 @@ import torch.nn.functional as F
 
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.loss import MIN_SNR_GAMMA
-from dreambooth.methods.dreambooth import DivergedError, DreamBooth, check_prior_weight
+from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.methods.method import TermPrompts
+from dreambooth.methods.two_terms import DivergedError, TwoTermModule
+from dreambooth.training.draws import Draw
+
+PROMPTS = TermPrompts(["a kzn dog"], ["a dog", ""])
 
 
 @pytest.fixture
@@ -15,14 +20,9 @@ def stage(tiny):
     return CascadeBackbone.load(tiny).stages["base"]
 
 
-def module_of(stage, prior_weight=1.0, **settings):
-    module = DreamBooth(
-        stage,
-        stage.condition(["a kzn dog"]),
-        stage.condition(["a dog"]) if prior_weight else None,
-        prior_weight,
-        **settings,
-    )
+def module_of(stage, prior_weight=1.0, train="all", learning_rate=1e-5, **settings):
+    settings = {"optimizer": torch.optim.AdamW, "learning_rate": learning_rate, **settings}
+    module = TwoTermModule(stage, DreamBooth(train), PROMPTS, prior_weight, **settings)
     module.log = lambda name, value, **_: module.logged.__setitem__(name, float(value.detach()))
     module.logged = {}
     return module
@@ -30,21 +30,23 @@ def module_of(stage, prior_weight=1.0, **settings):
 
 def draw(stage, size, seed):
     noise = torch.Generator().manual_seed(seed)
-    return {
-        "x": torch.rand(size, *stage.x_shape, generator=noise) * 2 - 1,
-        "eps": torch.randn(size, *stage.x_shape, generator=noise),
-        "t": torch.randint(stage.schedule.num_timesteps, (size,), generator=noise),
-    }
+    return Draw(
+        torch.rand(size, *stage.x_shape, generator=noise) * 2 - 1,
+        torch.randn(size, *stage.x_shape, generator=noise),
+        torch.randint(stage.schedule.num_timesteps, (size,), generator=noise),
+        prompt=torch.zeros(size, dtype=torch.long),
+        added={},
+    )
 
 
 def plain_term(stage, draw, prompt, weighting):
     """The mean error of one term, image by image, from alpha_t and sigma_t; v-prediction."""
     losses = []
-    for x, eps, t in zip(draw["x"], draw["eps"], draw["t"], strict=True):
+    for x, eps, t in zip(draw.x, draw.eps, draw.t, strict=True):
         alpha = stage.schedule.alphas_cumprod[t].sqrt()
         sigma = (1 - stage.schedule.alphas_cumprod[t]).sqrt()
         z_t = (alpha * x + sigma * eps)[None]
-        v_hat = stage.predict(z_t, t[None], stage.condition([prompt]))[0]
+        v_hat = stage.predict(z_t, t[None], stage.encode_prompts([prompt]))[0]
         error = F.mse_loss(v_hat, alpha * eps - sigma * x)
         snr = (alpha / sigma) ** 2
         weight = torch.minimum(snr, torch.tensor(MIN_SNR_GAMMA)) / (snr + 1)
@@ -60,7 +62,7 @@ def test_losses_and_gradients_are_those_of_a_plain_recomputation(stage, weightin
     prior = draw(stage, 3, seed=2) if prior_weight else None
     losses = module.calc_loss(subject, prior)
     losses.total.backward()
-    gradients = [p.grad.clone() for p in module.trained]
+    gradients = [p.grad.clone() for p in module.trained.parameters]
     module.zero_grad()
 
     expected = [plain_term(stage, subject, "a kzn dog", weighting)]
@@ -73,16 +75,15 @@ def test_losses_and_gradients_are_those_of_a_plain_recomputation(stage, weightin
     if prior is not None:
         torch.testing.assert_close(losses.prior, expected[1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(losses.total, total, rtol=1e-5, atol=1e-6)
-    for gradient, parameter in zip(gradients, module.trained, strict=True):
+    for gradient, parameter in zip(gradients, module.trained.parameters, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_a_prior_sample_with_a_dropped_caption_is_under_the_empty_prompt(stage):
     module = module_of(stage)
-    module.prior_condition = stage.condition(["a dog", ""])
     subject, prior = draw(stage, 2, seed=1), draw(stage, 3, seed=2)
-    found = module.calc_loss(subject, {**prior, "row": torch.tensor([0, 1, 0])}).prior
-    parts = [{name: value[i : i + 1] for name, value in prior.items()} for i in range(3)]
+    found = module.calc_loss(subject, prior._replace(prompt=torch.tensor([0, 1, 0]))).prior
+    parts = [Draw(*(value[i : i + 1] for value in prior[:4]), {}) for i in range(3)]
     terms = [
         plain_term(stage, part, prompt, "uniform")
         for part, prompt in zip(parts, ["a dog", "", "a dog"], strict=True)
@@ -121,11 +122,11 @@ def test_both_terms_are_logged_apart_and_lambda_multiplies_the_prior_one(stage):
 def test_a_step_changes_what_the_policy_names_and_nothing_else(stage, policy):
     module = module_of(stage, train=policy, learning_rate=1e-2)
     module.trainer = L.Trainer(max_steps=10, logger=False, enable_checkpointing=False)
-    before = {name: p.detach().clone() for name, p in module.denoiser.named_parameters()}
+    before = {name: p.detach().clone() for name, p in stage.denoiser.named_parameters()}
     optimizer = module.configure_optimizers()["optimizer"]
     module.calc_loss(draw(stage, 2, 1), draw(stage, 2, 2)).total.backward()
     optimizer.step()
-    after = dict(module.denoiser.named_parameters())
+    after = dict(stage.denoiser.named_parameters())
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     named = {name for name in before if policy == "all" or ".attn2." in name}
     assert changed == named
@@ -139,7 +140,7 @@ def test_a_step_changes_what_the_policy_names_and_nothing_else(stage, policy):
     [(0, [1, 1, 1, 1]), (0.5, [1, 1, 1, 0.5]), (1, [1, 0.75, 0.5, 0.25])],
 )
 def test_the_learning_rate_falls_to_nothing_over_the_last_share_of_the_steps(stage, share, rates):
-    module = module_of(stage, learning_rate=1e-3, decay_share=share)
+    module = module_of(stage, learning_rate=1e-3, cooldown_fraction=share)
     module.trainer = L.Trainer(max_steps=4, logger=False, enable_checkpointing=False)
     configured = module.configure_optimizers()
     found = []
@@ -152,39 +153,13 @@ def test_the_learning_rate_falls_to_nothing_over_the_last_share_of_the_steps(sta
 
 
 def test_the_denoiser_trains_in_training_mode(stage):
-    assert module_of(stage).denoiser.training
+    assert module_of(stage).stage.denoiser.training
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_learning_rate(stage, value):
     module = module_of(stage, 0, learning_rate=0.25)
     batch = draw(stage, 2, 1)
-    batch["x"][0, 0, 0, 0] = value
+    batch.x[0, 0, 0, 0] = value
     with pytest.raises(DivergedError, match=r"step 0: lower .*learning_rate \(it is 0.25\)"):
         module.training_step({"subject": batch}, 0)
-
-
-@pytest.mark.parametrize("weight", [0, 0.0, 1, 0.5, 1e3])
-def test_lambda_is_a_number_from_0_up(weight):
-    check_prior_weight(weight)
-
-
-@pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, "abc", "1", None, True, [1]])
-def test_another_lambda_is_refused_in_the_users_words(weight):
-    with pytest.raises(ValueError, match=r"prior\.lambda=.* give a number of 0"):
-        check_prior_weight(weight)
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"weighting": "snr"}, "take uniform or min_snr"),
-        ({"train": "everything"}, "choose all or cross_attention"),
-        ({"learning_rate": "fast"}, "learning_rate=fast"),
-        ({"learning_rate": -1e-5}, "learning_rate=-1e-05"),
-        ({"decay_share": 1.5}, r"decay_share=1\.5: give a share from 0 to 1"),
-    ],
-)
-def test_unknown_settings_are_refused_at_once(stage, settings, said):
-    with pytest.raises(ValueError, match=said):
-        module_of(stage, **settings)

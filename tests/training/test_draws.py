@@ -3,6 +3,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Encoded
+from dreambooth.schedules import FlowMatching, TimestepDistribution, VariancePreserving
 from dreambooth.training.draws import Batches, TrainingDraws
 
 PHOTOS = Encoded(torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2).contiguous())
@@ -13,21 +14,25 @@ def nothing_added(x, generator):
     return {}
 
 
-def draws_of(prior=PRIOR, seed=0, stage="base", photos=PHOTOS):
-    return TrainingDraws(photos, prior, 1000, 70, seed, stage, nothing_added)
+SCHEDULE = VariancePreserving(torch.linspace(0.999, 0.001, 1000))
+UNIFORM = TimestepDistribution()
+
+
+def draws_of(prior=PRIOR, seed=0, stage="base", photos=PHOTOS, dropout=0.0, schedule=SCHEDULE):
+    return TrainingDraws(photos, prior, schedule, UNIFORM, 70, seed, stage, nothing_added, dropout)
 
 
 def image_of(draw):
-    return int(draw["x"].flatten()[0])
+    return int(draw.x.flatten()[0])
 
 
 def flat(batches):
     """All draws of some batches, as one tensor a name."""
     batches = list(batches)
     return {
-        (term, name): torch.cat([batch[term][name] for batch in batches])
+        (term, name): torch.cat([getattr(batch[term], name) for batch in batches])
         for term in batches[0]
-        for name in ("x", "eps", "t", "row")
+        for name in ("x", "eps", "t", "prompt")
     }
 
 
@@ -45,7 +50,7 @@ def test_neither_the_order_of_reading_nor_a_resume_changes_a_draw():
     for i in range(35, 70):
         for term in ("subject", "prior"):
             for name in ("x", "eps", "t"):
-                assert torch.equal(resumed[term, name][i - 35], backwards[i][term][name])
+                assert torch.equal(resumed[term, name][i - 35], getattr(backwards[i][term], name))
 
 
 @pytest.mark.parametrize("num_ranks", [2, 5, 10])
@@ -71,7 +76,9 @@ def test_the_subject_draws_are_the_same_with_and_without_a_prior():
     assert set(without[0]) == {"subject"}
     for i in range(10):
         for name in ("x", "eps", "t"):
-            assert torch.equal(with_prior[i]["subject"][name], without[i]["subject"][name])
+            assert torch.equal(
+                with_prior[i]["subject"]._asdict()[name], without[i]["subject"]._asdict()[name]
+            )
 
 
 def test_both_terms_draw_timestep_and_noise_for_themselves():
@@ -83,10 +90,10 @@ def test_both_terms_draw_timestep_and_noise_for_themselves():
 
 def test_seed_stage_and_sample_each_change_the_noise():
     noises = [
-        draws_of()[0]["subject"]["eps"],
-        draws_of()[1]["subject"]["eps"],
-        draws_of(seed=1)[0]["subject"]["eps"],
-        draws_of(stage="sr")[0]["subject"]["eps"],
+        draws_of()[0]["subject"].eps,
+        draws_of()[1]["subject"].eps,
+        draws_of(seed=1)[0]["subject"].eps,
+        draws_of(stage="sr")[0]["subject"].eps,
     ]
     assert len({tuple(n.flatten().tolist()) for n in noises}) == 4
 
@@ -109,20 +116,28 @@ def test_an_encoding_that_is_a_distribution_is_sampled_anew_at_each_step():
     again = next(
         draws[i]["subject"]
         for i in range(1, 70)
-        if round(float(draws[i]["subject"]["x"].mean())) == round(float(first["x"].mean()))
+        if round(float(draws[i]["subject"].x.mean())) == round(float(first.x.mean()))
     )
-    assert not torch.equal(first["x"], again["x"])
-    assert torch.equal(first["x"], draws_of(photos=photos)[0]["subject"]["x"])
+    assert not torch.equal(first.x, again.x)
+    assert torch.equal(first.x, draws_of(photos=photos)[0]["subject"].x)
     exact = draws_of()[0]["subject"]
-    assert torch.equal(first["eps"], exact["eps"])
-    assert torch.equal(first["t"], exact["t"])
+    assert torch.equal(first.eps, exact.eps)
+    assert torch.equal(first.t, exact.t)
 
 
 def test_a_share_of_the_prior_samples_is_under_the_empty_prompt_and_no_subject_sample_is():
-    drawn = TrainingDraws(PHOTOS, PRIOR, 1000, 70, 0, "base", nothing_added, 0.25)
-    rows = [drawn[i]["prior"]["row"].item() for i in range(68)]
+    drawn = draws_of(dropout=0.25)
+    rows = [drawn[i]["prior"].prompt.item() for i in range(68)]
     assert rows == [0, 0, 0, 1] * 17
-    assert not any(drawn[i]["subject"]["row"] for i in range(70))
-    assert not any(draws_of()[i]["prior"]["row"] for i in range(70))
+    assert not any(drawn[i]["subject"].prompt for i in range(70))
+    assert not any(draws_of()[i]["prior"].prompt for i in range(70))
     for name in ("x", "eps", "t"):
-        assert torch.equal(drawn[3]["prior"][name], draws_of()[3]["prior"][name])
+        assert torch.equal(
+            drawn[3]["prior"]._asdict()[name], draws_of()[3]["prior"]._asdict()[name]
+        )
+
+
+def test_the_schedule_draws_the_timesteps():
+    t = flat(DataLoader(draws_of(schedule=FlowMatching()), batch_size=70))["subject", "t"]
+    assert t.dtype == torch.float32
+    assert ((t > 0) & (t < 1)).all()

@@ -10,27 +10,33 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreambooth.backbones.stage import Condition, Encoded, trainable_parameters
+from dreambooth.backbones.stage import Condition, Encoded, Sampling
 from dreambooth.randomness import generator
-from dreambooth.sampling import Sampler, sample
-from dreambooth.schedules import NoiseSchedule
+from dreambooth.sampling import sample
+from dreambooth.schedules import schedule_of
+
+NOISE_LEVEL = 1e-3  # variance on the SR stage's condition, where nothing else is asked for
 
 
 class PromptEncoder:
-    """A frozen text encoder that keeps what it has encoded."""
+    """A text encoder that keeps what it has encoded, until it is asked with gradient."""
 
     def __init__(self, tokenizer: Any, model: Any, max_tokens: int):
         self.tokenizer, self.model, self.max_tokens = tokenizer, model.eval(), max_tokens
         self._kept: dict[str, Tensor] = {}
 
-    @torch.no_grad()
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, prompts: Sequence[str], with_gradient: bool = False) -> Tensor:
         """Hidden states (N, max_tokens, width)."""
+        if with_gradient:
+            self._kept.clear()
+            tokens = self.tokens(prompts).to(self.model.device)
+            return self.model(tokens).last_hidden_state
         new = [p for p in dict.fromkeys(prompts) if p not in self._kept]
         if new:
-            states = self.model(self.tokens(new)).last_hidden_state
+            with torch.no_grad():
+                states = self.model(self.tokens(new).to(self.model.device)).last_hidden_state
             self._kept.update(zip(new, states, strict=True))
         return torch.stack([self._kept[p] for p in prompts])
 
@@ -72,38 +78,34 @@ class CascadeStage:
         low_resolution_px: int | None = None,
     ):
         self.name, self.denoiser, self.scheduler = name, denoiser, scheduler
-        self.schedule = NoiseSchedule.from_scheduler(scheduler)
+        self.schedule = schedule_of(scheduler)
         self.prompt_encoder = prompt_encoder
         self.resolution_px, self.patch_px = resolution_px, patch_px
         self.low_resolution_px = low_resolution_px
-        self.noise_level = 1e-3  # variance of the noise on the low-resolution image
-        self.x_shape = (3, resolution_px, resolution_px)
+        self.x_shape: tuple[int, ...] = (3, resolution_px, resolution_px)
         assert low_resolution_px is None or self.schedule.prediction_type == "sample"
 
     def encode(self, images: Tensor) -> Encoded:
         return Encoded(images)
 
-    def decode(self, x: Tensor) -> Tensor:
-        return x.clamp(-1, 1)
-
-    def condition(self, prompts: Sequence[str]) -> Condition:
+    def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
         device = next(self.denoiser.parameters()).device
-        return {"text": self.prompt_encoder(prompts).to(device)}
+        return {"text": self.prompt_encoder(prompts, with_gradient).to(device)}
 
-    def added_condition(self, x: Tensor, generator: torch.Generator) -> Condition:
+    def added_condition(
+        self, x: Tensor, generator: torch.Generator, noise_level: float | None
+    ) -> Condition:
         """The image shrunk by area, with noise of variance `noise_level` (paper, section 3.4)."""
         if self.low_resolution_px is None:
             return {}
         low = F.adaptive_avg_pool2d(x[None], self.low_resolution_px)
-        return {
-            k: row[0] for k, row in self.low_condition(low, self.noise_level, [generator]).items()
-        }
+        return {k: row[0] for k, row in self.low_condition(low, noise_level, [generator]).items()}
 
     def low_condition(
-        self, low: Tensor, noise_level: float, generators: Sequence[torch.Generator]
+        self, low: Tensor, noise_level: float | None, generators: Sequence[torch.Generator]
     ) -> Condition:
         """Low-resolution images [-1, 1] (B, 3, h, w), each with noise of its own generator."""
-        level = torch.full((len(low),), float(noise_level))
+        level = torch.full((len(low),), NOISE_LEVEL if noise_level is None else noise_level)
         eps = torch.stack([torch.randn(low.shape[1:], generator=g) for g in generators])
         level, eps = level.to(low.device), eps.to(low.device)
         return {
@@ -122,12 +124,9 @@ class CascadeStage:
         out = F.pixel_shuffle(out.float(), self.patch_px)
         return out if low is None else low + out
 
-    def trainable_parameters(self, policy: str) -> list[nn.Parameter]:
-        return trainable_parameters(self.denoiser, policy)
-
 
 def noise_level_input(noise_level: Tensor) -> Tensor:
-    """The number by which the SR U-Net is told a noise variance s (B,) of its condition.
+    """The number that stands for the noise variance s (B,) of its condition, for the SR U-Net.
 
     1000 (6 + log10 max(s, 1e-6)) / 6: from 0 at s <= 1e-6 to 1000 at s = 1, as timesteps run.
     """
@@ -150,20 +149,11 @@ class CascadeBackbone:
         prompt_encoder: PromptEncoder,
         known_words_only: bool = False,
         batch_size: int = 50,
-        inference_noise_level: float = 1e-3,
     ):
         self.name, self.stages, self.prompt_encoder = name, stages, prompt_encoder
         self.tokenizer = prompt_encoder.tokenizer
         self.known_words_only = known_words_only
-        self.batch_size, self.inference_noise_level = batch_size, inference_noise_level
-        self.super_resolution = True
-
-    def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
-        if "sr" not in self.stages and (enabled or noise_level is not None):
-            raise ValueError(f"the model {self.name} has no SR stage: take sr=off")
-        self.super_resolution = enabled
-        if noise_level is not None:
-            self.inference_noise_level = noise_level
+        self.batch_size = batch_size
 
     @classmethod
     def load(cls, pretrained: str | Path, **kwargs: Any) -> "CascadeBackbone":
@@ -260,59 +250,54 @@ class CascadeBackbone:
         words = [w for w in self.tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
         return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.0)
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        keys: Sequence[tuple],
-        sampling: Mapping[str, Sampler],
-        last_stage: str | None = None,
-    ) -> Tensor:
-        for prompt in prompts:
-            self.prompt_encoder.check_length(prompt)
-        jobs = list(zip(prompts, keys, strict=True))
-        batches = [jobs[i : i + self.batch_size] for i in range(0, len(jobs), self.batch_size)]
-        return torch.cat([self._draw(batch, sampling, last_stage) for batch in batches])
+    def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
+        return self._in_batches(prompts, keys, sampling, None)
 
     def super_resolve(
-        self,
-        low: Tensor,
-        prompts: Sequence[str],
-        keys: Sequence[tuple],
-        sampling: Mapping[str, Sampler],
+        self, low: Tensor, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling
     ) -> Tensor:
-        """As `generate`, from low-resolution images [-1, 1] (N, 3, h, w) in place of the base's."""
-        jobs = list(zip(prompts, keys, strict=True))
-        step = self.batch_size
-        starts = range(0, len(jobs), step)
+        return self._in_batches(prompts, keys, sampling, low)
+
+    def _in_batches(
+        self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling, low: Tensor | None
+    ) -> Tensor:
+        """`low`: images [-1, 1] (N, 3, h, w) in the place of the base stage's."""
+        for prompt in prompts:
+            self.prompt_encoder.check_length(prompt)
+        jobs, size = list(zip(prompts, keys, strict=True)), self.batch_size
         return torch.cat(
-            [self._draw(jobs[i : i + step], sampling, None, low[i : i + step]) for i in starts]
+            [
+                self._draw(jobs[i : i + size], sampling, None if low is None else low[i : i + size])
+                for i in range(0, len(jobs), size)
+            ]
         )
 
     def _draw(
-        self,
-        jobs: Sequence[tuple[str, tuple]],
-        sampling: Mapping[str, Sampler],
-        last_stage: str | None,
-        images: Tensor | None = None,
+        self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling, images: Tensor | None
     ) -> Tensor:
         prompts = [prompt for prompt, _ in jobs]
         for name, stage in self.stages.items():
-            if stage.low_resolution_px is None and images is not None:
+            is_sr = stage.low_resolution_px is not None
+            if not is_sr and images is not None:
                 continue
-            if stage.low_resolution_px is not None and not self.super_resolution:
+            if is_sr and not sampling.super_resolution:
                 assert images is not None
                 size = stage.resolution_px
                 images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
                 continue
-            condition, null = stage.condition(prompts), stage.condition([""] * len(prompts))
+            condition = stage.encode_prompts(prompts)
+            null = stage.encode_prompts([""] * len(prompts))
             generators = [generator(*key, name) for _, key in jobs]
-            if stage.low_resolution_px is not None:
+            if is_sr:
                 assert images is not None, "an SR stage follows a base stage"
                 images = images.to(condition["text"].device)
-                extra = stage.low_condition(images, self.inference_noise_level, generators)
+                extra = stage.low_condition(images, sampling.noise_level, generators)
                 condition, null = {**condition, **extra}, {**null, **extra}
-            images = stage.decode(sample(stage, condition, null, generators, sampling[name]))
-            if name == last_stage:
+            sampler = sampling.samplers[name]
+            solver = stage.schedule.solver(sampler.name, sampler.num_steps)
+            x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
+            images = x.clamp(-1, 1)
+            if name == sampling.last_stage:
                 break
         assert images is not None
         return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()

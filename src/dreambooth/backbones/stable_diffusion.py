@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.stage import Condition, Encoded, Stage, trainable_parameters
+from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.randomness import generator
-from dreambooth.sampling import Sampler, sample
-from dreambooth.schedules import NoiseSchedule
+from dreambooth.sampling import sample
+from dreambooth.schedules import schedule_of
 
 
 class LatentStage:
@@ -36,11 +36,11 @@ class LatentStage:
         for frozen in (pipeline.vae, pipeline.text_encoder):
             frozen.requires_grad_(False).eval()
 
-        self.name, self.noise_level = "base", 0.0
+        self.name = "base"
         self.denoiser: nn.Module = pipeline.unet
-        self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
+        self.schedule = schedule_of(pipeline.scheduler)
         self.resolution_px = resolution_px
-        self.x_shape = (pipeline.vae.config.latent_channels, size, size)
+        self.x_shape: tuple[int, ...] = (pipeline.vae.config.latent_channels, size, size)
         self._pipeline = pipeline
         self._texts: dict[str, Tensor] = {}  # of every prompt so far, (tokens, width)
 
@@ -51,7 +51,9 @@ class LatentStage:
     # Both ways one image at a time: memory stays that of one image however many photos and prior
     # images there are, and an image's bits do not depend on its batch.
 
-    def added_condition(self, x: Tensor, generator: torch.Generator) -> Condition:
+    def added_condition(
+        self, x: Tensor, generator: torch.Generator, noise_level: float | None
+    ) -> Condition:
         return {}
 
     @torch.no_grad()
@@ -70,16 +72,23 @@ class LatentStage:
         scaled = x / vae.config.scaling_factor
         return torch.cat([vae.decode(one).sample for one in scaled.split(1)]).clamp(-1, 1)
 
-    @torch.no_grad()
-    def condition(self, prompts: Sequence[str]) -> Condition:
+    def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
         """`text` (B, tokens, width). Raises ValueError on a prompt that is too long."""
+        if with_gradient:
+            self._texts.clear()
+            return {"text": torch.stack([self._encode(prompt) for prompt in prompts])}
         for prompt in prompts:
-            if prompt not in self._texts:  # one by one: the bits do not depend on the batch
-                self.check_prompt(prompt)
-                self._pipeline.text_encoder.to(self._device)
-                text, _ = self._pipeline.encode_prompt(prompt, self._device, 1, False)
-                self._texts[prompt] = text[0].cpu()
+            if prompt not in self._texts:
+                with torch.no_grad():
+                    self._texts[prompt] = self._encode(prompt).cpu()
         return {"text": torch.stack([self._texts[p] for p in prompts]).to(self._device)}
+
+    def _encode(self, prompt: str) -> Tensor:
+        """(tokens, width), of one prompt at a time: the bits do not depend on the batch."""
+        self.check_prompt(prompt)
+        self._pipeline.text_encoder.to(self._device)
+        text, _ = self._pipeline.encode_prompt(prompt, self._device, 1, False)
+        return text[0]
 
     def check_prompt(self, prompt: str) -> None:
         tokenizer = self._pipeline.tokenizer
@@ -93,9 +102,6 @@ class LatentStage:
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         text = condition["text"].to(z_t.device)
         return self.denoiser(z_t, t, encoder_hidden_states=text).sample.float()
-
-    def trainable_parameters(self, policy: str) -> list[nn.Parameter]:
-        return trainable_parameters(self.denoiser, policy)
 
 
 class LatentBackbone:
@@ -135,34 +141,24 @@ class LatentBackbone:
     def check_prompt(self, prompt: str, identifier: str = "") -> None:
         self._stage.check_prompt(prompt)
 
-    def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
-        if enabled or noise_level is not None:
-            raise ValueError(f"the model {self.name} has no SR stage: take sr=off")
-
     def super_resolve(self, *_args: Any, **_kwargs: Any) -> Tensor:
         raise ValueError(f"the model {self.name} has no SR stage")
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        keys: Sequence[tuple],
-        sampling: Mapping[str, Sampler],
-        last_stage: str | None = None,
-    ) -> Tensor:
+    def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
         for prompt in prompts:
             self.check_prompt(prompt)
         jobs = list(zip(prompts, keys, strict=True))
         starts = range(0, len(jobs), self.batch_size)
-        images = [self._draw(jobs[i : i + self.batch_size], sampling["base"]) for i in starts]
-        return torch.cat(images)
+        return torch.cat([self._draw(jobs[i : i + self.batch_size], sampling) for i in starts])
 
-    def _draw(self, jobs: Sequence[tuple[str, tuple]], sampler: Sampler) -> Tensor:
-        stage = self._stage
-        condition = stage.condition([prompt for prompt, _ in jobs])
-        null_condition = stage.condition([""] * len(jobs))
+    def _draw(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
+        stage, sampler = self._stage, sampling.samplers["base"]
+        condition = stage.encode_prompts([prompt for prompt, _ in jobs])
+        null = stage.encode_prompts([""] * len(jobs))
         generators = [generator(*key, "base") for _, key in jobs]
-        images = stage.decode(sample(stage, condition, null_condition, generators, sampler))
-        return ((images / 2 + 0.5) * 255).round().to(torch.uint8).cpu()
+        solver = stage.schedule.solver(sampler.name, sampler.num_steps)
+        x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
+        return ((stage.decode(x) / 2 + 0.5) * 255).round().to(torch.uint8).cpu()
 
     def save(self, folder: Path) -> None:
         """A complete diffusers folder: `StableDiffusionPipeline.from_pretrained` reads it."""

@@ -1,4 +1,7 @@
-"""What a personalization method needs from a model: stages that denoise, and a backbone of them."""
+"""What a personalization method needs from a model: stages that denoise, and a backbone of them.
+
+docs/extending.md shows how to add one, and which checks it must pass.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dreambooth.sampling import Sampler
+from dreambooth.runs.settings import Sampler
 from dreambooth.schedules import NoiseSchedule
 
 Condition = Mapping[str, Tensor]
-"""All that a stage is conditioned on, each tensor batch first: `text` (B, tokens, width), and what
-the stage adds (pooled text, the low-resolution image and its noise level)."""
+"""All that a stage is conditioned on, by name, each tensor batch first: what its text encoders give
+(`text` (B, tokens, width), pooled text, attention masks), and what it adds for one image (sizes,
+the low-resolution image and its noise level). Only the stage itself reads the names."""
 
 
 def concatenate(conditions: Sequence[Condition]) -> Condition:
@@ -24,15 +28,6 @@ def concatenate(conditions: Sequence[Condition]) -> Condition:
 def repeat(condition: Condition, index: Tensor) -> Condition:
     """Rows `index` (B,) of a condition, as a batch."""
     return {key: value[index] for key, value in condition.items()}
-
-
-def trainable_parameters(denoiser: nn.Module, policy: str) -> list[nn.Parameter]:
-    """`all`, or `cross_attention`: the attention layers from image to text (`attn2`)."""
-    if policy == "all":
-        return list(denoiser.parameters())
-    if policy == "cross_attention":
-        return [p for name, p in denoiser.named_parameters() if ".attn2." in name]
-    raise ValueError(f"train={policy!r} is not known; choose all or cross_attention")
 
 
 @dataclass(frozen=True)
@@ -59,31 +54,41 @@ class Stage(Protocol):
     name: str  # "base", or "sr"
     denoiser: nn.Module
     schedule: NoiseSchedule
-    x_shape: tuple[int, int, int]
-    noise_level: float  # an SR stage's: variance of the noise on what it enlarges, in training
-    resolution_px: int  # of the images that `encode` takes and `decode` gives
+    x_shape: tuple[int, ...]
+    resolution_px: int  # of the images that `encode` takes
 
     def encode(self, images: Tensor) -> Encoded:
         """Images [-1, 1] (N, 3, resolution_px, resolution_px) to the stage's space; no gradient."""
 
-    def decode(self, x: Tensor) -> Tensor:
-        """x (N, *x_shape) to images [-1, 1] (N, 3, resolution_px, resolution_px); no gradient."""
+    def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
+        """The text part of the condition, one row for each prompt.
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
-        """The text part of the condition, one row a prompt; no gradient."""
+        Without gradient what has been encoded before may be kept; with gradient it is encoded anew,
+        and what was kept is forgotten, since the text encoder is training.
+        """
 
-    def added_condition(self, x: Tensor, generator: torch.Generator) -> Condition:
-        """What the condition of one training image x (*x_shape) holds beside text, no batch
-        dimension: an SR stage's noisy low-resolution image and its noise level; else nothing."""
+    def added_condition(
+        self, x: Tensor, generator: torch.Generator, noise_level: float | None
+    ) -> Condition:
+        """What the condition of one training image x (*x_shape) holds beside text, without batch
+        dimension. An SR stage: the image at low resolution, with noise of variance `noise_level`
+        (None: as it was pretrained), and that level. Often nothing."""
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output, in the parametrisation of `schedule.prediction_type`.
 
-        z_t (B, *x_shape); t (B,) int64 timesteps; returns (B, *x_shape), float32.
+        z_t (B, *x_shape); t (B,) of the schedule; returns (B, *x_shape), float32.
         """
 
-    def trainable_parameters(self, policy: str) -> list[nn.Parameter]:
-        """What trains: `all` of the denoiser, or `cross_attention`; else ValueError."""
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn by a backbone."""
+
+    samplers: Mapping[str, Sampler]  # of each stage, by name
+    super_resolution: bool = True  # False: the base stage's pictures are enlarged plainly (bicubic)
+    noise_level: float | None = None  # variance on the SR stage's condition; None: the model's own
+    last_stage: str | None = None  # whose pictures are wanted; None: the last one
 
 
 class Backbone(Protocol):
@@ -100,31 +105,15 @@ class Backbone(Protocol):
     def check_prompt(self, prompt: str, identifier: str = "") -> None:
         """ValueError where the text encoder cannot take the prompt (too long, unknown words)."""
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        keys: Sequence[tuple],
-        sampling: Mapping[str, Sampler],
-        last_stage: str | None = None,
-    ) -> Tensor:
-        """Images, uint8 (N, 3, H, W), one a prompt; image i's noise comes from `keys[i]` alone.
-
-        `sampling` names a sampler for each stage; the images are those of the last stage, or of
-        `last_stage`.
-        """
-
-    def set_super_resolution(self, enabled: bool, noise_level: float | None) -> None:
-        """Whether pictures are drawn with the SR stage or enlarged plainly, and at which variance
-        of the noise on its condition (None: as before). ValueError where there is no SR stage."""
+    def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
+        """Images, uint8 (N, 3, H, W), one for each prompt; the noise of image i follows from
+        `keys[i]` alone."""
 
     def super_resolve(
-        self,
-        low: Tensor,
-        prompts: Sequence[str],
-        keys: Sequence[tuple],
-        sampling: Mapping[str, Sampler],
+        self, low: Tensor, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling
     ) -> Tensor:
-        """As `generate`, from images of the base stage's resolution, [-1, 1] (N, 3, h, w)."""
+        """As `generate`, from images of the base stage's resolution, [-1, 1] (N, 3, h, w). Only of
+        a model with an SR stage."""
 
     def save(self, folder: Path) -> None:
         """The weights, in the diffusers layout that `load` (and plain diffusers) reads."""

@@ -111,7 +111,7 @@ def _says_it_all(error: Exception) -> bool:
         return True
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from dreambooth.methods.dreambooth import DivergedError
+    from dreambooth.methods.two_terms import DivergedError
 
     return isinstance(error, DivergedError | MisconfigurationException)
 

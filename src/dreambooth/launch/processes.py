@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from dreambooth.distributed import ranks
 from dreambooth.launch.start import queue_run, with_base_of
 from dreambooth.runs.run import FinishedRunError, Run, tell_killed
+from dreambooth.runs.settings import check_count
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +148,7 @@ def checked_num_ranks(config: DictConfig) -> int:
     trainer = config.trainer
     for key in ("devices", "num_nodes"):
         value = trainer[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"trainer.{key}={value}: give a whole number from 1 up")
+        check_count(f"trainer.{key}", value)
     number = int(trainer.devices * trainer.num_nodes)
     trained = {"method": "base"}
     if OmegaConf.select(config, "sr.noise_level") is not None:

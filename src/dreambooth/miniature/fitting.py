@@ -9,11 +9,15 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dreambooth.methods.dreambooth import decayed
+from dreambooth.methods.two_terms import cooled_down
 
 
 def decaying_adamw(
-    parameters: Any, lr: float, num_steps: int, warmup_steps: int = 200, decay_share: float = 0.3
+    parameters: Any,
+    lr: float,
+    num_steps: int,
+    warmup_steps: int = 200,
+    cooldown_fraction: float = 0.3,
 ) -> dict[str, Any]:
     """AdamW for Lightning that warms up, stays, and decays to nothing over the last steps."""
     optimizer = torch.optim.AdamW(
@@ -21,7 +25,7 @@ def decaying_adamw(
     )
 
     def factor(step: int) -> float:
-        return min((step + 1) / warmup_steps, decayed(step, num_steps, decay_share))
+        return min((step + 1) / warmup_steps, cooled_down(step, num_steps, cooldown_fraction))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

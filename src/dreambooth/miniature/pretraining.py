@@ -213,7 +213,7 @@ class DenoiserPretraining(L.LightningModule):
             condition["low_resolution"] = corrupt_low_resolution(low, level, eps)
             condition["noise_level"] = level
         x = F.avg_pool2d(images, images.shape[-1] // stage.resolution_px)
-        t = torch.randint(stage.schedule.num_timesteps, (len(x),), generator=noise)
+        t = torch.randint(len(stage.scheduler), (len(x),), generator=noise)
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
         # An error of x matters more where there is little noise; v has that built in.

@@ -1,78 +1,208 @@
-"""What a config says of the parts of a run, checked as it is said."""
+"""The settings of a run: one class for each group of the config, checked before anything is loaded.
+
+`read(Settings, config)` checks them all in one pass. A field's type says what is allowed, in code
+and in words, and a mistake becomes one sentence that names the key, the value and these words.
+Nothing here loads torch.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from dreambooth.distributed.ranks import check_batch_size, num_ranks
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
+from pydantic.dataclasses import dataclass
+from pydantic.functional_validators import WrapValidator
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+
+
+def _allowed(words: str) -> WrapValidator:
+    """The words of the message for any value that the type refuses: "give ..."."""
+
+    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError("allowed", words) from None
+
+    return WrapValidator(check)
+
+
+def _finite(**bounds: Any) -> Any:
+    return Field(strict=True, allow_inf_nan=False, **bounds)
+
+
+Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
+Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
+Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
+ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
+Variance = Annotated[
+    float, _finite(ge=0, lt=1), _allowed("a variance from 0 to below 1, as in 1e-3")
+]
+Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
+Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
 
 
 @dataclass(frozen=True)
+class Sampler:
+    """How images are drawn.
+
+    `ancestral`: DDPM's (Ho et al., arXiv 2006.11239, equation 7), the paper's choice for prior
+    images. `ddim`: deterministic, eta = 0 (Song et al., arXiv 2010.02502). `dpm`: DPM-Solver++ of
+    second order (Lu et al., arXiv 2211.01095). guidance_scale 1 is no guidance.
+    """
+
+    name: Annotated[Literal["ancestral", "ddim", "dpm"], _allowed("ancestral, ddim or dpm")]
+    num_steps: Count
+    guidance_scale: Annotated[
+        float, _finite(ge=0), _allowed("a number of 0 or more, 1 for no guidance")
+    ]
+
+
+@dataclass(frozen=True, config=ConfigDict(validate_by_name=True, validate_by_alias=True))
 class Prior:
     """The prior term: lambda, its images and where they are kept.
 
-    In a share `caption_dropout` (0 <= share < 1) of it the prompt is empty, as in the pretraining
-    of a model with classifier-free guidance. Without that, the empty prompt, which guidance leads
-    away from, comes to draw the subject too, and guidance then leads away from the subject.
+    In a share `caption_dropout` of it the prompt is empty, as in the pretraining of a model with
+    classifier-free guidance. Without that, the empty prompt, which guidance leads away from, comes
+    to show the subject too, and guidance then leads away from the subject.
     """
 
-    weight: float
-    num_images: int
+    weight: Annotated[
+        float,
+        _finite(ge=0, alias="lambda"),
+        _allowed("a number of 0 (no prior preservation) or more, 1 in the paper"),
+    ]
+    num_images: Count
     cache: Path
-    caption_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.caption_dropout, int | float) or not 0 <= self.caption_dropout < 1:
-            raise ValueError(
-                f"prior.caption_dropout={self.caption_dropout}: give a share from 0 to below 1"
-            )
-        if self.weight:
-            check_count("prior.num_images", self.num_images)
+    caption_dropout: ShareBelow1 = 0.0
 
 
 @dataclass(frozen=True)
 class Drawing:
     """What is drawn once the model is trained."""
 
-    images_per_prompt: int
-    num_class_images: int
+    images_per_prompt: Count
+    num_class_images: Count
+
+
+@dataclass(frozen=True)
+class ModuleSettings:
+    """Those of methods/two_terms.py."""
+
+    learning_rate: Positive
+    weighting: Annotated[Literal["uniform", "min_snr"], _allowed("uniform or min_snr")]
+    cooldown_fraction: Share
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """From which distribution training draws its timesteps; see schedules.py."""
+
+    name: Annotated[Literal["uniform", "logit_normal"], _allowed("uniform or logit_normal")]
+    shift: Positive
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    max_steps: Count
+    batch_size: Count
+    checkpoint_every: Count
+    ema_decay: Annotated[
+        Annotated[float, Field(strict=True, gt=0, lt=1)] | None,
+        _allowed("a number between 0 and 1, as 0.99, or null"),
+    ]
+    timesteps: Timesteps
+    module: ModuleSettings
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """The SR stage: off (plain enlargement), as it was pretrained, or fine-tuned at a noise level.
+
+    `noise_level`: variance of the noise on the low-resolution image, in training; null trains
+    nothing. `inference_noise_level`: where pictures are drawn at another one than that.
+    """
+
+    enabled: Switch
+    noise_level: Variance | None
+    inference_noise_level: Variance | None
+    learning_rate: Positive
+    max_steps: Count
+    batch_size: Count
+    train: Layers
 
     def __post_init__(self) -> None:
-        check_count("drawing.images_per_prompt", self.images_per_prompt)
-        check_count("drawing.num_class_images", self.num_class_images)
+        for key in ("noise_level", "inference_noise_level"):
+            if getattr(self, key) is not None and not self.enabled:
+                raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or give sr=frozen")
+
+    @property
+    def drawing_noise_level(self) -> float | None:
+        """At which pictures are drawn; None for that of the model."""
+        own = self.inference_noise_level
+        return self.noise_level if own is None else own
+
+
+@dataclass(frozen=True)
+class Samplers:
+    """A sampler for each stage: of the prior images, and of the pictures that are scored."""
+
+    prior: dict[str, Sampler]
+    images: dict[str, Sampler]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    sampling: Samplers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings that are numbers and choices. What a group names by `_target_` checks its own
+    arguments when it is built."""
+
+    prior: Prior
+    method: MethodSettings
+    sr: SuperResolution
+    drawing: Drawing
+    model: ModelSettings
+    seed: Annotated[int, Field(strict=True), _allowed("a whole number")]
+    stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]
 
 
 @dataclass(frozen=True)
 class Training:
     """How one stage is fine-tuned."""
 
-    module: Callable[..., Any]  # of a stage, its two conditions and lambda: a LightningModule
+    module: Callable[..., Any]  # of what methods/two_terms.py has no default for
     max_steps: int
     batch_size: int
-    group: str = "method"  # of the config
-    ema_decay: float | None = None  # of a moving average of the weights, which is what is kept
-
-    def __post_init__(self) -> None:
-        check_count(f"{self.group}.max_steps", self.max_steps)
-        check_count(f"{self.group}.batch_size", self.batch_size)
-        check_batch_size(self.group, self.batch_size, num_ranks())
-        decay = self.ema_decay
-        if decay is not None and not (isinstance(decay, int | float) and 0 < decay < 1):
-            raise ValueError(
-                f"method.ema_decay={decay}: give a number between 0 and 1, as 0.99, or null"
-            )
 
 
-@dataclass(frozen=True)
-class SuperResolution:
-    """How pictures are enlarged: by the SR stage or plainly."""
+def read(kind: type[T], values: Any, key: str = "") -> T:
+    """`values` as a class or type of this file. ValueError, one sentence, for what is not allowed.
 
-    enabled: bool
-    noise_level: float | None  # told and applied when pictures are drawn; None: the model's own
+    `key`: where in the config the values stand.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(sentence_of(error, key)) from None
+
+
+def sentence_of(error: ValidationError, key: str = "") -> str:
+    """The first mistake of a validation: "prior.lambda=-1: give a number of 0 or more"."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":  # a sentence of our own
+        return str(first["ctx"]["error"])
+    place = ".".join([*([key] if key else []), *map(str, first["loc"])])
+    if first["type"] == "missing":
+        return f"{place} is missing: give {place}=..."
+    return f"{place}={first['input']}: give {first['msg']}"
 
 
 def check_count(key: str, value: Any) -> None:
     """ValueError unless it is a whole number from 1 up."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key}={value}: give a whole number from 1 up")
+    read(Count, value, key)

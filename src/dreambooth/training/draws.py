@@ -1,7 +1,7 @@
 """What each training sample sees: which photo, which timestep, which noise."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,18 @@ from torch.utils.data import Dataset, Sampler
 
 from dreambooth.backbones.stage import Condition, Encoded
 from dreambooth.randomness import generator
+from dreambooth.schedules import NoiseSchedule, TimestepDistribution
+
+
+class Draw(NamedTuple):
+    """What one term trains on: one image, or a batch of them with B first. (A NamedTuple, since
+    the loader batches these by itself.)"""
+
+    x: Tensor  # (B, *x_shape)
+    eps: Tensor  # (B, *x_shape)
+    t: Tensor  # (B,)
+    prompt: Tensor  # (B,) int64: which one of the term's prompts
+    added: Condition  # what the stage's condition has beside text
 
 
 class TrainingDraws(Dataset):
@@ -16,16 +28,17 @@ class TrainingDraws(Dataset):
 
     Neither the number of processes, nor the split into batches, nor a resume changes them. The two
     terms draw their image, t and eps independently (paper, section 3.3). An item is
-    {"subject": {"x", "eps", "t", "row", "added"}, "prior": ...}, with no "prior" where there are no
-    prior images. `row` is 1, for the empty prompt, in a share `caption_dropout` of the prior term's
-    samples, evenly spread; else 0. `added` is what the stage's condition has beside text.
+    {"subject": Draw, "prior": Draw}, with no "prior" where there are no prior images. Its `prompt`
+    is 1, for the empty prompt, in a share `caption_dropout` of the prior term's samples, evenly
+    spread; else 0.
     """
 
     def __init__(
         self,
         photos: Encoded,
         prior: Encoded | None,
-        num_timesteps: int,
+        schedule: NoiseSchedule,
+        timesteps: TimestepDistribution,
         num_samples: int,
         seed: int,
         stage: str,
@@ -33,29 +46,28 @@ class TrainingDraws(Dataset):
         caption_dropout: float = 0.0,
     ):
         self.terms = {"subject": photos} | ({"prior": prior} if prior is not None else {})
-        self.num_timesteps, self.num_samples = num_timesteps, num_samples
-        self.seed, self.stage = seed, stage
+        self.schedule, self.timesteps = schedule, timesteps
+        self.num_samples, self.seed, self.stage = num_samples, seed, stage
         self.added_condition = added_condition
         self.dropout = {"subject": 0.0, "prior": caption_dropout}
 
     def __len__(self) -> int:
         return self.num_samples
 
-    def __getitem__(self, i: int) -> dict[str, dict[str, Tensor]]:
+    def __getitem__(self, i: int) -> dict[str, Draw]:
         return {term: self._draw(term, images, i) for term, images in self.terms.items()}
 
-    def _draw(self, term: str, images: Encoded, i: int) -> dict[str, Any]:
+    def _draw(self, term: str, images: Encoded, i: int) -> Draw:
         # Each pass over the images sees every image once, in an order of its own.
         passes, place = divmod(i, len(images.mean))
         order = generator(self.seed, self.stage, term, "order", passes)
         index = int(torch.randperm(len(images.mean), generator=order)[place])
         own = generator(self.seed, self.stage, term, i)
-        t = torch.randint(self.num_timesteps, (), generator=own)
+        t = self.schedule.draw_t(self.timesteps, own)
         eps = torch.randn(images.mean.shape[1:], generator=own)
-        row = int((i + 1) * self.dropout[term]) - int(i * self.dropout[term])
+        prompt = int((i + 1) * self.dropout[term]) - int(i * self.dropout[term])
         x = images.sample(index, own)
-        added = self.added_condition(x, own)
-        return {"x": x, "eps": eps, "t": t, "row": torch.tensor(row), "added": dict(added)}
+        return Draw(x, eps, t, torch.tensor(prompt), self.added_condition(x, own))
 
 
 class Batches(Sampler[list[int]]):

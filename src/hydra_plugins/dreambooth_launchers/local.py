@@ -14,6 +14,7 @@ from dreambooth.distributed import ranks
 from dreambooth.launch.outcome import failures, tell_failure
 from dreambooth.launch.processes import Cell, cells_of, command, returned
 from dreambooth.launch.sweep import tell_where
+from dreambooth.runs.settings import check_count
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,10 @@ class LocalLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        if not isinstance(self.jobs, int) or self.jobs < 1:
-            sys.exit(f"launcher.jobs={self.jobs}: give a whole number from 1 up")
+        try:
+            check_count("launcher.jobs", self.jobs)
+        except ValueError as error:
+            sys.exit(str(error))
         if self.jobs == 1:
             one_by_one: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
             return one_by_one

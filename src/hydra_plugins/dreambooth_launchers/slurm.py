@@ -23,6 +23,7 @@ from dreambooth.distributed import slurm
 from dreambooth.launch import outcome, sweep
 from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
 from dreambooth.runs.run import Run
+from dreambooth.runs.settings import check_count
 from dreambooth.runs.settling import settled
 from dreambooth.runs.status import describe
 
@@ -61,11 +62,10 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 "launcher=slurm: there is no sbatch here. Give the command on a machine of the "
                 "cluster, or try a small cluster of your own: make slurm-test-cluster"
             )
-        for key in ("time", "jobs"):
-            if not isinstance(self.params[key], int) or self.params[key] < 1:
-                sys.exit(f"launcher.{key}={self.params[key]}: give a whole number from 1 up")
         loader = self.hydra_context.config_loader
         try:
+            for key in ("time", "jobs"):
+                check_count(f"launcher.{key}", self.params[key])
             cells = cells_of(loader, self.config, job_overrides, initial_job_idx)
             self._submit(cells)
         except ValueError as error:

@@ -1,0 +1,126 @@
+"""The two-term loss on one stage of a backbone, as a LightningModule for any method."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
+from dreambooth.loss import Losses, loss_weights, term, two_term_loss
+from dreambooth.methods.method import Method, TermPrompts
+from dreambooth.training.draws import Draw
+from dreambooth.training.fsdp import Sharded
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class TwoTermModule(L.LightningModule):
+    """Trains what `method` names in a stage, on the subject and on the class (paper, section 3.3).
+
+    `prior_weight` is lambda >= 0; with 0 there is no prior term. The learning rate is constant, or
+    falls linearly to 0 over the last `cooldown_fraction` (0..1) of the steps.
+    `optimizer`: called with the groups of parameters and `lr`. `steps_before`: share (0..1) of the
+    run's steps that other stages had before this one, `steps_here`: of this one.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        method: Method,
+        prompts: TermPrompts,
+        prior_weight: float,
+        learning_rate: float,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        weighting: str = "uniform",
+        cooldown_fraction: float = 0.0,
+        steps_before: float = 0.0,
+        steps_here: float = 1.0,
+    ):
+        super().__init__()
+        self.stage, self.method, self.prior_weight = stage, method, prior_weight
+        self.learning_rate, self.optimizer = learning_rate, optimizer
+        self.weighting, self.cooldown_fraction = weighting, cooldown_fraction
+        self.steps_before, self.steps_here = steps_before, steps_here
+        self.prefix = "" if stage.name == "base" else f"{stage.name}/"
+        method.prepare(stage)
+        self._take_trained()
+        self.prompts = {"subject": prompts.subject}
+        if prior_weight:
+            self.prompts["prior"] = prompts.prior
+        # Text that does not train is encoded once.
+        self.text: dict[str, Condition] = {}
+        if not self.trained.text:
+            self.text = {name: stage.encode_prompts(p) for name, p in self.prompts.items()}
+
+    def configure_model(self) -> None:
+        """With trainer.strategy=fsdp, what trains is split over the devices."""
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.split(self.stage)
+            self._take_trained()
+
+    def on_train_end(self) -> None:
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.join(self.stage)
+            self._take_trained()
+
+    def _take_trained(self) -> None:
+        self.trained = self.method.trained(self.stage)
+        self.trained_modules = nn.ModuleDict(self.trained.modules)
+
+    def training_step(self, batch: dict[str, Draw], _batch_idx: int) -> Tensor:
+        losses = self.calc_loss(batch["subject"], batch.get("prior"))
+        if not torch.isfinite(losses.total):
+            key = "method.module" if self.stage.name == "base" else self.stage.name
+            raise DivergedError(
+                f"the loss became {losses.total.item()} at step {self.global_step}: "
+                f"lower {key}.learning_rate (it is {self.learning_rate:g})"
+            )
+        for name, value in (("subject", losses.subject), ("prior", losses.prior)):
+            if value is not None:
+                name, size = f"{self.prefix}loss/{name}", len(batch["subject"].t)
+                self.log(name, value, prog_bar=True, batch_size=size, sync_dist=True)
+        return losses.total
+
+    def calc_loss(self, subject: Draw, prior: Draw | None) -> Losses:
+        """Both terms, from one forward of the denoiser over both batches."""
+        draws = {"subject": subject} | ({} if prior is None else {"prior": prior})
+        conditions = [self._condition(name, draw) for name, draw in draws.items()]
+        parts = zip(*[(d.x, d.eps, d.t) for d in draws.values()], strict=True)
+        x, eps, t = (torch.cat(part) for part in parts)
+
+        schedule = self.stage.schedule
+        z_t = schedule.corrupt(x, eps, t)
+        prediction = self.stage.predict(z_t, t, concatenate(conditions))
+        target = schedule.target(x, eps, t)
+        weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
+
+        sizes = [len(draw.t) for draw in draws.values()]
+        of_terms = zip(*(part.split(sizes) for part in (prediction, target, weights)), strict=True)
+        terms = [term(*of_term) for of_term in of_terms]
+        return two_term_loss(terms[0], terms[1] if prior is not None else None, self.prior_weight)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.trained.groups, lr=self.learning_rate)
+        num_steps = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: cooled_down(step, num_steps, self.cooldown_fraction)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _condition(self, name: str, draw: Draw) -> Condition:
+        """That of every image of a term's draw."""
+        text = self.text.get(name)
+        if text is None:
+            text = self.stage.encode_prompts(self.prompts[name], with_gradient=True)
+        rows = {key: value.to(self.device) for key, value in text.items()}
+        return {**repeat(rows, draw.prompt), **draw.added}
+
+
+def cooled_down(step: int, num_steps: int, fraction: float) -> float:
+    """Factor of the learning rate: 1, and over the last `fraction` of the steps linearly to 0."""
+    remaining = 1 - step / num_steps
+    return min(1.0, remaining / fraction) if fraction else 1.0
