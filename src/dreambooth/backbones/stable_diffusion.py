@@ -10,8 +10,15 @@ from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.randomness import generator
-from dreambooth.sampling import sample
+from dreambooth.runs.settings import Sampler
+from dreambooth.sampling import evaluation_mode
 from dreambooth.schedules import schedule_of
+
+SCHEDULERS = {  # of diffusers, for each sampler
+    "ancestral": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+}
 
 
 class LatentStage:
@@ -48,9 +55,6 @@ class LatentStage:
     def _device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
-    # Both ways one image at a time: memory stays that of one image however many photos and prior
-    # images there are, and an image's bits do not depend on its batch.
-
     def added_condition(
         self, x: Tensor, generator: torch.Generator, noise_level: float | None
     ) -> Condition:
@@ -58,6 +62,7 @@ class LatentStage:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Encoded:
+        # One by one: memory stays that of one image, and its bits do not depend on its batch.
         vae, device = self._pipeline.vae.to(self._device), self._device
         posteriors = [vae.encode(image.to(device)).latent_dist for image in images.split(1)]
         scale = vae.config.scaling_factor
@@ -65,12 +70,6 @@ class LatentStage:
             mean=torch.cat([p.mean for p in posteriors]).cpu() * scale,
             std=torch.cat([p.std for p in posteriors]).cpu() * scale,
         )
-
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
-        vae = self._pipeline.vae.to(x.device)
-        scaled = x / vae.config.scaling_factor
-        return torch.cat([vae.decode(one).sample for one in scaled.split(1)]).clamp(-1, 1)
 
     def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
         """`text` (B, tokens, width). Raises ValueError on a prompt that is too long."""
@@ -107,6 +106,8 @@ class LatentStage:
 class LatentBackbone:
     """A Stable Diffusion pipeline as a backbone of one stage, `base`.
 
+    Pictures are drawn by the pipeline's own call, from our embeddings of the prompts and one
+    generator for each image: they are those of plain diffusers.
     `batch_size`: how many images are denoised at once when pictures are drawn.
     """
 
@@ -153,12 +154,32 @@ class LatentBackbone:
 
     def _draw(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         stage, sampler = self._stage, sampling.samplers["base"]
-        condition = stage.encode_prompts([prompt for prompt, _ in jobs])
-        null = stage.encode_prompts([""] * len(jobs))
-        generators = [generator(*key, "base") for _, key in jobs]
-        solver = stage.schedule.solver(sampler.name, sampler.num_steps)
-        x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
-        return ((stage.decode(x) / 2 + 0.5) * 255).round().to(torch.uint8).cpu()
+        pipeline = self._drawing_pipeline(sampler)
+        with evaluation_mode(stage.denoiser):
+            images = pipeline(
+                prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
+                negative_prompt_embeds=stage.encode_prompts([""] * len(jobs))["text"],
+                generator=[generator(*key, stage.name) for _, key in jobs],
+                num_inference_steps=sampler.num_steps,
+                guidance_scale=sampler.guidance_scale,
+                height=stage.resolution_px,
+                width=stage.resolution_px,
+                output_type="pt",
+            ).images
+        return (images * 255).round().to(torch.uint8).cpu()
+
+    def _drawing_pipeline(self, sampler: Sampler) -> Any:
+        """The same parts with the sampler's scheduler, whose other settings are the model's own."""
+        import diffusers
+
+        scheduler = getattr(diffusers, SCHEDULERS[sampler.name]).from_config(
+            self._pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
+        )
+        parts = {**self._pipeline.components, "scheduler": scheduler}
+        pipeline = type(self._pipeline)(**parts, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.vae.enable_slicing()  # decodes one image at a time
+        return pipeline.to(next(self._stage.denoiser.parameters()).device)
 
     def save(self, folder: Path) -> None:
         """A complete diffusers folder: `StableDiffusionPipeline.from_pretrained` reads it."""
