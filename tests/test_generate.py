@@ -7,13 +7,14 @@ import torch
 from commands import command, same_files, train
 
 from dreambooth.assemble import reload
+from dreambooth.backbones.stage import Sampling
 from dreambooth.experiment import draw_pictures
 from dreambooth.runs.run import Run
-from dreambooth.sampling import Sampler
+from dreambooth.runs.settings import Sampler
 
 pytestmark = pytest.mark.slow
 
-SAMPLING = {"base": Sampler("dpm", 2, 3.0), "sr": Sampler("dpm", 2, 1.0)}
+SAMPLING = Sampling({"base": Sampler("dpm", 2, 3.0), "sr": Sampler("dpm", 2, 1.0)})
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ class Experiment:
     def _save(self) -> None:
         if not self.run.weights.exists():
             with whole_folder(self.run.weights) as folder:
+                folder.mkdir()
                 self.method.save(self.backbone, folder)
 
     def _fit(
