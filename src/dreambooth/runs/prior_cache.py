@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dreambooth.distributed.preemption import StoppedError, asked, stop_if_asked
-from dreambooth.distributed.ranks import first, num_ranks, rank, split
+from dreambooth.distributed.ranks import batches, first, num_ranks, rank, split
 from dreambooth.runs.files import remove_partial, write_atomically
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ def prior_images(
                 entry,
                 names,
             )
-        batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-        rounds = [batches[i : i + num_ranks()] for i in range(0, len(batches), num_ranks())]
+        rounds = batches(batches(missing, batch_size), num_ranks())
         hidden = None if missing and rank() == 0 else True
         for round_ in tqdm(rounds, "prior images", unit="batch", disable=hidden):
             stop_if_asked()
