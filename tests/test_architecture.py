@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "training": {"metrics", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
     "metrics": {"subjects", "runs", "distributed"} | SCIENCE,
     "reporting": {"runs"},
-    "backbones": {"distributed"} | SCIENCE,
+    "backbones": {"subjects", "runs", "distributed"} | SCIENCE,
     "subjects": {"distributed"} | SCIENCE,
     "runs": {"distributed"},
     "distributed": set(),
