@@ -386,7 +386,7 @@ def _images(folder: Path, jobs: Sequence[tuple[str, str, int]], size_px: int) ->
     folder.mkdir(parents=True)
     for prompt, template, index in jobs:
         pixels = _pixels((zlib.crc32(prompt.encode()) + index) % 8, size_px)
-        said = {"prompt": prompt, "index": str(index), "template": template, "negative": ""}
+        said = {"prompt": prompt, "index": str(index), "template": template}
         (folder / f"{slug(prompt)}-{index:03d}.png").write_bytes(png(pixels, size_px, said))
 
 

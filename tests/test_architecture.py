@@ -5,7 +5,11 @@ whose annotations need another is not to be understood without it.
 """
 
 import ast
+import re
+import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -59,17 +63,33 @@ def modules_of(source: Path) -> dict[str, Path]:
 def imports_of(source: Path) -> dict[str, set[str]]:
     """Module -> the modules of the same folder that it imports, wherever in it."""
     modules = modules_of(source)
-    found: dict[str, set[str]] = {name: set() for name in modules}
-    for name, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            named = []
-            if isinstance(node, ast.Import):
-                named = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path} has a relative import: write it in full"
-                named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            found[name] |= {module for module in named if module in modules} - {name}
+    return {name: names_in(path) & modules.keys() - {name} for name, path in modules.items()}
+
+
+def names_in(path: Path) -> set[str]:
+    """What a module imports, wherever in it: modules, and what is taken from them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import: write it in full"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def undeclared_in(source: Path, requirements: list[str]) -> list[str]:
+    """Packages of others that a folder's modules import and the requirements do not name."""
+    imported = {name.partition(".")[0] for path in source.rglob("*.py") for name in names_in(path)}
+    others = imported - sys.stdlib_module_names - {"dreambooth", "hydra_plugins"}
+    declared = {plain(re.split(r"[\[<>=!~; ]", text)[0]) for text in requirements}
+    owners = packages_distributions()
+    return sorted(name for name in others if not declared & set(map(plain, owners.get(name, []))))
+
+
+def plain(package: str) -> str:
+    """A package's name as PyPI compares it: PyYAML is pyyaml, open_clip_torch open-clip-torch."""
+    return re.sub("[-_.]+", "-", package).lower()
 
 
 def room_of(module: str) -> str:
@@ -134,6 +154,12 @@ def test_no_file_is_too_long_to_read(folder):
     assert too_long(ROOT / folder) == []
 
 
+def test_every_imported_package_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    of_pretraining = project["optional-dependencies"]["pretrain"]
+    assert undeclared_in(SRC, project["dependencies"] + of_pretraining) == []
+
+
 @pytest.fixture
 def house(tmp_path):
     """A house of two rooms, whose modules are given as text."""
@@ -165,6 +191,13 @@ def test_a_circle_is_found_however_it_is_hidden(house, late):
 def test_an_upward_import_is_found_however_it_is_hidden(house, late):
     source = house(runs__a=late.format("launch", "b"), launch__b="import dreambooth.runs.a")
     assert upward_in(imports_of(source)) == ["dreambooth.runs.a imports dreambooth.launch.b"]
+
+
+def test_an_undeclared_package_is_found_however_it_is_hidden(house):
+    text = "import os\nimport numpy.linalg\ndef f():\n    from yaml import safe_load"
+    source = house(runs__a=text, runs__b="from dreambooth.runs import a")
+    assert undeclared_in(source, ["numpy>=2.0"]) == ["yaml"]
+    assert undeclared_in(source, ["numpy", "PyYAML>=6.0"]) == []
 
 
 def test_a_long_file_is_found(house):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from commands import ROOT, command, train
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from dreambooth.miniature.subjects import drawn_subject
@@ -117,7 +118,8 @@ def test_stable_diffusion_on_a_folder_of_photos_is_trained_saved_and_reloaded(
 
 
 def test_the_gpu_trainer_differs_from_the_cpus_in_device_and_precision_only():
-    gpu, cpu = (yaml.safe_load((CONF / f"trainer/{n}.yaml").read_text()) for n in ("gpu", "cpu"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        gpu, cpu = (dict(compose("train", [f"trainer={name}"]).trainer) for name in ("gpu", "cpu"))
     assert {k for k in gpu | cpu if gpu.get(k) != cpu.get(k)} == {"accelerator", "precision"}
     ended = command("train", "trainer=gpu", "--cfg", "job")  # its run without a GPU: test_bad_input
     assert "precision: bf16-mixed" in ended.output

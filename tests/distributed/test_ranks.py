@@ -46,6 +46,12 @@ def test_without_ranks_every_function_is_the_plain_thing():
     assert ranks.united({1: 2}) == {1: 2}
 
 
+def test_batches_are_in_order_and_the_last_has_what_is_left():
+    assert ranks.batches("abcde", 2) == ["ab", "cd", "e"]
+    assert ranks.batches([1, 2], 2) == [[1, 2]]
+    assert ranks.batches([], 2) == []
+
+
 def test_a_rank_that_ends_badly_ends_the_others_long_before_they_would(tmp_path):
     began = time.monotonic()
     with pytest.raises(ranks.RanksError, match="rank 1 of 2 ended with exit code 7"):

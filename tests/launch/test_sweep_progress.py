@@ -57,9 +57,9 @@ def test_it_fits_a_narrow_terminal_and_shows_the_last_cells_only(tmp_path):
     assert "left" not in text
 
 
-def test_a_sweep_whose_values_are_computed_has_runs_by_number(tmp_path):
+def test_a_sweep_whose_values_are_not_listed_has_runs_by_number(tmp_path):
     sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")})
-    (sweep / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=range(2)']}}")
+    (sweep / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=glob(*)']}}")
     text = told(sweep)
     assert "2 of 2 cells: 2 finished" in text
     assert "\n 0 " in text

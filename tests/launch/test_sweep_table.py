@@ -82,10 +82,10 @@ def test_an_override_that_one_run_lacks_is_a_column(tmp_path):
 
 
 def test_overrides_of_every_form_are_parsed():
-    overrides = ["a.b=1", "+c=x=y", "++d=", "~e", "class@other=none"]
+    overrides = ["a.b=1", "+c='x=y'", "++d=", "~e", "class@other=none"]
     assert parse_overrides(overrides) == {
         "a.b": "1",
-        "c": "x=y",
+        "c": "'x=y'",
         "d": "",
         "e": "deleted",
         "class@other": "none",

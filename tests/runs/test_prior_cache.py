@@ -154,11 +154,11 @@ def test_a_manifest_that_is_not_whole_or_of_another_key_is_not_believed(tmp_path
 def test_an_image_that_no_manifest_lists_is_not_believed(tmp_path):
     entry = prior_images(tmp_path, KEY, 2, Maker(), 2).paths[0].parent
     Image.new("RGB", (5, 6)).save(entry / "000002.png")  # killed before the manifest was written
-    (entry / "000003.tmp").write_bytes(b"half")  # killed while writing
+    (entry / ".000003.png.7.partial").write_bytes(b"half")  # killed while writing
     prior = prior_images(tmp_path, KEY, 4, Maker(), 2)
     assert prior.made == 2
     np.testing.assert_array_equal(prior.images, expected(4))
-    assert not list(entry.glob("*.tmp"))
+    assert not list(entry.glob("*.partial"))
 
 
 def test_what_was_finished_before_an_error_is_kept_and_the_lock_is_free(tmp_path):
@@ -173,23 +173,22 @@ def test_what_was_finished_before_an_error_is_kept_and_the_lock_is_free(tmp_path
 def test_a_full_disk_leaves_every_file_whole(tmp_path, monkeypatch, failing_write):
     entry = prior_images(tmp_path, KEY, 2, Maker(), 2).paths[0].parent
     before = (entry / "manifest.json").read_bytes()
-    write, writes = Path.write_bytes, []
+    writes = []
 
-    def filling_disk(path: Path, content: bytes) -> int:
-        writes.append(path)
-        if len(writes) < failing_write:
-            return write(path, content)
-        write(path, content[: len(content) // 2])
-        raise OSError(28, "No space left on device")
+    def filling_disk(file: int) -> None:
+        writes.append(file)
+        if len(writes) >= failing_write:
+            os.truncate(file, os.fstat(file).st_size // 2)
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", filling_disk)
+    monkeypatch.setattr("dreambooth.runs.files.os.fsync", filling_disk)
     with pytest.raises(OSError, match="No space left"):
         prior_images(tmp_path, KEY, 4, Maker(), 2)
     monkeypatch.undo()
     assert (entry / "manifest.json").read_bytes() == before
     for path in entry.glob("*.png"):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn(int(path.stem)))
-    assert not list(entry.glob("*.tmp"))
+    assert not list(entry.glob("*.partial"))
     np.testing.assert_array_equal(prior_images(tmp_path, KEY, 4, Maker(), 2).images, expected(4))
 
 

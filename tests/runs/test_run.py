@@ -234,7 +234,7 @@ def test_an_unknown_status_is_damage(finished, content):
 
 def test_pictures_come_back_with_what_they_were_made_from(run):
     pictures = [
-        picture("a red dog", 1, template="a red {}", negative="blurry, 模糊"),
+        picture("a red dog", 1, template="a red {}, 模糊"),
         picture("a red dog", 0),
         picture("Ein roter Hund — größer", 12),
     ]
@@ -245,7 +245,7 @@ def test_pictures_come_back_with_what_they_were_made_from(run):
     for made in pictures:
         found = read[made.prompt, made.index]
         assert torch.equal(found.pixels, made.pixels)
-        assert (found.template, found.negative) == (made.template, made.negative)
+        assert found.template == made.template
 
 
 def test_pictures_are_png_files_that_other_programs_understand(run):
@@ -360,7 +360,7 @@ def test_a_full_disk_leaves_the_previous_file_whole(run):
         with pytest.raises(OSError, match=r"too large: '.*/metrics\.json'"):
             run.write_metrics({"identity": Metric(0.6, 100, "long" * 1000)})
         with pytest.raises(OSError, match="too large"):
-            run.save_images("scored", [picture(negative="long" * 1000)])
+            run.save_images("scored", [picture(template="long" * 1000)])
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.subjects.photos import load_photos
+from dreambooth.subjects.photos import from_uint8, load_photos, to_uint8
 
 RNG = np.random.default_rng(5)
 
@@ -55,6 +55,15 @@ def test_a_photo_already_square_and_of_the_resolution_is_not_resampled(tmp_path)
     assert photos.images.dtype == torch.float32
     expected = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
     torch.testing.assert_close(photos.images[0], expected)
+
+
+def test_every_byte_comes_back_and_what_is_between_goes_to_the_nearest():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    images = from_uint8(pixels)
+    assert (images.dtype, images[0], images[-1]) == (torch.float32, -1, 1)
+    assert torch.equal(to_uint8(images), pixels)
+    between = torch.tensor([-1.1, -0.998, -0.994, 0.998, 1.1])
+    assert to_uint8(between).tolist() == [0, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize("shape", [(40, 64), (64, 40), (48, 48), (12, 10), (45, 64)])

@@ -94,6 +94,11 @@ def first(make: Callable[[], T]) -> T:
     return found
 
 
+def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Items in order, `size` at a time; the last batch has what is left."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def split(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """[work(item) for item in items], each item done by one rank; in order, on every rank."""
     own = [work(item) for item in items[rank() :: num_ranks()]]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth.distributed import ranks
 from dreambooth.launch.start import queue_run, with_base_of
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import FinishedRunError, Run, tell_killed
 from dreambooth.runs.settings import check_count
 
@@ -162,5 +163,5 @@ def checked_num_ranks(config: DictConfig) -> int:
 
 def command(overrides: Sequence[str], folder: Path | str) -> list[str]:
     """That of one run into `folder`, with the overrides of this process's own command."""
-    kept = [text for text in overrides if not text.lstrip("+~").startswith(_OF_SWEEPS)]
+    kept = [text for text in overrides if not assignment(text).key.startswith(_OF_SWEEPS)]
     return [sys.executable, sys.argv[0], *kept, f"hydra.run.dir='{folder}'"]

@@ -11,6 +11,7 @@ from dreambooth.launch.sweep import tell_table
 from dreambooth.metrics.evaluation import evaluate, joined, told
 from dreambooth.metrics.external import read_external
 from dreambooth.runs.files import claimed
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.subjects.prompts import Names
 from dreambooth.training.loggers import publish
@@ -59,7 +60,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
     words = ("subject", "photos", "class_noun")
-    said = [o for o in config["overrides"] if o.partition("=")[0].partition(".")[0] in words]
+    said = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in words]
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
         run = Run.create(folder, about | {"overrides": ["method=external", *said]})

@@ -14,8 +14,9 @@ from omegaconf.errors import MissingMandatoryValue
 from dreambooth.distributed.preemption import listen
 from dreambooth.distributed.ranks import first
 from dreambooth.launch.outcome import recorded
-from dreambooth.runs.cells import of_the_result
+from dreambooth.runs.cells import HOW, of_the_result
 from dreambooth.runs.files import claimed
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 
 
@@ -54,7 +55,7 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         key = error.full_key
         raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
     assert isinstance(plain, dict)
-    kept = {str(key): value for key, value in plain.items() if of_the_result(str(key))}
+    kept = {str(key): value for key, value in plain.items() if key not in HOW}
     return kept | {"overrides": overrides}
 
 
@@ -64,7 +65,7 @@ def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
     force = cfg.force
     overrides = [text for text in hydra.overrides.task if of_the_result(text)]
     if cfg.run is not None and cfg.stage != "sr":
-        if others := [text for text in overrides if not text.startswith("run=")]:
+        if others := [text for text in overrides if assignment(text).key != "run"]:
             raise ValueError(
                 f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
             )
@@ -82,10 +83,9 @@ def with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, 
     if folder is None:
         raise ValueError("stage=sr goes on from a finished run: give run=DIR")
     earlier = Run.open(Path(folder)).config["overrides"]
-    said = [text.partition("=")[0] for text in overrides]
-    replaced = tuple(f"{key}." for key in said)
+    said = [assignment(text).key for text in overrides]
+    kept = [t for t in earlier if not assignment(t).key.startswith(tuple(f"{k}." for k in said))]
     if any(key.startswith("sr.") for key in said):
-        replaced += ("sr=off",)  # which has no settings
-    kept = [text for text in earlier if not text.lstrip("+").startswith(replaced)]
-    last = {text.partition("=")[0]: text for text in [*kept, *overrides]}
+        kept = [text for text in kept if text != "sr=off"]  # which has no settings
+    last = {assignment(text)[:2]: text for text in [*kept, *overrides]}
     return compose("train", overrides=list(last.values())), list(last.values())

@@ -22,6 +22,7 @@ from dreambooth.runs.cells import (
     sweep_name,
     write_cells,
 )
+from dreambooth.runs.overrides import assignment
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Folders(Callback):
         fixed = settings([str(o.input_line) for o in said if not o.is_sweep_override()])
         fixed = {key: value for key, value in fixed.items() if f"{key}={value}" not in params}
         swept = settings([str(o.input_line) for o in said]).keys() - fixed.keys()
-        given = any(text.startswith("hydra.sweep.dir=") for text in hydra.overrides.hydra)
+        given = any(assignment(o).key == "hydra.sweep.dir" for o in hydra.overrides.hydra)
         root = Path(hydra.sweep.dir)
         folder = root if given else root / sweep_name(swept, fixed)
         keys = list(fixed)

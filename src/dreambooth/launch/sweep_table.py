@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dreambooth.runs.cells import find_runs
 from dreambooth.runs.files import csv_of, write_atomically
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
 from dreambooth.runs.status import describe
@@ -54,11 +55,8 @@ def sweep_rows(folder: Path) -> list[Row]:
 def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """Hydra's overrides as keys and values: ["prior.lambda=0", "+a=b"] gives {"prior.lambda": "0",
     "a": "b"}, and a deletion "~a" gives {"a": "deleted"}."""
-    parsed = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        parsed[key.lstrip("+~")] = "deleted" if key.startswith("~") else value
-    return parsed
+    parts = map(assignment, overrides)
+    return {one.key: "deleted" if one.prefix == "~" else one.value for one in parts}
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:

@@ -7,7 +7,6 @@ DINO and in open_clip's own transform (on float tensors the numbers would be sli
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from dreambooth.distributed.ranks import num_ranks, rank, united
 from dreambooth.metrics.weights import load_clip, load_lpips, load_vit, weights_sha
+from dreambooth.runs.files import whole_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LPIPS_LEAST_PX = 32  # in smaller images AlexNet has nothing left to pool
@@ -234,10 +234,9 @@ class CachedFeatures:
             features = self._forward(batch)
         for key, feature in zip(waiting, F.normalize(features.float()).cpu(), strict=True):
             self._kept[key] = feature
-            if self._folder:  # all or nothing, also beside a process that writes the same
-                partial = self._folder / f".{key}.{os.getpid()}.npy"
-                np.save(partial, feature.numpy())
-                partial.replace(self._folder / f"{key}.npy")
+            if self._folder:
+                with whole_file(self._folder / f"{key}.npy") as file:
+                    np.save(file, feature.numpy())
 
     def _read(self, key: str) -> bool:
         if self._folder is None:

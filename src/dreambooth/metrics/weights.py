@@ -1,15 +1,17 @@
 """Weights of the encoders: found, loaded and checked, or a ValueError of one sentence."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dreambooth.runs.hashes import sha256_of
 
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
@@ -134,8 +136,6 @@ def _one_sentence(what: str, remedy: str) -> Iterator[None]:
 
 def weights_sha(module: nn.Module) -> str:
     """Of names, shapes and values, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.float().cpu().contiguous().numpy())
-    return f"weights sha256 {digest.hexdigest()[:12]}"
+    weights = sorted(module.state_dict().items())
+    named = ((f"{name}{tuple(value.shape)}", value) for name, value in weights)
+    return f"weights sha256 {sha256_of(chain.from_iterable(named))[:12]}"

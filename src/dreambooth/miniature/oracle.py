@@ -21,6 +21,7 @@ from dreambooth.miniature import world
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.world import Scene, individual, random_scene, recolour
+from dreambooth.subjects.photos import from_uint8
 
 ATTRIBUTES: dict[str, tuple[str | None, ...]] = {
     "class": world.CLASSES,
@@ -159,7 +160,7 @@ class Oracle:
     def read(self, images: Tensor, batch_size: int = 64) -> Reading:
         """What is in `images` (N, 3, 64, 64), uint8 or float32 in [-1, 1]."""
         if images.dtype == torch.uint8:
-            images = images.float() / 127.5 - 1
+            images = from_uint8(images)
         values: list[dict[str, str | None]] = []
         embeddings: list[Tensor] = []
         for part in images.split(batch_size):

@@ -54,7 +54,9 @@ def to_tensor(pixels: np.ndarray) -> "Tensor":
     """uint8 (..., H, W, 3) to float32 [-1, 1] (..., 3, H, W)."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3))) / 127.5 - 1
+    from dreambooth.subjects.photos import from_uint8
+
+    return from_uint8(torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3))))
 
 
 def casual_photos(class_noun: str, seed: int, count: int) -> list[Scene]:

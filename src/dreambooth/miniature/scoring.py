@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreambooth.distributed.ranks import split
+from dreambooth.distributed.ranks import batches, split
 from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
@@ -86,8 +86,8 @@ class OracleScorer:
         return rows, {name: mean(rows, name, f"{says[name]}; {photos}") for name in says}
 
     def _read(self, pictures: Sequence[Picture]) -> Reading:
-        def read(start: int) -> Reading:
-            pixels = [p.pixels for p in pictures[start : start + _BATCH_SIZE]]
+        def read(batch: Sequence[Picture]) -> Reading:
+            pixels = [p.pixels for p in batch]
             for image in pixels:
                 if image.shape != (3, SIZE_PX, SIZE_PX):
                     raise ValueError(
@@ -97,7 +97,7 @@ class OracleScorer:
             return self.oracle.read(torch.stack(pixels))
 
         parts = [Reading([], torch.empty(0, EMBEDDING))]
-        parts += split(read, range(0, len(pictures), _BATCH_SIZE))  # each by one of the ranks
+        parts += split(read, batches(pictures, _BATCH_SIZE))  # each by one of the ranks
         values = [value for part in parts for value in part.values]
         return Reading(values, torch.cat([part.embeddings for part in parts]))
 

@@ -1,13 +1,13 @@
 """Individuals of the drawn world as subjects: five photos, and the truth behind them."""
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.scenes import casual_photos, to_tensor
 from dreambooth.miniature.world import CLASSES, individual, kind_of
+from dreambooth.subjects.photos import to_uint8
 from dreambooth.subjects.prompts import MINIBENCH
 from dreambooth.subjects.subject import Subject, other_class
 
@@ -41,7 +41,7 @@ def drawn_subject(
         kind=kind,
         photos=lambda resolution_px: shrink(pixels[:num_photos], resolution_px),
         held_out=lambda resolution_px: shrink(pixels[num_photos:], resolution_px),
-        originals=lambda: list(((pixels[:num_photos] + 1) * 127.5).round().to(torch.uint8)),
+        originals=lambda: list(to_uint8(pixels[:num_photos])),
         prompts=MINIBENCH[kind],
         description=" ".join(w for w in words if w),
         truth=who,

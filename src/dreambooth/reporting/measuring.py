@@ -90,7 +90,7 @@ def _along(plan: PaperTable, part: Part, measured: Measured) -> Table | None:
         columns,
         rows,
         _judged(comparisons),
-        [*notes, *_notes(study, cells, columns, rows)],
+        [*notes, *_notes(cells, columns, rows)],
         part.words,
     )
 
@@ -210,9 +210,7 @@ def _judged(comparisons: Sequence[tuple[Comparison, int]]) -> list[Comparison]:
     return found
 
 
-def _notes(
-    study: Study, cells: Sequence[Cell], columns: Sequence[Column], rows: Sequence[TableRow]
-) -> list[str]:
+def _notes(cells: Sequence[Cell], columns: Sequence[Column], rows: Sequence[TableRow]) -> list[str]:
     """How to read a table."""
     finished = [trial for cell in cells for trial in cell.finished]
     subjects = dict.fromkeys(trial.subject for trial in finished)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from dreambooth.reporting.settings import KNOWN
 from dreambooth.runs.cells import read_cells
+from dreambooth.runs.overrides import assignment
 
 _SPELLINGS = {  # axis -> the overrides that say it
     "lambda": ("prior.lambda", "prior"),
@@ -30,35 +33,33 @@ _SPELLINGS = {  # axis -> the overrides that say it
 def planned(sweep: Path) -> dict[str, list[str]]:
     """Folder name -> overrides of every run that a sweep was to have, by its sweep.json.
 
-    Where that has no overrides or is not there, by Hydra's multirun.yaml, and then {} where values
-    are not simply listed; runs without names are named by their number.
+    Where that has no overrides or is not there, by Hydra's multirun.yaml, and then {} where that
+    does not list the values, as of an interval; runs without names are named by their number.
     """
     try:
         cells = read_cells(sweep)
         if any(cells.values()):
             return {name: overrides for name, overrides in cells.items() if overrides}
         content = yaml.safe_load((sweep / "multirun.yaml").read_text())
-        choices = [_choices(str(override)) for override in content["hydra"]["overrides"]["task"]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        task = list(map(str, content["hydra"]["overrides"]["task"]))
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(task), None)[0]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, HydraException):
         return {}
-    if any(choice is None for choice in choices):
-        return {}
-    jobs = list(product(*(choice for choice in choices if choice is not None)))
     names = list(cells)[: len(jobs)] or [str(number) for number in range(len(jobs))]
-    return {name: list(job) for name, job in zip(names, jobs, strict=False)}
+    return dict(zip(names, jobs, strict=False))
 
 
 def axis_of(override: str) -> str:
     """The axis that an override's key speaks of; the key itself, if none."""
-    key = override.partition("=")[0].lstrip("+~")
+    key = assignment(override).key
     return next((axis for axis, keys in _SPELLINGS.items() if key in keys), key)
 
 
 def literal(override: str) -> str:
     """What an override says, where no run tells what it resolves to."""
-    key, _, value = override.partition("=")
+    value = assignment(override).value
     value = {"prior=off": "0", "prior=on": "1"}.get(override, value.removeprefix("noise_"))
-    return value if axis_of(key) in KNOWN else value or "none"
+    return value if axis_of(override) in KNOWN else value or "none"
 
 
 def recombined(
@@ -90,7 +91,7 @@ def train_command(overrides: Iterable[str], folder: Path | None = None) -> str:
 
 def external_command(config: Mapping[str, Any], folder: Path) -> str:
     """The command that scores another system's images."""
-    said = [o for o in config.get("overrides", []) if not o.startswith("method=")]
+    said = [o for o in config.get("overrides", []) if assignment(o).key != "method"]
     images, into, name = map(quoted, (str(config.get("images")), str(folder.parent), folder.name))
     places = [f"images={images}", *said, f"into={into}", f"name={name}"]
     return shlex.join(["python", "src/evaluate.py", *places])
@@ -104,27 +105,3 @@ def quoted(text: str, always: bool = False) -> str:
     escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + '\\"' * bool(m[2]), text)
     escaped = escaped.replace("${", "\\${")
     return f'"{escaped}"'
-
-
-def _choices(override: str) -> list[str] | None:
-    """The values that an override sweeps over, each as an override; None where it computes them."""
-    key, equals, value = override.partition("=")
-    if not equals:
-        return [override]
-    if re.match(r"\s*(range|choice|glob|interval|sort|shuffle|tag)\(", value):
-        return None
-    parts, depth, quote = [""], 0, ""
-    for character in value:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in "[{(":
-            depth += 1
-        elif character in ")}]":
-            depth -= 1
-        if character == "," and not depth and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [f"{key}={part.strip()}" for part in parts]

@@ -15,16 +15,17 @@ from typing import Any
 
 from dreambooth.runs.configs import read_config
 from dreambooth.runs.files import write_atomically
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.records import damaged
 from dreambooth.runs.run import Run, holds_a_run
 
 _LONGEST = 100  # characters of a name
-_HOW = re.compile(r"[+~]*(force|launcher|objective)\b")
+HOW = ("force", "launcher", "objective")  # keys that say how a run is done, and not what it is
 
 
 def of_the_result(override: str) -> bool:
-    """Whether a key or an override says what is run, and not just how."""
-    return not _HOW.match(override)
+    """Whether an override says what is run, and not just how."""
+    return re.split("[.@]", assignment(override).key)[0] not in HOW
 
 
 def sweep_name(swept: Collection[str], fixed: Mapping[str, str]) -> str:
@@ -41,8 +42,8 @@ def cell_name(overrides: Sequence[str], fixed: Collection[str] = ()) -> str:
 
 def settings(overrides: Sequence[str]) -> dict[str, str]:
     """Keys and values of the overrides that say what is run; of a key said twice, the last."""
-    said = (text.partition("=") for text in overrides if of_the_result(text))
-    return {key.lstrip("+"): value for key, _, value in said}
+    said = [assignment(text) for text in overrides if of_the_result(text)]
+    return {f"{one.prefix.strip('+')}{one.key}": one.value for one in said}
 
 
 def _pairs(chosen: Mapping[str, str], short: Mapping[str, str]) -> list[str]:

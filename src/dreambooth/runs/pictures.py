@@ -21,7 +21,6 @@ class Picture:
     prompt: str
     index: int  # among the images of its prompt; (prompt, index) fixes the noise
     template: str = ""  # the prompt before the subject was named, as "a {} in the snow"
-    negative: str = ""  # the prompt that guidance leads away from
 
 
 def picture_name(prompt: str, index: int) -> str:
@@ -33,7 +32,7 @@ def png_of(picture: Picture) -> bytes:
     from PIL import Image, PngImagePlugin
 
     metadata = PngImagePlugin.PngInfo()
-    for key in ("prompt", "index", "template", "negative"):
+    for key in ("prompt", "index", "template"):
         metadata.add_itxt(key, str(getattr(picture, key)))
     content = io.BytesIO()
     image = Image.fromarray(picture.pixels.permute(1, 2, 0).contiguous().numpy())
@@ -59,7 +58,6 @@ def read_png(path: Path) -> Picture:
             prompt=text["prompt"],
             index=int(text["index"]),
             template=text["template"],
-            negative=text["negative"],
         )
     except KeyError as error:
         raise ValueError(f"{path} is damaged (its metadata has no {error})") from error

@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dreambooth.distributed.preemption import StoppedError, asked, stop_if_asked
-from dreambooth.distributed.ranks import first, num_ranks, rank, split
+from dreambooth.distributed.ranks import batches, first, num_ranks, rank, split
+from dreambooth.runs.files import remove_partial, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def prior_images(
     with _locked(entry / ".lock") if rank() == 0 else nullcontext():
 
         def read() -> tuple[dict[str, str], dict[int, Pixels]]:
+            remove_partial(entry)
             hashes = _read_hashes(entry / "manifest.json", key)
             return hashes, _read_sound(paths, hashes)
 
@@ -89,8 +91,7 @@ def prior_images(
                 entry,
                 names,
             )
-        batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-        rounds = [batches[i : i + num_ranks()] for i in range(0, len(batches), num_ranks())]
+        rounds = batches(batches(missing, batch_size), num_ranks())
         hidden = None if missing and rank() == 0 else True
         for round_ in tqdm(rounds, "prior images", unit="batch", disable=hidden):
             stop_if_asked()
@@ -102,10 +103,11 @@ def prior_images(
                 for i, image in made.items():
                     png = BytesIO()
                     Image.fromarray(image).save(png, "PNG")
-                    _write(paths[i], png.getvalue())
+                    write_atomically(paths[i], png.getvalue())
                     hashes[paths[i].name] = sha256(png.getvalue()).hexdigest()
                 manifest = {"key": dict(key), "sha256": dict(sorted(hashes.items()))}
-                _write(entry / "manifest.json", json.dumps(manifest, indent=1).encode())
+                text = json.dumps(manifest, indent=1)
+                write_atomically(entry / "manifest.json", text.encode())
     return PriorImages(paths, np.stack([images[i] for i in range(count)]), len(missing))
 
 
@@ -150,13 +152,3 @@ def _read_sound(paths: Sequence[Path], hashes: Mapping[str, str]) -> dict[int, P
             if sha256(png).hexdigest() == hashes[path.name]:
                 images[i] = np.asarray(Image.open(BytesIO(png)))
     return images
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing: a reader, or a run after a crash, never sees half a file."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

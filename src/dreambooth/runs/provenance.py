@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dreambooth.distributed.ranks import rank
+from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.run import Run
 
 _SOURCE = Path(__file__).parents[1]
@@ -119,12 +119,12 @@ def _peak_memory() -> dict[str, int]:
 
 @cache
 def _code() -> str:
-    digest = sha256()
+    parts: list[str | bytes] = []
     for path in sorted(_SOURCE.rglob("*.py")):
         name = path.relative_to(_SOURCE).as_posix()
         if not name.startswith(_NOT_OF_RESULTS):
-            digest.update(f"{name}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+            parts += [f"{name}\n", path.read_bytes()]
+    return sha256_of(parts)[:12]
 
 
 @cache

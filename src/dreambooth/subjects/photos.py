@@ -1,4 +1,4 @@
-"""A subject's photos: a folder of any images to a tensor."""
+"""A subject's photos: a folder of any images to a tensor; and images as bytes, and back."""
 
 import logging
 from dataclasses import dataclass
@@ -69,7 +69,17 @@ def read_photo(path: Path, resolution_px: int) -> Tensor:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
     resized = square.resize((resolution_px, resolution_px), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    return from_uint8(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images [-1, 1] of any shape as uint8, 0..255: to the nearest byte."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: Tensor) -> Tensor:
+    """uint8 of any shape as float32 images [-1, 1]; `to_uint8` gives the same bytes back."""
+    return pixels.float() / 127.5 - 1
 
 
 def read_original(path: Path) -> Tensor:

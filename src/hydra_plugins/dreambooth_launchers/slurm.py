@@ -22,6 +22,7 @@ import dreambooth
 from dreambooth.distributed import slurm
 from dreambooth.launch import outcome, sweep
 from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import check_count
 from dreambooth.runs.settling import settled
@@ -230,7 +231,7 @@ def _has_job(cell: Cell, there: Mapping[str, str]) -> bool:
 
 def _of_job(cell: Cell) -> list[str]:
     """The overrides of the job. Not `force`: a job that is queued again is to go on."""
-    return [text for text in cell.overrides if not text.lstrip("+").startswith("force=")]
+    return [text for text in cell.overrides if assignment(text).key != "force"]
 
 
 @contextmanager
