@@ -21,6 +21,7 @@ from dreambooth.experiment import Experiment, draw_pictures, to_device
 from dreambooth.methods.method import Method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
+from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read, sentence_of
 from dreambooth.schedules import TimestepDistribution
@@ -123,14 +124,15 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
 def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
     if config["sr"]["enabled"]:
         raise ValueError(f"the model {model} has no SR stage: take sr=off")
-    useless = [text for text in config["overrides"] if text.startswith(("sr.", "stage=sr"))]
+    overrides = {text: assignment(text) for text in config["overrides"]}
+    useless = [t for t, one in overrides.items() if one.key.startswith("sr.") or t == "stage=sr"]
     if useless:
         raise ValueError(f"the model {model} has no SR stage: leave out {useless[0]}")
 
 
 def _warn_of_unused(config: Mapping[str, Any]) -> None:
-    keys = tuple(f"sr.{key}=" for key in ("learning_rate", "max_steps", "batch_size", "train"))
-    unused = [text for text in config["overrides"] if text.startswith(keys)]
+    keys = {f"sr.{key}" for key in ("learning_rate", "max_steps", "batch_size", "train")}
+    unused = [text for text in config["overrides"] if assignment(text).key in keys]
     if unused and config["sr"]["noise_level"] is None:
         log.warning(
             "%s changes nothing: without sr.noise_level the SR stage is not trained", unused[0]

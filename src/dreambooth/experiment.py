@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_asked
-from dreambooth.distributed.ranks import first, num_ranks, rank, split
+from dreambooth.distributed.ranks import batches, first, num_ranks, rank, split
 from dreambooth.methods.method import Method
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.metrics.evaluation import Scorer, evaluate, told
@@ -30,6 +30,7 @@ from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
 from dreambooth.schedules import TimestepDistribution
+from dreambooth.subjects.photos import from_uint8, to_uint8
 from dreambooth.subjects.prompts import Names
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.checkpoints import (
@@ -107,7 +108,7 @@ class Experiment:
             self.names.class_prompt,
             found.made,
         )
-        images = torch.from_numpy(found.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = from_uint8(torch.from_numpy(found.images).permute(0, 3, 1, 2))
         return stage.encode(images)
 
     def train(self) -> None:
@@ -164,12 +165,12 @@ class Experiment:
             partial(stage.added_condition, noise_level=self.sr.noise_level),
             self.prior.caption_dropout,
         )
-        batches = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
+        of_steps = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
         checkpoint = newest_checkpoint(self.run, stage.name)
         if checkpoint is not None:
             log.info("%s: going on from %s", stage.name, checkpoint)
         started = time.monotonic()
-        loader = DataLoader(draws, batch_sampler=batches)
+        loader = DataLoader(draws, batch_sampler=of_steps)
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         log.info("%s: %d steps, in %.1f s", stage.name, steps, time.monotonic() - started)
 
@@ -229,12 +230,11 @@ class Experiment:
         size may be in the bits."""
         to_device(self.backbone, self.device)
         size = self.backbone.batch_size
-        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        left = first(lambda: [batch for batch in batches if not all(map(self._is_drawn, batch))])
+        left = first(lambda: [b for b in batches(jobs, size) if not all(map(self._is_drawn, b))])
         log.info("drawing %d pictures of %d", sum(map(len, left)), len(jobs))
-        for start in range(0, len(left), num_ranks()):
+        for at_once in batches(left, num_ranks()):
             stop_if_asked()
-            some = [job for batch in left[start : start + num_ranks()] for job in batch]
+            some = [job for batch in at_once for job in batch]
             images = draw_pictures(self.backbone, [job[1:] for job in some], self.sampling)
             first(partial(self._save_drawn, some, images))
 
@@ -258,7 +258,7 @@ class Experiment:
         if all(self._is_drawn(("restored", p.template, p.prompt, p.index)) for p in originals):
             return
         low = self.backbone.stages["base"].resolution_px
-        pixels = torch.stack([p.pixels for p in originals]).float() / 127.5 - 1
+        pixels = from_uint8(torch.stack([p.pixels for p in originals]))
         images = self.backbone.super_resolve(
             F.adaptive_avg_pool2d(pixels, low),
             [p.prompt for p in originals],
@@ -312,9 +312,7 @@ def draw_pictures(
         keys: list[tuple] = [("image", template, index) for template, _, index in batch]
         return backbone.generate([prompt for _, prompt, _ in batch], keys, sampling)
 
-    size = backbone.batch_size
-    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    images = [image for drawn in split(draw, batches) for image in drawn]
+    images = [image for drawn in split(draw, batches(jobs, backbone.batch_size)) for image in drawn]
     return [
         Picture(image, prompt, index, template)
         for image, (template, prompt, index) in zip(images, jobs, strict=True)
@@ -323,5 +321,4 @@ def draw_pictures(
 
 def pictures_of(images: Tensor, prompt: str) -> list[Picture]:
     """Images [-1, 1] (N, 3, H, W) as pictures of a prompt."""
-    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
-    return [Picture(image, prompt, index) for index, image in enumerate(pixels)]
+    return [Picture(image, prompt, index) for index, image in enumerate(to_uint8(images))]

@@ -1,7 +1,6 @@
 """Pixel-space cascades: a base stage, then text-conditional super-resolution (paper, section 5)."""
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreambooth.backbones.stage import Condition, Encoded, Sampling
+from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
+from dreambooth.runs.hashes import sha256_of
 from dreambooth.sampling import sample
 from dreambooth.schedules import schedule_of
+from dreambooth.subjects.photos import to_uint8
 
 NOISE_LEVEL = 1e-3  # variance on the SR stage's condition, where nothing else is asked for
 
@@ -224,12 +226,9 @@ class CascadeBackbone:
         (folder / "cascade.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for model in (self.prompt_encoder.model, *(s.denoiser for s in self.stages.values())):
-            for name, value in sorted(model.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        models = (self.prompt_encoder.model, *(s.denoiser for s in self.stages.values()))
+        pairs = (pair for model in models for pair in sorted(model.state_dict().items()))
+        return sha256_of(part for pair in pairs for part in pair)[:16]
 
     def check_prompt(self, prompt: str, identifier: str = "") -> None:
         self.prompt_encoder.check_length(prompt)
@@ -264,13 +263,10 @@ class CascadeBackbone:
         """`low`: images [-1, 1] (N, 3, h, w) in the place of the base stage's."""
         for prompt in prompts:
             self.prompt_encoder.check_length(prompt)
-        jobs, size = list(zip(prompts, keys, strict=True)), self.batch_size
-        return torch.cat(
-            [
-                self._draw(jobs[i : i + size], sampling, None if low is None else low[i : i + size])
-                for i in range(0, len(jobs), size)
-            ]
-        )
+        of_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
+        lows = [None] * len(of_batches) if low is None else low.split(self.batch_size)
+        pairs = zip(of_batches, lows, strict=True)
+        return torch.cat([self._draw(jobs, sampling, images) for jobs, images in pairs])
 
     def _draw(
         self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling, images: Tensor | None
@@ -300,7 +296,7 @@ class CascadeBackbone:
             if name == sampling.last_stage:
                 break
         assert images is not None
-        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        return to_uint8(images).cpu()
 
 
 def save_as(model: Any, folder: Path, dtype: torch.dtype) -> None:

@@ -1,6 +1,5 @@
 """Stable Diffusion 1.5 and 2.1: one stage, whose x is the latent of a frozen VAE."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
+from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
+from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
 from dreambooth.schedules import schedule_of
@@ -132,12 +133,11 @@ class LatentBackbone:
 
     def fingerprint(self) -> str:
         # The same weights mean another model where the prediction type differs.
-        digest = hashlib.sha256(self._stage.schedule.prediction_type.encode())
+        parts: list[Any] = [self._stage.schedule.prediction_type]
         for part in ("text_encoder", "unet", "vae"):
             for name, value in sorted(getattr(self._pipeline, part).state_dict().items()):
-                digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
-                digest.update(value.float().cpu().contiguous().numpy())
-        return digest.hexdigest()
+                parts += [f"{part}.{name}{tuple(value.shape)}", value]
+        return sha256_of(parts)
 
     def check_prompt(self, prompt: str, identifier: str = "") -> None:
         self._stage.check_prompt(prompt)
@@ -148,9 +148,8 @@ class LatentBackbone:
     def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
         for prompt in prompts:
             self.check_prompt(prompt)
-        jobs = list(zip(prompts, keys, strict=True))
-        starts = range(0, len(jobs), self.batch_size)
-        return torch.cat([self._draw(jobs[i : i + self.batch_size], sampling) for i in starts])
+        of_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
+        return torch.cat([self._draw(jobs, sampling) for jobs in of_batches])
 
     def _draw(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         stage, sampler = self._stage, sampling.samplers["base"]
