@@ -1,10 +1,13 @@
 import math
+import os
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import distributed
 
+from dreambooth.metrics.intervals import mean
 from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
@@ -109,6 +112,36 @@ def test_a_distance_on_pixels_takes_the_place_of_the_features():
     assert rows[1]["div"] == pytest.approx(pairs[0])
     assert rows[4]["div"] == pytest.approx((pairs[2] + pairs[3]) / 2)
     assert "mean difference" in metrics["div"].protocol
+
+
+def _rank(rank, folder):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    store = f"file://{folder / 'store'}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.save(scores_of_pixels(), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def scores_of_pixels():
+    """Of four prompts, which two ranks share, pictures of each scattered among the others."""
+    encoder = MeanColour()
+    more = [*pictures("a kzn dog", 2, 4), *pictures("a kzn dog on a boat", 3, 5)]
+    scorer = FidelityScorer(encoder, encoder, MeanDifference())
+    return scorer.score(SUBJECT, "kzn", [*PROMPTS[::2], *more, *PROMPTS[1::2]], OF_CLASS)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_same_bits_as_one(tmp_path):
+    torch.multiprocessing.spawn(_rank, (tmp_path,), nprocs=2)
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=False) == scores_of_pixels()
+
+
+def test_the_mean_of_the_rows_is_the_reported_value_to_the_bit():
+    rows, metrics = scores_of_pixels()
+    for name in ("dino", "clip_i", "clip_t", "copy", "copied", "pres"):
+        assert metrics[name].value == mean(rows, name, "").value, name
 
 
 def test_the_identifier_is_left_out_of_the_text_unless_it_is_kept():
