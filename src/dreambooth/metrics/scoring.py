@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreambooth.distributed.ranks import num_ranks, rank
 from dreambooth.metrics.detail import enlarged_photos
+from dreambooth.metrics.evaluation import PictureSets, Row, Scores
 from dreambooth.metrics.functional import diversity_of_each, without_identifier
 from dreambooth.metrics.intervals import ci95_of_groups, ci95_of_share, mean
 from dreambooth.metrics.metrics import (
@@ -21,7 +22,6 @@ from dreambooth.metrics.metrics import (
     Diversity,
     PriorPreservation,
 )
-from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
@@ -65,20 +65,16 @@ class FidelityScorer:
     def check(self, subject: Subject) -> None:
         """Any subject has photos."""
 
-    def score(
-        self,
-        subject: Subject,
-        identifier: str,
-        prompts: Sequence[Picture],
-        class_prompts: Sequence[Picture],
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+    def score(self, sets: PictureSets) -> Scores:
+        prompts, class_prompts = sets.prompts, sets.class_prompts
         names = [p.prompt for p in prompts]
         div = self._pixel_diversity(prompts) if self.distance else None  # refuses odd sizes first
-        photos = subject.originals()
+        photos = sets.subject.originals()
         real_dino, real_clip = self.dino.images(photos), self.clip.images(photos)
         by_dino = self.dino.images(p.pixels for p in prompts)  # pixels of one batch at a time
         by_clip = self.clip.images(p.pixels for p in prompts)
-        texts = [p if self.keep_identifier else without_identifier(p, identifier) for p in names]
+        left_out = "" if self.keep_identifier else sets.identifier
+        texts = [without_identifier(name, left_out) for name in names]
         # Each rank has the features of all pictures (encoders.py): there is nothing to gather.
         dino = DinoSimilarity(sync_on_compute=False)
         clip_i = ClipImageSimilarity(sync_on_compute=False)
@@ -114,21 +110,19 @@ class FidelityScorer:
             **copies.compute(),
         }
         rows = _rows(columns, len(prompts)) + _rows(class_columns, len(class_prompts))
-        return rows, self._summary(values, groups, photos)
+        return Scores(rows, self._summary(values, groups, photos))
 
-    def score_restored(
-        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
-        ours, theirs = ([p.pixels for p in pictures] for pictures in (restored, originals))
+    def score_restored(self, sets: PictureSets) -> Scores:
+        ours, theirs = ([p.pixels for p in some] for some in (sets.restored, sets.originals))
         cosine = (self.dino.images(ours) * self.dino.images(theirs)).sum(1)
         columns = {"sr_dino": cosine}
-        photos = enlarged_photos(subject)
+        photos = enlarged_photos(sets.subject)
         says = {"sr_dino": f"mean cosine to the original; {photos}; {self.dino.protocol}"}
         if self.distance is not None:
             columns["sr_lpips"] = self.distance.pairs(torch.stack(ours), torch.stack(theirs))
             says["sr_lpips"] = f"distance to the original; {photos}; {self.distance.protocol}"
         rows = _rows(columns, len(ours))
-        return rows, {name: mean(rows, name, protocol) for name, protocol in says.items()}
+        return Scores(rows, {name: mean(rows, name, says[name]) for name in says})
 
     def _pixel_diversity(self, prompts: Sequence[Picture]) -> Diversity:
         """Of one prompt after the other, whose pixels are in memory together. A rank does some."""
@@ -183,7 +177,7 @@ def sizes(images: Sequence[Tensor]) -> str:
     return " to ".join(ends) + " px"
 
 
-def _rows(columns: dict[str, Tensor], count: int) -> list[dict[str, Score]]:
+def _rows(columns: dict[str, Tensor], count: int) -> list[Row]:
     """A row per image; what is no number is left empty."""
     values = {name: column.tolist() for name, column in columns.items()}
     return [
