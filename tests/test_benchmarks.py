@@ -1,6 +1,7 @@
 """The benchmarks load, and some are run; kills.py by tests/test_kills.py."""
 
 import json
+import re
 import runpy
 
 import numpy as np
@@ -31,14 +32,28 @@ def test_the_shipped_encoders_see_drawn_scenes_as_they_must(monkeypatch):
 def test_the_loops_overhead_is_told():
     ended = process("benchmarks/overhead.py", 2)
     assert ended.code == 0, ended.output
-    assert ended.output.count("ms a step") == 5
-    assert "median ratio" in ended.output
+    pairs = re.findall(r"bare ([\d.]+) ms, loop ([\d.]+) ms a step", ended.output)
+    ratios = sorted(float(loop) / float(bare) for bare, loop in pairs)
+    assert len(ratios) == 5
+    told = re.search(r"median ratio ([\d.]+), from ([\d.]+) to ([\d.]+)", ended.output).groups()
+    expected = [ratios[2], ratios[0], ratios[4]]
+    assert [float(ratio) for ratio in told] == pytest.approx(expected, rel=0.01)  # of rounded times
+    assert 0.7 < ratios[2] < 10  # a loop does what the bare steps do, and more
 
 
 def test_coverage_of_intervals_is_told():
     ended = process("benchmarks/coverage.py", 20)
     assert ended.code == 0, ended.output
-    assert ended.output.count(" subjects: ") == 60
+    shares = re.findall(r"subjects: ([\d.]+)%, shares", ended.output)
+    scores = re.findall(
+        r"(\d+) (?:normal|skewed) subjects: ([\d.]+)%, plain bootstrap ([\d.]+)%", ended.output
+    )
+    assert (len(shares), len(scores)) == (48, 12)
+    assert 90 <= np.mean([float(share) for share in shares]) <= 99
+    assert 90 <= np.mean([float(ours) for _, ours, _ in scores]) <= 99
+    few = [(float(ours), float(plain)) for number, ours, plain in scores if int(number) <= 3]
+    assert len(few) == 4
+    assert all(ours > plain for ours, plain in few)  # why the report has intervals of its own
 
 
 SAME_BITS = runpy.run_path(str(ROOT / "benchmarks/same_bits.py"))

@@ -2,6 +2,7 @@
 exist."""
 
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -72,10 +73,37 @@ def test_every_file_is_run(run_of, file):
     assert bool(run.read_metrics()) == (run.config["metrics"] != {})
 
 
+# What runs each: on a finished run {run}, the only one of {sweep}; and what it leaves there.
+OF_ENTRY_POINTS = {
+    "evaluate": ("run={run} metrics=oracle", "scores.csv"),
+    "generate": ("run={run} prompts=[cat] images_per_prompt=1", "images/generated"),
+    "pretrain": (
+        "part=text num_scenes=8 work={run} weights={run}/new parts.text.num_steps=2 "
+        "parts.text.batch_size=2",
+        "new/text_encoder",
+    ),
+    "report": ("sweep={sweep} name={run}/report", "report/index.html"),
+    "train": (
+        "hydra.run.dir={run}/new experiment=smoke trainer=cpu prior=off metrics=none "
+        "logger=csv model.backbone.pretrained={tiny}",
+        "new/weights/base",
+    ),
+}
+
+
 def test_there_is_no_entry_point_without_a_run():
-    names = ["evaluate", "generate", "pretrain", "report", "train"]
-    assert [file.name for file in ENTRY_POINTS] == names
-    assert all((ROOT / "src" / f"{file.name}.py").is_file() for file in ENTRY_POINTS)
+    scripts = sorted(path.stem for path in (ROOT / "src").glob("*.py"))
+    assert [file.name for file in ENTRY_POINTS] == scripts == sorted(OF_ENTRY_POINTS)
+
+
+@pytest.mark.parametrize("name", OF_ENTRY_POINTS)
+def test_every_entry_point_is_run(tmp_path, tiny, finished, name):
+    run = shutil.copytree(finished, tmp_path / "sweep" / "0")
+    (run / "scores.csv").write_text("")
+    words, left = OF_ENTRY_POINTS[name]
+    ended = command(name, *words.format(run=run, sweep=run.parent, tiny=tiny).split())
+    assert ended.code == 0, ended.output
+    assert (run / left).is_dir() or (run / left).stat().st_size
 
 
 def test_nothing_but_the_subject_differs_between_the_named_subjects():

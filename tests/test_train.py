@@ -6,10 +6,12 @@ import math
 import shutil
 
 import pytest
+import torch
 from commands import command, process, same_files, smoke, train
 from offline_wandb import read_offline
 from PIL import Image
 
+from dreambooth.backbones.cascade import CascadeStage
 from dreambooth.launch.sweep_table import OF_SUPER_RESOLUTION
 from dreambooth.runs.cells import find_runs
 from dreambooth.runs.run import Run
@@ -113,12 +115,26 @@ def test_the_sweeps_table_is_printed_once_and_written(sweep):
     assert output.count("sweep.csv") == 1
 
 
-def test_every_cell_is_drawn_from_the_same_noise(sweep):
-    keys = [
-        sorted((p.template, p.index) for p in run.read_images("prompts"))
-        for run in find_runs(sweep[0] / "cells")
-    ]
-    assert all(key == keys[0] for key in keys)
+def test_every_cell_is_drawn_from_the_same_noise(tiny, tmp_path, monkeypatch):
+    """Of the base stage's first step in each batch of pictures, whatever the cell is called."""
+    seen = []
+    predict = CascadeStage.predict
+
+    def watched(self, z_t, t, condition):
+        if self.name == "base" and int(t[0]) == 999 and not torch.is_grad_enabled():
+            seen.append(z_t.clone())
+        return predict(self, z_t, t, condition)
+
+    monkeypatch.setattr(CascadeStage, "predict", watched)
+    noise = []
+    for cell in (("class=none",), ("class=wrong",), ("class=correct", "seed=1")):
+        seen.clear()
+        ended = train(tiny, tmp_path / cell[0][6:], *cell, "prior=off", "metrics=none")
+        assert ended.code == 0, ended.output
+        noise.append(torch.cat(seen))
+    assert len(noise[0].flatten(1).unique(dim=0)) == 25 + 2  # another for each picture
+    assert torch.equal(noise[1], noise[0])
+    assert torch.equal(noise[2], noise[0])
 
 
 def test_the_same_command_twice_gives_the_same_bits(tiny, finished, tmp_path):

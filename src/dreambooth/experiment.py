@@ -21,7 +21,7 @@ from dreambooth.distributed.preemption import stop_if_asked
 from dreambooth.distributed.ranks import batches, first, num_ranks, rank, split
 from dreambooth.methods.method import Method
 from dreambooth.methods.two_terms import TwoTermModule
-from dreambooth.metrics.evaluation import Scorer, evaluate, told
+from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
 from dreambooth.runs.files import whole_folder
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.prior_cache import key_digest, prior_images
@@ -270,28 +270,19 @@ class Experiment:
 
     def score(self) -> dict[str, Metric]:
         """scores.csv and metrics.json of what `draw` has drawn."""
-        prompts, of_class = self.run.read_images("prompts"), self.run.read_images("class")
         pairs = ("restored", "originals") if "sr" in self.backbone.stages else ()
-        enlarged = [self.run.read_images(name) for name in pairs]
-        rows, metrics = evaluate(
-            self.scorers,
-            self.subject,
-            self.names.identifier,
-            prompts,
-            of_class,
-            self.seed,
-            *enlarged,
-        )
-        restored = enlarged[0] if enlarged else []
+        pictures = [self.run.read_images(name) for name in ("prompts", "class", *pairs)]
+        sets = PictureSets(self.subject, self.names.identifier, *pictures)
+        scores = evaluate(self.scorers, sets, self.seed)
 
         def write() -> None:
-            self.run.write_scores(rows)
-            self.run.write_metrics(metrics)
-            publish(self.loggers, metrics, rows, [*prompts, *of_class, *restored])
+            self.run.write_scores(scores.rows)
+            self.run.write_metrics(scores.metrics)
+            publish(self.loggers, scores.metrics, scores.rows, sets.scored)
 
         first(write)
-        log.info("scores: %s", told(metrics) or "none (metrics=none)")
-        return metrics
+        log.info("scores: %s", summary_line(scores.metrics) or "none (metrics=none)")
+        return scores.metrics
 
 
 def to_device(backbone: Backbone, device: torch.device) -> Backbone:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dreambooth.metrics.detail import DetailScorer, detail_energy, kept_and_invented
+from dreambooth.metrics.evaluation import PictureSets
 from dreambooth.miniature.scoring import layout_error
 from dreambooth.miniature.world import COLOURS, individual
 from dreambooth.runs.pictures import Picture
@@ -21,6 +22,12 @@ def images(seed=0, count=3):
 
 def pictures(x):
     return [Picture((one * 255).round().to(torch.uint8), "a dog", i) for i, one in enumerate(x)]
+
+
+def sets(subject, prompts=(), restored=(), originals=()):
+    return PictureSets(
+        subject, "kzn", pictures(prompts), [], pictures(restored), pictures(originals)
+    )
 
 
 def test_energy_is_that_of_what_shrinking_loses():
@@ -43,7 +50,7 @@ def test_blur_is_below_one_and_noise_above():
     blurred = F.interpolate(F.avg_pool2d(sharp, 2), 64, mode="bilinear")
     noisy = (sharp + 0.5 * (images(1) - 0.5)).clamp(0, 1)
     of = {
-        name: DetailScorer(32).score(subject, "kzn", pictures(x), [])[1]["detail"].value
+        name: DetailScorer(32).score(sets(subject, x)).metrics["detail"].value
         for name, x in (("photos", sharp), ("blurred", blurred), ("noisy", noisy))
     }
     assert of["photos"] == pytest.approx(1, abs=0.01)
@@ -53,14 +60,15 @@ def test_blur_is_below_one_and_noise_above():
 
 def test_enlarged_photos_are_compared_each_with_its_original():
     x, y = images(), images(1)
-    rows, metrics = DetailScorer(32).score_restored(DRAWN, pictures(y), pictures(x))
+    scores = DetailScorer(32).score_restored(sets(DRAWN, restored=y, originals=x))
+    rows, metrics = scores.rows, scores.metrics
     quantised = [(v * 255).round() / 255 for v in (x, y)]
     for row, one, other in zip(rows, *quantised, strict=True):
         mse = float((one - other).square().mean())
         assert row["sr_psnr"] == pytest.approx(-10 * math.log10(mse), abs=1e-3)
         ratio = detail_energy(other[None], 32) / detail_energy(one[None], 32)
         assert row["sr_detail"] == pytest.approx(ratio.item(), rel=1e-4)
-    _, same = DetailScorer(32).score_restored(DRAWN, pictures(x), pictures(x))
+    same = DetailScorer(32).score_restored(sets(DRAWN, restored=x, originals=x)).metrics
     assert same["sr_ssim"].value == pytest.approx(1)
     assert same["sr_detail"].value == pytest.approx(1)
     assert metrics["sr_ssim"].value < 0.2
@@ -68,7 +76,7 @@ def test_enlarged_photos_are_compared_each_with_its_original():
 
 def test_it_is_said_which_photos_were_enlarged():
     unseen, trained = (
-        DetailScorer(32).score_restored(who, pictures(images()), pictures(images(1)))[1]
+        DetailScorer(32).score_restored(sets(who, restored=images(), originals=images(1))).metrics
         for who in (DRAWN, FOLDER)
     )
     for name in unseen:

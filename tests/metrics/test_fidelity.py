@@ -1,10 +1,14 @@
 import math
+import os
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import distributed
 
+from dreambooth.metrics.evaluation import PictureSets
+from dreambooth.metrics.intervals import mean
 from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
@@ -51,6 +55,11 @@ PROMPTS = [*pictures("a kzn dog in the snow", 2, 1), *pictures("a red kzn dog", 
 OF_CLASS = pictures("a dog", 4, 3)
 
 
+def scored(scorer, prompts, class_prompts=(), subject=SUBJECT):
+    scores = scorer.score(PictureSets(subject, "kzn", prompts, class_prompts))
+    return scores.rows, scores.metrics
+
+
 def cosines(a, b):
     a, b = a.double().numpy(), b.double().numpy()
     return a @ b.T
@@ -58,7 +67,7 @@ def cosines(a, b):
 
 def test_the_scores_are_those_of_a_plain_recomputation():
     dino, clip = MeanColour(4), MeanColour()
-    rows, metrics = FidelityScorer(dino, clip).score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    rows, metrics = scored(FidelityScorer(dino, clip), PROMPTS, OF_CLASS)
     pixels = [p.pixels for p in PROMPTS]
     real, drawn = dino.images(SUBJECT.originals()), dino.images(pixels)
     among = cosines(real, real)[~np.eye(len(real), dtype=bool)]
@@ -79,7 +88,7 @@ def test_the_scores_are_those_of_a_plain_recomputation():
     assert metrics["div"].count == 4
     of_prompts = sorted([1 - pairs[0], 1 - np.mean(pairs[1:])])
     assert metrics["div"].ci95 == pytest.approx(of_prompts, abs=1e-6)
-    one_prompt = FidelityScorer(dino, clip).score(SUBJECT, "kzn", PROMPTS[2:], [])[1]
+    one_prompt = scored(FidelityScorer(dino, clip), PROMPTS[2:])[1]
     assert (one_prompt["div"].count, one_prompt["div"].ci95) == (3, None)
     assert "interval over prompts" in metrics["div"].protocol
     of_class = dino.images([p.pixels for p in OF_CLASS])
@@ -93,7 +102,7 @@ def test_the_scores_are_those_of_a_plain_recomputation():
 
 def test_each_picture_goes_through_each_encoder_once():
     dino, clip = MeanColour(), MeanColour()
-    FidelityScorer(dino, clip).score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    scored(FidelityScorer(dino, clip), PROMPTS, OF_CLASS)
     num_photos = len(SUBJECT.originals())
     assert dino.seen == len(PROMPTS) + len(OF_CLASS) + num_photos
     assert clip.seen == len(PROMPTS) + num_photos
@@ -102,7 +111,7 @@ def test_each_picture_goes_through_each_encoder_once():
 def test_a_distance_on_pixels_takes_the_place_of_the_features():
     encoder = MeanColour()
     scorer = FidelityScorer(encoder, encoder, MeanDifference())
-    rows, metrics = scorer.score(SUBJECT, "kzn", PROMPTS, OF_CLASS)
+    rows, metrics = scored(scorer, PROMPTS, OF_CLASS)
     x = [p.pixels.double().numpy() for p in PROMPTS]
     pairs = [np.abs(x[i] - x[j]).mean() for i, j in [(0, 1), (2, 3), (2, 4), (3, 4)]]
     assert metrics["div"].value == pytest.approx(np.mean(pairs))
@@ -111,12 +120,40 @@ def test_a_distance_on_pixels_takes_the_place_of_the_features():
     assert "mean difference" in metrics["div"].protocol
 
 
+def _rank(rank, folder):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    store = f"file://{folder / 'store'}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.save(scores_of_pixels(), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def scores_of_pixels():
+    """Of four prompts, which two ranks share, pictures of each scattered among the others."""
+    encoder = MeanColour()
+    more = [*pictures("a kzn dog", 2, 4), *pictures("a kzn dog on a boat", 3, 5)]
+    scorer = FidelityScorer(encoder, encoder, MeanDifference())
+    return scored(scorer, [*PROMPTS[::2], *more, *PROMPTS[1::2]], OF_CLASS)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_same_bits_as_one(tmp_path):
+    torch.multiprocessing.spawn(_rank, (tmp_path,), nprocs=2)
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=False) == scores_of_pixels()
+
+
+def test_the_mean_of_the_rows_is_the_reported_value_to_the_bit():
+    rows, metrics = scores_of_pixels()
+    for name in ("dino", "clip_i", "clip_t", "copy", "copied", "pres"):
+        assert metrics[name].value == mean(rows, name, "").value, name
+
+
 def test_the_identifier_is_left_out_of_the_text_unless_it_is_kept():
     encoder = MeanColour()
-    stripped = FidelityScorer(encoder, encoder).score(SUBJECT, "kzn", PROMPTS, [])[1]["clip_t"]
-    kept = FidelityScorer(encoder, encoder, keep_identifier=True).score(
-        SUBJECT, "kzn", PROMPTS, []
-    )[1]["clip_t"]
+    stripped = scored(FidelityScorer(encoder, encoder), PROMPTS)[1]["clip_t"]
+    kept = scored(FidelityScorer(encoder, encoder, keep_identifier=True), PROMPTS)[1]["clip_t"]
     assert stripped.value != kept.value
     assert "[V] left out" in stripped.protocol
     assert "[V] stays" in kept.protocol
@@ -127,7 +164,7 @@ def test_only_shares_have_the_intervals_of_shares():
     photo = SUBJECT.originals()[0]
     same = [Picture(photo, prompt, i) for prompt in ("a red kzn dog", "a kzn dog") for i in (0, 1)]
     dino, clip = MeanColour(), MeanColour()
-    metrics = FidelityScorer(dino, clip, MeanDifference()).score(SUBJECT, "kzn", same, [])[1]
+    metrics = scored(FidelityScorer(dino, clip, MeanDifference()), same)[1]
     assert metrics["div"].ci95 == (0, 0)
     assert metrics["copy"].ci95 == pytest.approx((1, 1))
     low, high = metrics["copied"].ci95
@@ -137,10 +174,10 @@ def test_only_shares_have_the_intervals_of_shares():
 def test_no_pictures_give_no_numbers_and_one_photo_no_share_of_copies():
     encoder = MeanColour()
     one = drawn_subject("dog", 7, num_photos=1)
-    _, metrics = FidelityScorer(encoder, encoder).score(one, "kzn", PROMPTS[:1], [])
+    _, metrics = scored(FidelityScorer(encoder, encoder), PROMPTS[:1], subject=one)
     assert metrics["dino"].count == 1
     for name in ("pres", "div", "copied"):
         assert math.isnan(metrics[name].value), name
         assert metrics[name].count == 0
-    _, metrics = FidelityScorer(encoder, encoder).score(SUBJECT, "kzn", [], [])
+    _, metrics = scored(FidelityScorer(encoder, encoder), [])
     assert all(metric.count == 0 for metric in metrics.values())

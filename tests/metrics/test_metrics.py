@@ -30,7 +30,7 @@ def features(count: int, seed: int) -> Tensor:
 GENERATED, REAL, TEXTS = features(10, 0), features(4, 1), features(10, 2)
 GENERATED[7] = REAL[0] + 0.01  # a copy
 PIXELS = (100 * GENERATED.abs()).to(torch.uint8).reshape(10, 1, 2, 3).expand(10, 3, 2, 3)
-PROMPTS = ["snow", "beach"] * 4 + ["moon", "snow"]  # every split parts the images of a prompt
+PROMPTS = ["snow"] * 2 + ["beach"] * 5 + ["moon"] + ["fog"] * 2  # no split below parts a prompt
 
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -76,8 +76,8 @@ def expected() -> dict[str, float]:
         "clip_i": similarity,
         "clip_t": text_similarity(GENERATED, TEXTS).mean(),
         "pres": similarity,
-        "copy_similarity": copies.nearest.mean(),
-        "copy_share": copies.closer.mean(),
+        "copy": copies.nearest.mean(),
+        "copied": copies.closer.mean(),
         "div": diversity(GENERATED, PROMPTS).mean(),
         "div_pixels": diversity(PIXELS, PROMPTS, pixel_distance).mean(),
     }
@@ -85,7 +85,7 @@ def expected() -> dict[str, float]:
 
 
 def test_the_mean_is_over_images_whatever_the_batches():
-    assert 0 < expected()["copy_share"] < 1
+    assert 0 < expected()["copied"] < 1
     for parts in ([slice(0, 10)], [slice(0, 7), slice(7, 8), slice(8, 8), slice(8, 10)]):
         metrics = all_metrics()
         for part in parts:
@@ -149,7 +149,7 @@ def test_a_single_image_has_every_score_but_diversity():
     values = computed(metrics)
     assert {name for name, value in values.items() if np.isnan(value)} == {"div", "div_pixels"}
     assert values["dino"] == pytest.approx(pairwise_similarity(GENERATED[7:8], REAL).item())
-    assert values["copy_share"] == 1
+    assert values["copied"] == 1
 
 
 def test_a_single_photo_has_every_score_but_the_share_of_copies():
@@ -157,8 +157,8 @@ def test_a_single_photo_has_every_score_but_the_share_of_copies():
     for metric in (dino, copies):
         metric.update(GENERATED, REAL[:1])
     values = copies.compute()
-    assert dino.compute() == pytest.approx(values["copy_similarity"].item())
-    assert values["copy_share"].isnan()
+    assert dino.compute() == pytest.approx(values["copy"].item())
+    assert values["copied"].isnan()
 
 
 def test_no_photos_and_unequal_numbers_are_refused():
@@ -169,6 +169,37 @@ def test_no_photos_and_unequal_numbers_are_refused():
         ClipTextSimilarity().update(GENERATED, TEXTS[:1])
     with pytest.raises(ValueError, match="10 images have 9 prompts"):
         Diversity().update(GENERATED, PROMPTS[:9])
+
+
+def test_pairs_that_two_updates_part_are_refused():
+    div = Diversity()
+    for part in (slice(0, 4), slice(4, 10)):  # both have images of the beach
+        div.update(GENERATED[part], PROMPTS[part])
+    with pytest.raises(ValueError, match="came in several updates"):
+        div.compute()
+
+
+def test_the_scores_of_images_are_kept_in_their_order_and_a_nan_is_left_out_of_the_mean():
+    images, metrics = GENERATED.clone(), all_metrics()
+    images[3] = torch.nan
+    for part in (slice(0, 2), slice(2, 10)):
+        metrics["dino"].update(images[part], REAL)
+        metrics["copy"].update(images[part], REAL)
+        metrics["div"].update(GENERATED[part], PROMPTS[part])
+    rest = [i for i in range(10) if i != 3]
+    similarity, copies = pairwise_similarity(images, REAL), copy_score(images, REAL)
+    for scores, expected in (
+        (metrics["dino"].of_images(), similarity),
+        (metrics["copy"].of_images(), copies.nearest),
+        (metrics["copy"].closer_of_images(), copies.closer),
+    ):
+        torch.testing.assert_close(scores, expected, equal_nan=True)
+        assert scores.isnan().tolist() == [i == 3 for i in range(10)]
+    assert float(metrics["dino"].compute()) == pytest.approx(similarity[rest].mean().item())
+    assert float(metrics["copy"].compute()["copied"]) == copies.closer[rest].mean()
+    assert [len(pairs) for pairs in metrics["div"].by_prompt()] == [1, 10, 0, 1]
+    distances = torch.cat(metrics["div"].by_prompt())
+    torch.testing.assert_close(distances, diversity(GENERATED, PROMPTS))
 
 
 def test_only_prior_preservation_and_copies_are_better_low():

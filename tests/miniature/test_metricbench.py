@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dreambooth.metrics.evaluation import Scores
 from dreambooth.miniature import metricbench
 from dreambooth.miniature.metricbench import SERIES, UNSAID, bench, changed, judged, report
 from dreambooth.miniature.world import individual
@@ -18,12 +19,12 @@ class Truth:
     def check(self, subject):
         pass
 
-    def score(self, subject, identifier, prompts, class_prompts):
-        level = [p.index // 2 for p in prompts]  # 2 pictures of each
+    def score(self, sets):
+        level = [p.index // 2 for p in sets.prompts]  # 2 pictures of each
         rows = [{"best": -float(i), "worst": float(i), "blind": 1.0, "of some": 1.0} for i in level]
-        if subject.class_noun == "cat":
+        if sets.subject.class_noun == "cat":
             rows[-1]["of some"] = None
-        return rows, {}
+        return Scores(rows, {})
 
 
 def test_a_metric_that_knows_the_truth_is_perfect_and_one_that_sees_nothing_is_chance():

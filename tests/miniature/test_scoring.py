@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from dreambooth.metrics.evaluation import PictureSets
 from dreambooth.miniature import scoring
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
 from dreambooth.miniature.scoring import OracleScorer, mean_distances, reference_images, summary
@@ -52,7 +53,9 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
         picture("a {} in the snow", context="beach"),
         picture("a red {}", noun="cat", embedding=1),
     ]
-    rows, metrics = scorer.score(SUBJECT, "kzn", prompts, [picture("a {}", embedding=2)])
+    of_class = [picture("a {}", embedding=2)]
+    scores = scorer.score(PictureSets(SUBJECT, "kzn", prompts, of_class))
+    rows, metrics = scores.rows, scores.metrics
     assert [row["identity"] for row in rows] == [1, 1, 0, 0]
     assert [row["class_right"] for row in rows] == [1, 1, 0, 1]
     assert [row.get("context_right") for row in rows] == [1, 0, None, None]
@@ -69,8 +72,9 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
 
 
 def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
-    rows, _ = scorer.score(SUBJECT, "kzn", [picture("a cat {}")], [picture("a {}", noun="cat")])
-    assert [row["class_right"] for row in rows] == [1, 0]
+    of_class = [picture("a {}", noun="cat")]
+    scores = scorer.score(PictureSets(SUBJECT, "kzn", [picture("a cat {}")], of_class))
+    assert [row["class_right"] for row in scores.rows] == [1, 0]
 
 
 def test_drift_and_diversity_are_of_the_class_prompts_pictures():

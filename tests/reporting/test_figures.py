@@ -77,9 +77,9 @@ def test_estimates_are_those_of_the_tables(six_cells):
     tables = {table.key: table for table in tables_of(study)}
     for metric in ("dino", "clip_t", "div", "pres"):
         own = module._estimates(study, metric)
-        for row in tables["prior"].rows:
-            if row.cell:
-                assert own[row.cell] == row.entries[metric].estimate
+        rows = [row for row in tables["prior"].rows if row.cell]
+        assert len(rows) == 6
+        assert [own[row.cell] for row in rows] == [row.entries[metric].estimate for row in rows]
 
 
 def test_the_same_study_gives_the_same_files(six_cells, tmp_path):
@@ -149,7 +149,8 @@ def contrast(a, b):
 def test_colours_stand_out_on_white_and_on_the_page_light_and_dark():
     assert min(contrast(colour, PAPER) for colour in SERIES) >= 3  # WCAG 1.4.11
     css = (files("dreambooth.reporting") / "page" / "page.css").read_text()
-    for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]:
+    light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]
+    for block in (light, dark):
         colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
         series = [colours[f"series-{i}"] for i in range(len(SERIES))]
         assert min(contrast(colour, colours["paper"]) for colour in series) >= 3

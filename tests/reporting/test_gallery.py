@@ -43,9 +43,9 @@ def test_every_picture_is_there_and_photos_once_for_each_subject(study, tmp_path
 
 def test_a_picture_has_its_run_its_prompt_and_its_scores(study, tmp_path):
     data = gallery_of(study, tmp_path).data
-    for picture in data["pictures"]:
-        if "/images/prompts/" not in picture["link"]:
-            continue
+    of_prompts = [p for p in data["pictures"] if "/images/prompts/" in p["link"]]
+    assert len(of_prompts) == 6 * 25
+    for picture in of_prompts:
         run = data["runs"][picture["run"]]
         cell = study.cells[run["cell"]]
         (trial,) = (t for t in cell.trials if t.subject == data["subjects"][run["subject"]])
@@ -144,4 +144,5 @@ def test_what_a_picture_was_made_from_is_read_from_its_file_where_no_scores_are(
 def test_spread_takes_evenly_and_never_twice():
     assert spread(range(3), 5) == [0, 1, 2]
     assert spread(range(10), 5) == [0, 2, 4, 6, 8]
+    assert len(spread(range(25), 7)) == 7
     assert spread(range(25), 7) == sorted(set(spread(range(25), 7)))

@@ -111,11 +111,13 @@ def test_cells_are_compared_in_one_setting_at_a_time_and_judged(thirty):
     assert found.claim == "the prior term keeps the class from language drift"
     assert found.sentence.startswith("lambda 1 - lambda 0, correct class noun: PRES -0.2")
     labels = {row.cell: row.label for row in thirty[1]["prior"].rows}
+    assert thirty[1]["prior"].comparisons
     for one in thirty[1]["prior"].comparisons:
         assert labels[one.a].partition(", ")[2] == labels[one.b].partition(", ")[2]
 
 
 def test_p_is_corrected_for_all_comparisons_that_the_paper_makes_and_for_all_others(thirty):
+    families = 0
     for table in thirty[1].values():
         for said in (True, False):
             family = [c.difference for c in table.comparisons if bool(c.claim) == said]
@@ -123,6 +125,8 @@ def test_p_is_corrected_for_all_comparisons_that_the_paper_makes_and_for_all_oth
             if ps:
                 least = min(d.p_holm for d in family)
                 assert least == pytest.approx(min(1, ps[0] * len(ps)))
+                families += 1
+    assert families > 2
 
 
 def test_scores_of_another_classs_prompt_are_not_compared(thirty, tmp_path):
@@ -360,11 +364,11 @@ def test_of_many_noise_levels_the_lowest_is_compared_with_each_other(tmp_path):
 
 def test_other_methods_are_compared_with_dreambooth_as_in_the_paper(tmp_path):
     def weaker(column, chosen):
-        return -0.2 if column in ("dino", "clip_i") and "method.module._target_" in chosen else 0.0
+        return -0.2 if column in ("dino", "clip_i") and "method.tuning._target_" in chosen else 0.0
 
     ours = made_up_sweep(tmp_path / "a", FIVE, axes={"prior.lambda": ("0", "1")}, effect=weaker)
     target = "dreambooth.inversion.TextualInversion"
-    axes = {"method.module._target_": (target,), "prior.lambda": ("0",)}
+    axes = {"method.tuning._target_": (target,), "prior.lambda": ("0",)}
     theirs = made_up_sweep(tmp_path / "b", FIVE, axes=axes, effect=weaker)
     table = tables_by_key(ours, theirs)["methods"]
     assert [row.label for row in table.rows] == [

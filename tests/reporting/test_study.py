@@ -336,7 +336,7 @@ def test_another_systems_images_are_a_method_of_their_own(tmp_path):
 
 def test_steps_that_follow_from_the_method_are_said_and_are_no_axis(tmp_path):
     sweep = made_up_sweep(tmp_path / "s", axes={"prior.lambda": ("0", "1")})
-    target = {"module": {"_target_": "dreambooth.inversion.TextualInversion"}, "max_steps": 3000}
+    target = {"tuning": {"_target_": "dreambooth.inversion.TextualInversion"}, "max_steps": 3000}
     for name in ("0", "1"):
         shutil.copytree(sweep / name, sweep / f"1{name}")
         rewrite(sweep / f"1{name}", method=target)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from commands import same_files, train
 
+from dreambooth.metrics.evaluation import Scores
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
@@ -74,9 +75,9 @@ class Recorded:
         pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
         return [Picture(pixels, prompt, i, template) for template, prompt, i in jobs]
 
-    def score(self, subject, identifier, prompts, class_prompts):
-        rows = [{} for _ in [*prompts, *class_prompts]]
-        return rows, {"dino": Metric(0.5, 1, ""), "div": Metric(float("nan"), 0, "")}
+    def score(self, sets):
+        metrics = {"dino": Metric(0.5, 1, ""), "div": Metric(float("nan"), 0, "")}
+        return Scores([{} for _ in sets.scored], metrics)
 
 
 def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():

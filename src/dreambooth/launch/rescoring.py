@@ -8,7 +8,7 @@ from typing import Any
 from dreambooth.assemble import loggers_of, scorers_of, subject_of
 from dreambooth.launch.outcome import recorded
 from dreambooth.launch.sweep import tell_table
-from dreambooth.metrics.evaluation import evaluate, joined, told
+from dreambooth.metrics.evaluation import PictureSets, evaluate, joined, summary_line
 from dreambooth.metrics.external import read_external
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
@@ -31,16 +31,14 @@ def score_again(config: Mapping[str, Any]) -> None:
         )
     subject = subject_of(run.config)
     scorers = _some(scorers_of(config["metrics"], subject))
-    prompts, of_class = run.read_images("prompts"), run.read_images("class")
-    identifier = Names(**run.read_names()).identifier
     pairs = ("restored", "originals") if run.has_images("restored") else ()
-    restored = [run.read_images(name) for name in pairs]
-    seed = run.config["seed"]
+    pictures = [run.read_images(name) for name in ("prompts", "class", *pairs)]
+    sets = PictureSets(subject, Names(**run.read_names()).identifier, *pictures)
     with claimed(run.folder):
-        rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class, seed, *restored)
-        run.write_scores(joined(run.read_scores(), rows))
-        run.write_metrics(run.read_metrics() | metrics)
-    log.info("scores: %s", told(metrics))
+        scores = evaluate(scorers, sets, run.config["seed"])
+        run.write_scores(joined(run.read_scores(), scores.rows))
+        run.write_metrics(run.read_metrics() | scores.metrics)
+    log.info("scores: %s", summary_line(scores.metrics))
     if (run.folder.parent / "sweep.csv").is_file():
         tell_table(run.folder.parent)
 
@@ -56,7 +54,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     identifier = str(config["identifier"]["text"] or "")
     subject = subject_of(config)
     scorers = _some(scorers_of(config["metrics"], subject))
-    prompts, of_class = read_external(images, subject, identifier)
+    sets = PictureSets(subject, identifier, *read_external(images, subject, identifier))
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
     words = ("subject", "photos", "class_noun")
@@ -65,10 +63,10 @@ def score_external(config: Mapping[str, Any]) -> None:
     with claimed(folder):
         run = Run.create(folder, about | {"overrides": ["method=external", *said]})
         with recorded(run):
-            rows, metrics = evaluate(scorers, subject, identifier, prompts, of_class)
-            run.write_scores(rows)
-            run.write_metrics(metrics)
-            publish(loggers_of(config, run), metrics, rows, [*prompts, *of_class])
+            scores = evaluate(scorers, sets)
+            run.write_scores(scores.rows)
+            run.write_metrics(scores.metrics)
+            publish(loggers_of(config, run), scores.metrics, scores.rows, sets.scored)
     tell_table(run.folder.parent)
 
 

@@ -6,13 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreambooth.metrics.evaluation import PictureSets, Row, Scores
 from dreambooth.metrics.intervals import mean
-from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
-from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
-
-Row = dict[str, Score]
 
 
 def detail(images: Tensor, low_px: int) -> Tensor:
@@ -58,30 +55,23 @@ class DetailScorer:
     def check(self, subject: Subject) -> None:
         pass
 
-    def score(
-        self,
-        subject: Subject,
-        identifier: str,
-        prompts: Sequence[Picture],
-        class_prompts: Sequence[Picture],
-    ) -> tuple[list[Row], dict[str, Metric]]:
+    def score(self, sets: PictureSets) -> Scores:
+        prompts, pictures = sets.prompts, [*sets.prompts, *sets.class_prompts]
         size = prompts[0].pixels.shape[-1]
-        photos = (subject.photos(size) + 1) / 2
+        photos = (sets.subject.photos(size) + 1) / 2
         reference = detail_energy(photos, self.low_px).mean()
-        ratios = detail_energy(unit_range([*prompts, *class_prompts]), self.low_px) / reference
+        ratios = detail_energy(unit_range(pictures), self.low_px) / reference
         rows: list[Row] = [{"detail": ratio} for ratio in ratios.tolist()]
         protocol = f"energy above {self.low_px} px, over the photos' mean ({len(photos)} photos)"
-        return rows, {"detail": mean(rows[: len(prompts)], "detail", protocol)}
+        return Scores(rows, {"detail": mean(rows[: len(prompts)], "detail", protocol)})
 
-    def score_restored(
-        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
-    ) -> tuple[list[Row], dict[str, Metric]]:
+    def score_restored(self, sets: PictureSets) -> Scores:
         from torchmetrics.functional.image import (
             peak_signal_noise_ratio,
             structural_similarity_index_measure,
         )
 
-        x, truth = unit_range(restored), unit_range(originals)
+        x, truth = unit_range(sets.restored), unit_range(sets.originals)
         ratios = detail_energy(x, self.low_px) / detail_energy(truth, self.low_px)
         psnr = peak_signal_noise_ratio(x, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
         ssim = structural_similarity_index_measure(x, truth, data_range=1.0, reduction="none")
@@ -103,8 +93,9 @@ class DetailScorer:
             "sr_psnr": "dB; ",
             "sr_ssim": "",
         }
-        photos = enlarged_photos(subject)
-        return rows, {name: mean(rows, name, f"{says[name]}{photos}") for name in columns}
+        photos = enlarged_photos(sets.subject)
+        metrics = {name: mean(rows, name, f"{says[name]}{photos}") for name in columns}
+        return Scores(rows, metrics)
 
 
 def enlarged_photos(subject: Subject) -> str:

@@ -1,17 +1,22 @@
 """The scores as torchmetrics: functional.py's means, over batches and over processes.
 
-`update` takes features, not images: they are computed once per image (encoders.py) and serve every
-metric. They may lie on any device. `compute` is the mean over all images (or pairs) of all batches
-and processes, whatever their sizes; a process without images changes nothing. No images at all, or
-no pairs, give NaN: there is no such number, and a score that a run lacks should not stop the run.
-No photos give functional.py's ValueError.
+A run computes its scores with these classes (scoring.py). `update` takes features, not images: they
+are computed once per image (encoders.py) and serve every metric. They may lie on any device. The
+score of each image is kept, and `compute` is the mean over all images (or pairs) of all batches and
+processes, whatever their sizes; an image whose score is NaN is left out, and a process without
+images changes nothing. No images at all, or no pairs, give NaN: there is no such number, and a
+score that a run lacks should not stop the run. No photos give functional.py's ValueError.
 
     dino = DinoSimilarity()
     dino.update(encoder.images(generated), encoder.images(photos))
     dino.compute()  # float64, a scalar
+
+`sync_on_compute=False`, torchmetrics' own option, is for processes that each have all images.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from math import comb
 from typing import Any
 
 import torch
@@ -28,29 +33,32 @@ from dreambooth.metrics.functional import (
     self_similarity,
     text_similarity,
 )
+from dreambooth.metrics.intervals import pooled_mean
 from dreambooth.randomness import seed_of
 
 
 class _MeanOverImages(Metric):
-    """A sum and a count, which add up over batches and processes."""
+    """Keeps the score of each image, in float64, in their order."""
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    total: Tensor
-    count: Tensor
+    scores: list[Tensor] | Tensor
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        super().__init__(dist_sync_fn=_gather, **kwargs)
+        self.add_state("scores", [], dist_reduce_fx="cat")
 
     def _add(self, scores: Tensor) -> None:
-        self.total += scores.sum().to(self.total)
-        self.count += len(scores)
+        assert isinstance(self.scores, list), "concatenated only while processes are in step"
+        self.scores.append(scores.to(self.device))
+
+    def of_images(self) -> Tensor:
+        """The score of each image that this process was given, (N,)."""
+        return _joined(self.scores)
 
     def compute(self) -> Tensor:
-        return self.total / self.count
+        return _mean(self.scores)
 
 
 class _PairwiseSimilarity(_MeanOverImages):
@@ -105,28 +113,32 @@ class PriorPreservation(_MeanOverImages):
 class CopyScore(_MeanOverImages):
     """Nearness to the training photos: high DINO can be had by copying them. Not in the paper.
 
-    compute() = {"copy_similarity": mean_g max_r cos(f_g, f_r), in [-1, 1],
-                 "copy_share": share of images closer to a photo than photos are to each other}
+    compute() = {"copy": mean_g max_r cos(f_g, f_r), in [-1, 1],
+                 "copied": share of images closer to a photo than photos are to each other}
 
     as `copy_score` defines them; lower is better. The share is NaN if a subject has one photo only.
     update((G, D), (R, D)), all photos of a subject at once.
     """
 
     higher_is_better = False
-    closer: Tensor
+    closer: list[Tensor] | Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("closer", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("closer", [], dist_reduce_fx="cat")
 
     def update(self, generated: Tensor, real: Tensor) -> None:
+        assert isinstance(self.closer, list)
         scores = copy_score(generated, real)
         self._add(scores.nearest)
-        self.closer += scores.closer.sum().to(self.closer)
+        self.closer.append(scores.closer.to(self.device))
+
+    def closer_of_images(self) -> Tensor:
+        """1 for each image that counts as copied, else 0, (N,); NaN where nothing can be said."""
+        return _joined(self.closer)
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        share = self.closer / self.count
-        return {"copy_similarity": super().compute(), "copy_share": share}
+        return {"copy": _mean(self.scores), "copied": _mean(self.closer)}
 
 
 class Diversity(Metric):
@@ -136,38 +148,57 @@ class Diversity(Metric):
     better. `distance` maps two batches (P, ...) to (P,): `LpipsDistance.pairs`, for which `update`
     takes pixels (N, 3, H, W), or `cosine_distance`, for which it takes features (N, D).
 
-    The only score whose pairs may lie on different processes, so the images themselves are kept
-    and gathered: those of one subject and of one size, 100 in the paper's protocol (25 x 4).
+    The images of a prompt are given in one update, by one process; of several prompts, in any
+    number of them. So pixels are in memory for one prompt at a time, and processes share the work.
     """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    images: list[Tensor] | Tensor
-    prompts: list[Tensor] | Tensor
+    distances: list[Tensor] | Tensor  # of each pair
+    prompts: list[Tensor] | Tensor  # (K, 2) int64: each prompt's key, and its number of pairs
 
     def __init__(
         self, distance: Callable[[Tensor, Tensor], Tensor] = cosine_distance, **kwargs: Any
     ) -> None:
         super().__init__(dist_sync_fn=_gather, **kwargs)
         self.distance = distance
-        self.add_state("images", [], dist_reduce_fx="cat")
+        self.add_state("distances", [], dist_reduce_fx="cat")
         self.add_state("prompts", [], dist_reduce_fx="cat")
 
     def update(self, images: Tensor, prompts: Sequence[str]) -> None:
-        assert isinstance(self.images, list), "concatenated only while processes are in step"
+        assert isinstance(self.distances, list), "concatenated only while processes are in step"
         assert isinstance(self.prompts, list)
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images have {len(prompts)} prompts: give one for each")
-        keys = torch.tensor([seed_of(p) for p in prompts], dtype=torch.int64)  # the same everywhere
-        self.images.append(images.to(self.device))
-        self.prompts.append(keys.to(self.device))
+        self.distances.append(diversity(images, prompts, self.distance).to(self.device))
+        pairs = [[seed_of(p), comb(count, 2)] for p, count in Counter(prompts).items()]
+        self.prompts.append(torch.tensor(pairs, dtype=torch.int64, device=self.device).view(-1, 2))
+
+    def by_prompt(self) -> list[Tensor]:
+        """The distances of each prompt's pairs, of all processes, one after the other."""
+        with self.sync_context(self.dist_sync_fn, should_sync=self.sync_on_compute):
+            return self._by_prompt()
 
     def compute(self) -> Tensor:
-        if not len(self.prompts):
-            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
-        prompts = dim_zero_cat(self.prompts).tolist()
-        return diversity(dim_zero_cat(self.images), prompts, self.distance).mean()
+        mean = pooled_mean([distances.tolist() for distances in self._by_prompt()])
+        return torch.tensor(mean, dtype=torch.float64, device=self.device)
+
+    def _by_prompt(self) -> list[Tensor]:
+        keys, num_pairs = _joined(self.prompts).long().view(-1, 2).unbind(1)
+        if len(keys.unique()) < len(keys):
+            raise ValueError("the images of a prompt came in several updates: give them in one")
+        return list(_joined(self.distances).split(num_pairs.tolist()))
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    return dim_zero_cat(state) if len(state) else torch.empty(0, dtype=torch.float64)
+
+
+def _mean(state: list[Tensor] | Tensor) -> Tensor:
+    scores = _joined(state)
+    mean = pooled_mean(scores[~scores.isnan()][:, None].tolist())  # each image a group
+    return torch.tensor(mean, dtype=torch.float64, device=scores.device)
 
 
 def _gather(state: Tensor, group: Any) -> list[Tensor]:

@@ -3,28 +3,25 @@
 Each picture goes through each encoder once; all scores are made of those features.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from math import comb
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dreambooth.distributed.ranks import split
+from dreambooth.distributed.ranks import num_ranks, rank
 from dreambooth.metrics.detail import enlarged_photos
-from dreambooth.metrics.functional import (
-    copy_score,
-    cosine_distance,
-    diversity,
-    diversity_of_each,
-    pairwise_similarity,
-    prior_preservation,
-    text_similarity,
-    without_identifier,
+from dreambooth.metrics.evaluation import PictureSets, Row, Scores
+from dreambooth.metrics.functional import diversity_of_each, without_identifier
+from dreambooth.metrics.intervals import ci95_of_groups, ci95_of_share, mean
+from dreambooth.metrics.metrics import (
+    ClipImageSimilarity,
+    ClipTextSimilarity,
+    CopyScore,
+    DinoSimilarity,
+    Diversity,
+    PriorPreservation,
 )
-from dreambooth.metrics.intervals import mean, mean_of_groups
-from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
@@ -68,76 +65,85 @@ class FidelityScorer:
     def check(self, subject: Subject) -> None:
         """Any subject has photos."""
 
-    def score(
-        self,
-        subject: Subject,
-        identifier: str,
-        prompts: Sequence[Picture],
-        class_prompts: Sequence[Picture],
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
-        distances = self._distances(prompts) if self.distance else None  # refuses odd sizes first
-        photos = subject.originals()
+    def score(self, sets: PictureSets) -> Scores:
+        prompts, class_prompts = sets.prompts, sets.class_prompts
+        names = [p.prompt for p in prompts]
+        div = self._pixel_diversity(prompts) if self.distance else None  # refuses odd sizes first
+        photos = sets.subject.originals()
         real_dino, real_clip = self.dino.images(photos), self.clip.images(photos)
-        dino = self.dino.images(p.pixels for p in prompts)  # pixels of one batch at a time
-        clip = self.clip.images(p.pixels for p in prompts)
-        texts = [
-            p.prompt if self.keep_identifier else without_identifier(p.prompt, identifier)
-            for p in prompts
-        ]
-        copies = copy_score(dino, real_dino)
+        by_dino = self.dino.images(p.pixels for p in prompts)  # pixels of one batch at a time
+        by_clip = self.clip.images(p.pixels for p in prompts)
+        left_out = "" if self.keep_identifier else sets.identifier
+        texts = [without_identifier(name, left_out) for name in names]
+        # Each rank has the features of all pictures (encoders.py): there is nothing to gather.
+        dino = DinoSimilarity(sync_on_compute=False)
+        clip_i = ClipImageSimilarity(sync_on_compute=False)
+        clip_t = ClipTextSimilarity(sync_on_compute=False)
+        pres = PriorPreservation(sync_on_compute=False)
+        copies = CopyScore(sync_on_compute=False)
+        dino.update(by_dino, real_dino)
+        clip_i.update(by_clip, real_clip)
+        clip_t.update(by_clip, self.clip.texts(texts))
+        pres.update(self.dino.images(p.pixels for p in class_prompts), real_dino)
+        copies.update(by_dino, real_dino)
+        if div is None:
+            div = Diversity(sync_on_compute=False)
+            div.update(by_dino, names)
+        distances = div.by_prompt()
         columns = {
-            "dino": pairwise_similarity(dino, real_dino),
-            "clip_i": pairwise_similarity(clip, real_clip),
-            "clip_t": text_similarity(clip, self.clip.texts(texts)),
-            "copy": copies.nearest,
-            "copied": copies.closer,
+            "dino": dino.of_images(),
+            "clip_i": clip_i.of_images(),
+            "clip_t": clip_t.of_images(),
+            "copy": copies.of_images(),
+            "copied": copies.closer_of_images(),
+            "div": diversity_of_each(torch.cat([torch.empty(0), *distances]), names),
         }
-        if distances is None:
-            distances = diversity(dino, [p.prompt for p in prompts], cosine_distance)
-        columns["div"] = diversity_of_each(distances, [p.prompt for p in prompts])
-        rows = _rows(columns, len(prompts))
-        pres = prior_preservation(self.dino.images(p.pixels for p in class_prompts), real_dino)
-        class_rows = _rows({"pres": pres}, len(class_prompts))
-        counts = Counter(p.prompt for p in prompts).values()
-        by_prompt = distances.split([comb(count, 2) for count in counts])
-        return rows + class_rows, self._summary(rows, class_rows, by_prompt, photos)
+        class_columns = {"pres": pres.of_images()}
+        groups = {name: _each_alone(column) for name, column in (columns | class_columns).items()}
+        groups["div"] = [some.tolist() for some in distances]
+        values = {
+            "dino": dino.compute(),
+            "clip_i": clip_i.compute(),
+            "clip_t": clip_t.compute(),
+            "pres": pres.compute(),
+            "div": div.compute(),
+            **copies.compute(),
+        }
+        rows = _rows(columns, len(prompts)) + _rows(class_columns, len(class_prompts))
+        return Scores(rows, self._summary(values, groups, photos))
 
-    def score_restored(
-        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
-        ours, theirs = ([p.pixels for p in pictures] for pictures in (restored, originals))
+    def score_restored(self, sets: PictureSets) -> Scores:
+        ours, theirs = ([p.pixels for p in some] for some in (sets.restored, sets.originals))
         cosine = (self.dino.images(ours) * self.dino.images(theirs)).sum(1)
         columns = {"sr_dino": cosine}
-        photos = enlarged_photos(subject)
+        photos = enlarged_photos(sets.subject)
         says = {"sr_dino": f"mean cosine to the original; {photos}; {self.dino.protocol}"}
         if self.distance is not None:
             columns["sr_lpips"] = self.distance.pairs(torch.stack(ours), torch.stack(theirs))
             says["sr_lpips"] = f"distance to the original; {photos}; {self.distance.protocol}"
         rows = _rows(columns, len(ours))
-        return rows, {name: mean(rows, name, protocol) for name, protocol in says.items()}
+        return Scores(rows, {name: mean(rows, name, says[name]) for name in says})
 
-    def _distances(self, prompts: Sequence[Picture]) -> Tensor:
-        """Of all pairs of one prompt, whose pixels are in memory together. A rank does some."""
-        distance = self.distance
-        assert distance is not None
-
-        def of_a_prompt(prompt: str) -> Tensor:
+    def _pixel_diversity(self, prompts: Sequence[Picture]) -> Diversity:
+        """Of one prompt after the other, whose pixels are in memory together. A rank does some."""
+        assert self.distance is not None
+        div = Diversity(self.distance.pairs)
+        names = list(dict.fromkeys(p.prompt for p in prompts))
+        share = torch.arange(len(names)).tensor_split(num_ranks())[rank()]  # in order when gathered
+        for prompt in (names[i] for i in share.tolist()):
             pixels = [p.pixels for p in prompts if p.prompt == prompt]
             if len({image.shape for image in pixels}) > 1:
                 raise ValueError(
                     f"the images of the prompt {prompt!r} have several sizes ({sizes(pixels)}), "
                     "and DIV compares them pixel by pixel: resize them to one size"
                 )
-            return diversity(torch.stack(pixels), [prompt] * len(pixels), distance.pairs)
-
-        found = split(of_a_prompt, list(dict.fromkeys(p.prompt for p in prompts)))
-        return torch.cat([torch.empty(0, dtype=torch.float64), *found])
+            div.update(torch.stack(pixels), [prompt] * len(pixels))
+        return div
 
     def _summary(
         self,
-        rows: list[dict[str, Score]],
-        class_rows: list[dict[str, Score]],
-        distances: Sequence[Tensor],  # of each prompt's pairs
+        values: Mapping[str, Tensor],
+        groups: Mapping[str, list[list[float]]],  # what the intervals take as independent
         photos: Sequence[Tensor],
     ) -> dict[str, Metric]:
         real = f"{len(photos)} real photos ({sizes(photos)}, 8 bits)"
@@ -145,22 +151,22 @@ class FidelityScorer:
         dino, clip = self.dino.protocol, self.clip.protocol
         token = "[V] stays in the text" if self.keep_identifier else "[V] left out of the text"
         distance = "1 - cosine; " + dino if self.distance is None else self.distance.protocol
+        protocols = {
+            "dino": f"{pairs}; {dino}",
+            "clip_i": f"{pairs}; {clip}",
+            "clip_t": f"mean cosine, image and its prompt, {token}; {clip}",
+            "pres": f"class prompt's images: {pairs}; {dino}",
+            "div": f"mean over pairs of one prompt, interval over prompts; {distance}",
+            "copy": f"mean cosine to the nearest of {real}; {dino}",
+            "copied": f"share nearer to one of {real} than any two of them; {dino}",
+        }
+        intervals = {name: ci95_of_groups(groups[name]) for name in protocols if name != "copied"}
+        intervals["copied"] = ci95_of_share([value for [value] in groups["copied"]])
         return {
-            "dino": mean(rows, "dino", f"{pairs}; {dino}"),
-            "clip_i": mean(rows, "clip_i", f"{pairs}; {clip}"),
-            "clip_t": mean(rows, "clip_t", f"mean cosine, image and its prompt, {token}; {clip}"),
-            "pres": mean(class_rows, "pres", f"class prompt's images: {pairs}; {dino}"),
-            "div": mean_of_groups(
-                [some.tolist() for some in distances],
-                f"mean over pairs of one prompt, interval over prompts; {distance}",
-            ),
-            "copy": mean(rows, "copy", f"mean cosine to the nearest of {real}; {dino}"),
-            "copied": mean(
-                rows,
-                "copied",
-                f"share nearer to one of {real} than any two of them; {dino}",
-                share=True,
-            ),
+            name: Metric(
+                float(values[name]), sum(map(len, groups[name])), protocol, intervals[name]
+            )
+            for name, protocol in protocols.items()
         }
 
 
@@ -171,9 +177,14 @@ def sizes(images: Sequence[Tensor]) -> str:
     return " to ".join(ends) + " px"
 
 
-def _rows(columns: dict[str, Tensor], count: int) -> list[dict[str, Score]]:
+def _rows(columns: dict[str, Tensor], count: int) -> list[Row]:
     """A row per image; what is no number is left empty."""
     values = {name: column.tolist() for name, column in columns.items()}
     return [
         {name: (v[i] if v[i] == v[i] else None) for name, v in values.items()} for i in range(count)
     ]
+
+
+def _each_alone(scores: Tensor) -> list[list[float]]:
+    """Each image a group of its own, but for those whose score is no number."""
+    return scores[~scores.isnan()][:, None].tolist()

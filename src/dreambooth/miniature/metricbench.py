@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from dreambooth.metrics.evaluation import Scorer, evaluate
+from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import drawn_subject
@@ -201,7 +201,8 @@ def _scores(
         scene, pixels = levels[i // num_images].drawn(rng, photos)
         prompt = f"a {noun} {CONTEXTS[scene.context]}"  # as a run would ask for it
         pictures.append(Picture(torch.from_numpy(pixels).permute(2, 0, 1), prompt, i))
-    rows, _ = evaluate(scorers, drawn_subject(noun, number, NUM_PHOTOS), "", pictures, [])
+    sets = PictureSets(drawn_subject(noun, number, NUM_PHOTOS), "", pictures, [])
+    rows = evaluate(scorers, sets).rows
     metrics = [n for n in rows[0] if all(isinstance(row.get(n), float) for row in rows)]
     return {
         name: np.array([row[name] for row in rows], float).reshape(len(levels), num_images)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dreambooth.distributed.ranks import batches, split
 from dreambooth.metrics.detail import enlarged_photos
+from dreambooth.metrics.evaluation import PictureSets, Scores
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
@@ -40,16 +41,11 @@ class OracleScorer:
                 "take metrics=paper, or metrics=none for pictures only"
             )
 
-    def score(
-        self,
-        subject: Subject,
-        _identifier: str,
-        prompts: Sequence[Picture],
-        class_prompts: Sequence[Picture],
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+    def score(self, sets: PictureSets) -> Scores:
+        subject = sets.subject
         assert isinstance(subject.truth, Individual), "checked before"
         truth = self.oracle.read(reference_images(subject.truth)).embeddings
-        pictures = [*prompts, *class_prompts]
+        pictures = [*sets.prompts, *sets.class_prompts]
         reading = self._read(pictures)
         identity = self.oracle.identity(reading.embeddings, truth).tolist()
         rows: list[dict[str, Score]] = []
@@ -58,20 +54,19 @@ class OracleScorer:
             asked["class"] = subject.class_noun
             right = {f"{name}_right": int(seen[name] == value) for name, value in asked.items()}
             rows.append({"identity": same, **{f"seen_{k}": v for k, v in seen.items()}, **right})
-        n = len(prompts)
+        n = len(sets.prompts)
         for row, distance in zip(rows[n:], mean_distances(reading.embeddings[n:]), strict=True):
             row["diversity"] = distance
-        return rows, summary(rows[:n], rows[n:], reading.embeddings[n:])
+        return Scores(rows, summary(rows[:n], rows[n:], reading.embeddings[n:]))
 
-    def score_restored(
-        self, subject: Subject, restored: Sequence[Picture], originals: Sequence[Picture]
-    ) -> tuple[list[dict[str, Score]], dict[str, Metric]]:
+    def score_restored(self, sets: PictureSets) -> Scores:
+        subject = sets.subject
         assert isinstance(subject.truth, Individual), "checked before"
         truth = self.oracle.read(reference_images(subject.truth)).embeddings
-        identity = self.oracle.identity(self._read(restored).embeddings, truth)
+        identity = self.oracle.identity(self._read(sets.restored).embeddings, truth)
         wrong = [
             layout_error(one.pixels, other.pixels, subject.truth)
-            for one, other in zip(restored, originals, strict=True)
+            for one, other in zip(sets.restored, sets.originals, strict=True)
         ]
         rows: list[dict[str, Score]] = [
             {"sr_identity": float(same), "sr_layout_error": error}
@@ -83,7 +78,8 @@ class OracleScorer:
             "that show another of them, or its outline's",
         }
         photos = enlarged_photos(subject)
-        return rows, {name: mean(rows, name, f"{says[name]}; {photos}") for name in says}
+        metrics = {name: mean(rows, name, f"{says[name]}; {photos}") for name in says}
+        return Scores(rows, metrics)
 
     def _read(self, pictures: Sequence[Picture]) -> Reading:
         def read(batch: Sequence[Picture]) -> Reading:

@@ -18,8 +18,8 @@ ABSENT = "-"  # of an axis that a run does not have, as another system's picture
 _ELSEWHERE = (  # told by a known axis, by the subject, or without effect on the pictures
     *("class", "identifier", "sr.enabled", "sr.noise_level", "sr.inference_noise_level"),
     *("prior.lambda", "prior.cache", "subject", "photos", "class_noun", "seed", "overrides"),
-    *("model.backbone", "model.training", "method._target_", "method.module._target_"),
-    *("method.module._partial_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
+    *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
+    *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
     *("drawing", "stage", "run", "launcher", "force", "report", "images"),
 )
 _OF_TRAINER = ("trainer.precision",)  # the rest of it says where and how often, not what
@@ -67,7 +67,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     unused += ["sr"] if found.get("sr") in ("off", "frozen") else []
     for key, value in _leaves(config):
         trainers = key.startswith("trainer.") and key not in _OF_TRAINER
-        if not trainers and not _within(key, (*_ELSEWHERE, *unused)):
+        partial = key.endswith("._partial_")
+        if not trainers and not partial and not _within(key, (*_ELSEWHERE, *unused)):
             found[key] = words(value) or "none"
     return found
 
@@ -141,7 +142,7 @@ def order_of(axis: str, value: str) -> tuple[int, float, str]:
 def _method(method: Any) -> str | None:
     if isinstance(method, str):
         return method
-    target = method.get("_target_") or method.get("module", {}).get("_target_")
+    target = method.get("tuning", {}).get("_target_")
     if target is None:
         return None
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(target).rpartition(".")[2]).lower()

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from dreambooth.metrics.evaluation import Scorer, evaluate
+from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
 from dreambooth.subjects.prompts import Names
@@ -83,10 +83,9 @@ class ScoreCurves(L.Callback):
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         started = time.monotonic()
         with isolate_rng(), averaged(trainer, pl_module):
-            prompts, of_class = self.draw(self.jobs), self.draw(self.class_jobs)
-            _, metrics = evaluate(
-                self.scorers, self.subject, self.names.identifier, prompts, of_class
-            )
+            pictures = self.draw(self.jobs), self.draw(self.class_jobs)
+            sets = PictureSets(self.subject, self.names.identifier, *pictures)
+            metrics = evaluate(self.scorers, sets).metrics
         seconds = time.monotonic() - started
         self.seconds += seconds
         values = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
