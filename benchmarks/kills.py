@@ -98,7 +98,7 @@ def check_whole(folder: Path) -> None:
 
 
 def left_over(session: int, seconds: float = 20) -> list[str]:
-    """Names of a session's processes that are still there some seconds later."""
+    """PromptNames of a session's processes that are still there some seconds later."""
     end = time.monotonic() + seconds
     while names := _names(session):
         if time.monotonic() > end:

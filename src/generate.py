@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     try:
         wanted = plain_config(cfg, [])
         check_count("images_per_prompt", wanted["images_per_prompt"])
-        run = Run.open(Path(str(wanted["run"])))
+        run = Run.load_finished(Path(str(wanted["run"])))
         model = reload(run)
         backbone, names = model.backbone, model.names
         templates = wanted["prompts"]

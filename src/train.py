@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from dreambooth.launch.outcome import tell_errors
-    from dreambooth.launch.processes import done_by_ranks, objective
+    from dreambooth.launch.outcome import report_errors
+    from dreambooth.launch.processes import objective, run_by_ranks
     from dreambooth.launch.start import start_run
     from dreambooth.runs.provenance import timed
 
-    with tell_errors():
-        if not done_by_ranks(cfg):
+    with report_errors():
+        if not run_by_ranks(cfg):
             with start_run(cfg) as run:
                 from dreambooth.assemble import assemble  # late: what loads no model stays fast
 
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> float | None:
                 for part in (experiment.train, experiment.draw, experiment.score):
                     with timed(run, part.__name__):
                         part()
-    with tell_errors():
+    with report_errors():
         return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
 
 

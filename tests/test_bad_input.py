@@ -233,7 +233,7 @@ def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_p
         f"{copy} holds a run of another experiment (method.max_steps is 2 there and 3 here): "
         "give another folder, or remove this one"
     )
-    assert Run.open(copy).config == Run.open(finished).config
+    assert Run.load_finished(copy).config == Run.load_finished(finished).config
 
 
 def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):

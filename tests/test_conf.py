@@ -67,7 +67,7 @@ def run_of(tmp_path_factory, tiny):
 def test_every_file_is_run(run_of, file):
     group, name = file.split("/")
     folder = run_of(SHARED[group].index(name))
-    run = Run.open(folder)
+    run = Run.load_finished(folder)
     assert f"{group}={name}" in run.config["overrides"]
     assert len(run.read_images("prompts")) == 25
     assert bool(run.read_metrics()) == (run.config["metrics"] != {})
@@ -128,7 +128,7 @@ def test_stable_diffusion_on_a_folder_of_photos_is_trained_saved_and_reloaded(
     folder = ("subject=folder", f"photos={photos}", "class_noun=dog", "subject.kind=live")
     ended = train(tiny, tmp_path / "run", *folder, *stable_diffusion)
     assert ended.code == 0, ended.output
-    run = Run.open(tmp_path / "run")
+    run = Run.load_finished(tmp_path / "run")
     assert run.config["metrics"] == {}  # which model=sd15 chooses
     assert len(run.read_images("prompts")) == 25
     assert "2 of 'a dog' (2 made now)" in ended.output

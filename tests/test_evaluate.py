@@ -52,7 +52,7 @@ def test_a_run_is_scored_again_beside_its_old_scores(tiny, encoders, tmp_path):
     before, old_rows = Run(copy, {}).read_metrics(), Run(copy, {}).read_scores()
     ended = command("evaluate", f"run={copy}", *encoders, "~metrics.oracle")
     assert ended.code == 0, ended.output
-    run = Run.open(copy, with_weights=False)
+    run = Run.load_finished(copy, with_weights=False)
     after, rows = run.read_metrics(), run.read_scores()
     assert set(before) == ORACLE | DETAIL
     assert set(after) == set(before) | FIDELITY | {"sr_dino"}
@@ -80,7 +80,7 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
     arguments = (f"images={external}", "subject=biscuit", into, "name=closed", *encoders, keep)
     ended = command("evaluate", *arguments)
     assert ended.code == 0, ended.output
-    run = Run.open(tmp_path / "sweep" / "closed", with_weights=False)
+    run = Run.load_finished(tmp_path / "sweep" / "closed", with_weights=False)
     assert run.config["method"] == "external"
     metrics, rows = run.read_metrics(), run.read_scores()
     assert set(metrics) == ORACLE | FIDELITY
@@ -105,7 +105,7 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
     assert float(table["closed"]["copied"]) == pytest.approx(2 / 3)
     assert table["closed"]["sr_psnr"] == ""
     assert float(table["0"]["identity"]) == pytest.approx(
-        Run.open(finished).read_metrics()["identity"].value
+        Run.load_finished(finished).read_metrics()["identity"].value
     )
     assert "external" in ended.output
 
@@ -180,7 +180,7 @@ def test_the_papers_metrics_on_real_photos_equal_a_computation_in_float64(tmp_pa
         *(f"into={tmp_path}", "name=row", "logger=csv"),
     )
     assert ended.code == 0, ended.output
-    run = Run.open(tmp_path / "row", with_weights=False)
+    run = Run.load_finished(tmp_path / "row", with_weights=False)
     rows, metrics = run.read_scores(), run.read_metrics()
     assert set(metrics) == FIDELITY
     assert [row["prompt"] for row in rows[:2]] == ["a kzn dog in the snow"] * 2

@@ -61,7 +61,7 @@ def test_the_run_goes_on_offline_and_says_so(tiny, tmp_path, request, monkeypatc
     told = [line for line in ended.output.splitlines() if "goes on offline" in line]
     assert len(told) == 1
     assert said in told[0]
-    assert Run.open(tmp_path / "run").status().state == "finished"
+    assert Run.load_finished(tmp_path / "run").status().state == "finished"
     assert len(read_offline(tmp_path / "run").history["loss/subject"]) == 2
 
 

@@ -97,7 +97,7 @@ def same_run(a, b):
     assert same_files(a, b, "metrics.json")
     assert rows(a) == rows(b)
     assert not list(b.rglob("*.partial"))
-    assert Run.open(b).status().progress == 1
+    assert Run.load_finished(b).status().progress == 1
 
 
 EXPERIMENT = "dreambooth.experiment.Experiment"

@@ -127,7 +127,7 @@ def test_it_runs_from_training_to_the_report(tiny, tmp_path, monkeypatch, overri
     sweep = tmp_path / "sweep"
     ended = command("train", "-m", *words, "prior.lambda=0,1", f"hydra.sweep.dir={sweep}")
     assert ended.code == 0, ended.output
-    cells = [Run.open(folder) for folder in sorted(sweep.glob("lambda-*"))]
+    cells = [Run.load_finished(folder) for folder in sorted(sweep.glob("lambda-*"))]
     assert len(cells) == 2
 
     pretrained = CascadeBackbone.load(tiny).stages["base"].denoiser.state_dict()

@@ -181,7 +181,7 @@ def test_a_run_fine_tunes_both_stages(tuned, finished, tiny):
     assert same(tuned / BASE, finished / BASE)  # which does not depend on SR
     assert not same(tuned / SR, finished / SR)
     assert same(finished / SR, tiny / "sr/diffusion_pytorch_model.safetensors")
-    metrics = Run.open(tuned).read_metrics()
+    metrics = Run.load_finished(tuned).read_metrics()
     assert {"detail", "sr_psnr", "sr_ssim", "sr_identity", "sr_layout_error"} <= set(metrics)
     assert metrics["sr_psnr"].count == 16
 
@@ -230,16 +230,16 @@ def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tin
     assert ended.code == 0, ended.output
     assert same(tmp_path / "again/scores.csv", tmp_path / "whole/scores.csv")
     assert not same(tmp_path / "again/scores.csv", finished / "scores.csv")
-    off, frozen = (Run.open(f).read_metrics() for f in (tmp_path / "again", finished))
+    off, frozen = (Run.load_finished(f).read_metrics() for f in (tmp_path / "again", finished))
     assert off["sr_psnr"].protocol == frozen["sr_psnr"].protocol  # they stand in one table
 
 
 def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
     ended = train(tiny, tmp_path / "off", "sr=off")
     assert ended.code == 0, ended.output
-    assert not reload(Run.open(tmp_path / "off")).sampling.super_resolution
+    assert not reload(Run.load_finished(tmp_path / "off")).sampling.super_resolution
     ended = train(tiny, tmp_path / "level", "sr.inference_noise_level=0.2")
     assert ended.code == 0, ended.output
-    assert reload(Run.open(tmp_path / "level")).sampling.noise_level == 0.2
+    assert reload(Run.load_finished(tmp_path / "level")).sampling.noise_level == 0.2
     assert not same(tmp_path / "level/scores.csv", finished / "scores.csv")
-    assert reload(Run.open(finished)).sampling.noise_level is None
+    assert reload(Run.load_finished(finished)).sampling.noise_level is None

@@ -159,7 +159,7 @@ def test_only_the_base_denoiser_is_trained(tiny, finished):
 
 
 def test_losses_of_both_terms_are_logged_apart(finished):
-    rows = Run.open(finished).read_history()
+    rows = Run.load_finished(finished).read_history()
     assert len(rows) == 2
     assert all(row["loss/prior"] > 0 for row in rows)
     assert rows[0]["loss/prior"] != rows[0]["loss/subject"]

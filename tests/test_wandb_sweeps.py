@@ -70,7 +70,7 @@ def test_the_agents_command_is_a_run_under_the_agents_id(monkeypatch, tmp_path, 
         [*command, *small], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    run = Run.open(tmp_path / "wandb" / "abcd1234")
+    run = Run.load_finished(tmp_path / "wandb" / "abcd1234")
     if "class" in values:
         assert (run.config["prior"]["lambda"], run.config["class"]["choice"]) == (1, "correct")
     assert (run.folder / "wandb" / "id").read_text() == "abcd1234"

@@ -26,7 +26,7 @@ from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read, sentence_of
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.fsdp import Sharded
 from dreambooth.training.loggers import History
@@ -45,7 +45,7 @@ def assemble(run: Run) -> Experiment:
     noun = _class_noun(config["class"], subject)
     backbone: Backbone = _built(config["model"]["backbone"])
     identifier = _identifier(config["identifier"], config["model"], backbone)
-    names = Names(identifier, noun, prior_noun=noun or subject.class_noun)
+    names = PromptNames(identifier, noun, prior_noun=noun or subject.class_noun)
     for template in ("a {}", *subject.prompts):
         backbone.check_prompt(template.format(names.subject), identifier)
     backbone.check_prompt(names.class_prompt)
@@ -139,14 +139,16 @@ def _warn_of_unused(config: Mapping[str, Any]) -> None:
         )
 
 
-def _base_state(config: Mapping[str, Any], names: Names, method: Method) -> dict[str, Any] | None:
+def _base_state(
+    config: Mapping[str, Any], names: PromptNames, method: Method
+) -> dict[str, Any] | None:
     """With stage=sr, that of the run that it goes on from."""
     if config["stage"] != "sr":
         return None
-    earlier = Run.open(Path(config["run"]))
+    earlier = Run.load_finished(Path(config["run"]))
     same = ("subject", "class", "identifier", "model", "method", "prior", "seed")
     changed = [key for key in same if _of_result(earlier.config[key]) != _of_result(config[key])]
-    if changed or Names(**earlier.read_names()) != names:
+    if changed or PromptNames(**earlier.read_names()) != names:
         raise ValueError(
             f"{earlier.folder} was trained with another {' and '.join(changed) or 'identifier'}: "
             "with stage=sr leave that as it was"
@@ -203,7 +205,7 @@ class Reloaded:
     """A finished run: the fine-tuned model, its words, and how its pictures are drawn."""
 
     backbone: Backbone
-    names: Names
+    names: PromptNames
     sampling: Sampling
 
 
@@ -222,7 +224,7 @@ def reload(run: Run) -> Reloaded:
     backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
         stage.denoiser.to(_device("auto"))
-    return Reloaded(backbone, Names(**run.read_names()), _sampling(settings, backbone.stages))
+    return Reloaded(backbone, PromptNames(**run.read_names()), _sampling(settings, backbone.stages))
 
 
 def quieten_libraries() -> None:

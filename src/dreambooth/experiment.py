@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_asked
-from dreambooth.distributed.ranks import batches, first, num_ranks, rank, split
+from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero, rank
 from dreambooth.methods.method import Method
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
@@ -31,7 +31,7 @@ from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Drawing, Prior, SuperResolution, Training
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.photos import from_uint8, to_uint8
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.checkpoints import (
     AtomicCheckpoints,
@@ -53,7 +53,7 @@ class Experiment:
 
     run: Run
     subject: Subject
-    names: Names
+    names: PromptNames
     backbone: Backbone
     method: Method
     prior: Prior
@@ -122,9 +122,9 @@ class Experiment:
         # These first: they refuse what they cannot do, and prior images take long.
         modules = {name: self._module(name, how) for name, how in left.items()}
         trainers = {name: self._trainer(name, how) for name, how in left.items()}
-        first(lambda: self.run.write_names(asdict(self.names)))
+        on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         photos = self._photos(self.subject.photos)
-        first(lambda: self.run.save_images("photos", photos))
+        on_rank_zero(lambda: self.run.save_images("photos", photos))
         # All of them of the frozen model, and now: training changes it.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in left}
@@ -137,12 +137,12 @@ class Experiment:
             stage = self.backbone.stages[name]
             if state is None:
                 self._fit(modules[name], trainers[name], prior[name], left[name].batch_size)
-                first(partial(save_trained, self.run, name, self.method.state(stage)))
+                on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
                 stop_if_asked()
             else:
                 log.info("%s: trained already", name)
                 self.method.load_state(stage, state)
-        first(self._save)
+        on_rank_zero(self._save)
 
     def _save(self) -> None:
         if not self.run.weights.exists():
@@ -219,7 +219,7 @@ class Experiment:
         self.draw_missing(jobs + self._class_jobs("class", self.drawing.num_class_images))
         if "sr" in self.backbone.stages:
             stop_if_asked()
-            first(self._restore)
+            on_rank_zero(self._restore)
 
     def _class_jobs(self, image_set: str, count: int) -> list[tuple[str, str, str, int]]:
         return [(image_set, "a {}", self.names.class_prompt, i) for i in range(count)]
@@ -229,14 +229,14 @@ class Experiment:
         batches as there are ranks. A batch of which a picture is missing is drawn as a whole: its
         size may be in the bits."""
         to_device(self.backbone, self.device)
-        size = self.backbone.batch_size
-        left = first(lambda: [b for b in batches(jobs, size) if not all(map(self._is_drawn, b))])
+        every = batches(jobs, self.backbone.batch_size)
+        left = on_rank_zero(lambda: [b for b in every if not all(map(self._is_drawn, b))])
         log.info("drawing %d pictures of %d", sum(map(len, left)), len(jobs))
         for at_once in batches(left, num_ranks()):
             stop_if_asked()
             some = [job for batch in at_once for job in batch]
             images = draw_pictures(self.backbone, [job[1:] for job in some], self.sampling)
-            first(partial(self._save_drawn, some, images))
+            on_rank_zero(partial(self._save_drawn, some, images))
 
     def _save_drawn(
         self, jobs: Sequence[tuple[str, str, str, int]], pictures: Sequence[Picture]
@@ -280,7 +280,7 @@ class Experiment:
             self.run.write_metrics(scores.metrics)
             publish(self.loggers, scores.metrics, scores.rows, sets.scored)
 
-        first(write)
+        on_rank_zero(write)
         log.info("scores: %s", summary_line(scores.metrics) or "none (metrics=none)")
         return scores.metrics
 
@@ -303,7 +303,11 @@ def draw_pictures(
         keys: list[tuple] = [("image", template, index) for template, _, index in batch]
         return backbone.generate([prompt for _, prompt, _ in batch], keys, sampling)
 
-    images = [image for drawn in split(draw, batches(jobs, backbone.batch_size)) for image in drawn]
+    images = [
+        image
+        for drawn in map_over_ranks(draw, batches(jobs, backbone.batch_size))
+        for image in drawn
+    ]
     return [
         Picture(image, prompt, index, template)
         for image, (template, prompt, index) in zip(images, jobs, strict=True)

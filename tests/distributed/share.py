@@ -12,13 +12,13 @@ what, folder = sys.argv[1], Path(sys.argv[2])
 ranks.connect()
 if what == "share":
     said = {
-        "first": ranks.first(os.getpid),
+        "first": ranks.on_rank_zero(os.getpid),
         "own": os.getpid(),
-        "split": ranks.split(lambda item: [item * item, ranks.rank()], range(5)),
+        "split": ranks.map_over_ranks(lambda item: [item * item, ranks.rank()], range(5)),
         "united": ranks.united({f"of {ranks.rank()}": ranks.rank()}),
     }
     try:
-        ranks.first(lambda: 1 / 0)
+        ranks.on_rank_zero(lambda: 1 / 0)
     except ZeroDivisionError as error:
         said["error"] = str(error)
     (folder / f"{ranks.rank()}.json").write_text(json.dumps(said))
@@ -26,5 +26,5 @@ if what == "share":
 elif ranks.rank() == 1:
     os._exit(7)
 else:
-    ranks.first(lambda: None)
+    ranks.on_rank_zero(lambda: None)
     time.sleep(600)

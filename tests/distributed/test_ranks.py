@@ -41,8 +41,8 @@ def test_ranks_share_work_and_answers(tmp_path):
 
 def test_without_ranks_every_function_is_the_plain_thing():
     assert (ranks.rank(), ranks.num_ranks()) == (0, 1)
-    assert ranks.first(lambda: "made") == "made"
-    assert ranks.split(lambda item: -item, [1, 2]) == [-1, -2]
+    assert ranks.on_rank_zero(lambda: "made") == "made"
+    assert ranks.map_over_ranks(lambda item: -item, [1, 2]) == [-1, -2]
     assert ranks.united({1: 2}) == {1: 2}
 
 
@@ -85,7 +85,7 @@ def losses(run):
 
 
 def test_two_processes_train_as_one_does(runs):
-    one, two = Run.open(runs / "1"), Run.open(runs / "2")
+    one, two = Run.load_finished(runs / "1"), Run.load_finished(runs / "2")
     assert losses(one).shape == (6, 2)
     torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-5)
     for path in one.weights.rglob("diffusion_pytorch_model.safetensors"):
@@ -102,7 +102,7 @@ def read(path):
 
 def test_two_processes_make_the_same_prior_images_and_score_the_same(runs):
     assert same_files(runs / "prior1", runs / "prior2", "*.png")
-    one, two = Run.open(runs / "1"), Run.open(runs / "2")
+    one, two = Run.load_finished(runs / "1"), Run.load_finished(runs / "2")
     assert len(two.read_images("prompts")) == len(one.read_images("prompts")) == 100
     for name, metric in one.read_metrics().items():
         assert two.read_metrics()[name].value == pytest.approx(metric.value, abs=1e-3, nan_ok=True)
@@ -170,7 +170,7 @@ def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path
     ended = process("src/train.py", *more, f"hydra.run.dir={tmp_path / 'sr'}")
     assert ended.code == 0, ended.output
     assert "2 processes, one for each device" in ended.output
-    assert Run.there(tmp_path / "sr").status().state == "finished"
+    assert Run.load(tmp_path / "sr").status().state == "finished"
 
 
 @pytest.mark.parametrize(

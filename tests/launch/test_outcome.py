@@ -7,7 +7,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dreambooth.launch import outcome
-from dreambooth.launch.outcome import recorded, tell_errors
+from dreambooth.launch.outcome import recorded, report_errors
 from dreambooth.methods.dreambooth import DivergedError
 from dreambooth.runs.run import Run
 
@@ -65,11 +65,11 @@ def test_ctrl_c_while_lightning_trains_is_an_interruption(run):
 )
 def test_a_users_error_is_one_line_and_ends_a_single_run_but_no_sweep(mode, caplog, error):
     if mode == RunMode.RUN:
-        with pytest.raises(SystemExit) as ended, tell_errors():
+        with pytest.raises(SystemExit) as ended, report_errors():
             raise error
         assert ended.value.code == 1
     else:
-        with tell_errors():
+        with report_errors():
             raise error
         assert outcome._failures == {"a": str(error)}
     (record,) = [r for r in caplog.records if r.name == "dreambooth.launch.outcome"]
@@ -80,10 +80,10 @@ def test_a_users_error_is_one_line_and_ends_a_single_run_but_no_sweep(mode, capl
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.ENOENT, "not there")])
 def test_our_own_error_keeps_its_traceback_and_does_not_stop_a_sweep(mode, caplog, error):
     if mode == RunMode.RUN:
-        with pytest.raises(type(error)), tell_errors():
+        with pytest.raises(type(error)), report_errors():
             raise error
     else:
-        with tell_errors():
+        with report_errors():
             raise error
         assert outcome._failures == {"a": str(error)}
         assert caplog.records[-1].exc_info
@@ -92,7 +92,7 @@ def test_our_own_error_keeps_its_traceback_and_does_not_stop_a_sweep(mode, caplo
 def test_a_finished_run_is_no_failure(mode, run, caplog):
     caplog.set_level("INFO")
     run.set_status("finished")
-    with tell_errors():
+    with report_errors():
         Run.create(run.folder, run.config)
     assert "this run is finished" in caplog.text
     assert outcome._failures == {}

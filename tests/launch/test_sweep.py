@@ -46,8 +46,8 @@ def test_a_table_that_cannot_be_written_hides_no_failure(run):
 
 def test_progress_that_cannot_be_told_stops_no_sweep(run, capsys):
     (run.folder / "status.json").write_text("{")
-    sweep.tell_where(run.folder.parent / "nowhere")
-    sweep.tell_where(run.folder.parent)
+    sweep.print_where_to_look(run.folder.parent / "nowhere")
+    sweep.print_where_to_look(run.folder.parent)
     assert "1 damaged" in capsys.readouterr().out
 
 

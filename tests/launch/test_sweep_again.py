@@ -63,7 +63,7 @@ def test_a_sweep_keeps_the_overrides_of_its_cells_also_where_it_computes_them(sw
 def test_what_is_finished_is_left_and_what_is_missing_or_failed_is_done(tiny, swept, copy):
     cells = copy / "cells"
     shutil.rmtree(cells / CELLS[1])
-    Run.there(cells / CELLS[2]).set_status("failed", "killed")
+    Run.load(cells / CELLS[2]).set_status("failed", "killed")
     finished = times(cells / CELLS[0]) | times(cells / CELLS[3])
     ended = again(tiny, copy, swept)
     assert ended.code == 0, ended.output
@@ -106,7 +106,7 @@ def _failing(_):
 
 def test_a_cell_of_another_config_is_said_and_the_others_are_done(tiny, swept, copy):
     shutil.rmtree(copy / "cells" / CELLS[3])
-    other = Run.there(copy / "cells" / CELLS[0])
+    other = Run.load(copy / "cells" / CELLS[0])
     text = (other.folder / "config.yaml").read_text()
     (other.folder / "config.yaml").write_text(text.replace("max_steps: 2", "max_steps: 3"))
     ended = again(tiny, copy, swept)
@@ -121,7 +121,7 @@ def test_a_cell_of_another_config_is_said_and_the_others_are_done(tiny, swept, c
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_cell_that_another_process_is_at_is_left_to_it(tiny, swept, copy, jobs):
     cell = copy / "cells" / CELLS[0]
-    Run.there(cell).set_status("running")
+    Run.load(cell).set_status("running")
     with claimed(cell):
         ended = again(tiny, copy, swept, f"launcher.jobs={jobs}")
     assert ended.code == 1

@@ -7,12 +7,12 @@ import pytest
 from made_up import made_up_sweep
 from rich.console import Console
 
-from dreambooth.launch.sweep_progress import in_words, tell_progress
+from dreambooth.launch.sweep_progress import in_words, print_progress
 
 
 def told(folder, width=100):
     file = io.StringIO()  # no terminal, as when the output goes to a file
-    tell_progress(folder, console=Console(file=file, width=width))
+    print_progress(folder, console=Console(file=file, width=width))
     return file.getvalue()
 
 

@@ -19,7 +19,7 @@ def run(tmp_path):
 
 
 def test_a_run_keeps_what_made_it(finished):
-    kept = Run.open(finished).read_provenance()
+    kept = Run.load_finished(finished).read_provenance()
     assert kept["command"].startswith("python src/train.py experiment=smoke")
     assert set(kept["seconds"]) == {"train", "prior_images", "draw", "score"}
     assert all(seconds > 0 for seconds in kept["seconds"].values())
@@ -110,7 +110,7 @@ def test_columns_of_a_stage_have_its_prefix_and_rows_of_one_step_are_one(run):
 def test_both_stages_are_in_the_history(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "sr=noise_1e-3", "metrics=none")
     assert ended.code == 0, ended.output
-    history = Run.open(tmp_path / "run").read_history()
+    history = Run.load_finished(tmp_path / "run").read_history()
     assert [("loss/subject" in row, "sr/loss/subject" in row) for row in history] == [
         (True, False),
         (True, False),
@@ -120,7 +120,7 @@ def test_both_stages_are_in_the_history(tiny, tmp_path):
 
 
 def test_before_training_the_class_is_drawn_from_the_noise_of_after(finished, tiny, tmp_path):
-    run = Run.open(finished)
+    run = Run.load_finished(finished)
     before, after = run.read_images("before"), run.read_images("class")
     assert [(p.prompt, p.template, p.index) for p in before] == [
         (p.prompt, p.template, p.index) for p in after[:8]

@@ -51,7 +51,7 @@ def full_disk(size):
 
 
 def test_a_finished_run_reloads_from_its_path_alone(finished):
-    again = Run.open(finished.folder)
+    again = Run.load_finished(finished.folder)
     assert again.config == CONFIG
     assert again.status().state == "finished"
     assert again.status().progress == 1
@@ -191,9 +191,9 @@ def test_a_run_does_not_start_in_a_file(tmp_path):
 
 def test_what_is_no_run_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="there is no run folder"):
-        Run.open(tmp_path / "nowhere")
+        Run.load_finished(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not a run folder"):
-        Run.open(tmp_path)
+        Run.load_finished(tmp_path)
 
 
 @pytest.mark.parametrize("state", ["running", "failed"])
@@ -201,20 +201,20 @@ def test_an_unfinished_run_does_not_open(run, state):
     run.set_status(state, "out of memory" if state == "failed" else "", progress=0.25)
     words = {"running": "running, 25 %", "failed": "failed: out of memory"}[state]
     with pytest.raises(ValueError, match=rf"not finished \({words}\)"):
-        Run.open(run.folder)
+        Run.load_finished(run.folder)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "status.json"])
 def test_a_missing_file_is_named(finished, name):
     (finished.folder / name).unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
-        Run.open(finished.folder)
+        Run.load_finished(finished.folder)
 
 
 def test_missing_weights_are_named(finished):
     finished.weights.rmdir()
     with pytest.raises(ValueError, match="weights/ is missing"):
-        Run.open(finished.folder)
+        Run.load_finished(finished.folder)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "status.json"])
@@ -222,14 +222,14 @@ def test_missing_weights_are_named(finished):
 def test_a_damaged_file_is_named(finished, name, content):
     (finished.folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} is damaged"):
-        Run.open(finished.folder)
+        Run.load_finished(finished.folder)
 
 
 @pytest.mark.parametrize("content", ['{"state": "asleep"}', '{"mood": "fine"}'])
 def test_an_unknown_status_is_damage(finished, content):
     (finished.folder / "status.json").write_text(content)
     with pytest.raises(ValueError, match=r"status\.json is damaged"):
-        Run.open(finished.folder)
+        Run.load_finished(finished.folder)
 
 
 def test_pictures_come_back_with_what_they_were_made_from(run):

@@ -17,8 +17,8 @@ from commands import ROOT, command, process, same_files, smoke
 from dreambooth.distributed.slurm import waiting_or_running
 from dreambooth.miniature import WEIGHTS
 from dreambooth.runs.cells import find_runs
+from dreambooth.runs.orphans import status_now
 from dreambooth.runs.run import Run
-from dreambooth.runs.settling import settled
 
 pytestmark = pytest.mark.slurm
 
@@ -94,7 +94,7 @@ class Submitted:
         while True:
             there = waiting_or_running()
             runs = find_runs(self.folder / name)
-            states = [settled(run, there).state for run in runs]
+            states = [status_now(run, there).state for run in runs]
             if all(state in ("finished", "failed") for state in states):
                 return runs
             assert time.monotonic() < last, (states, there, self.log(name))
@@ -250,7 +250,7 @@ def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_s
     jobs.submit("cancelled", "+launcher.additional_parameters.begin=now+1hour")
     run = jobs.run("cancelled")
     assert run.status().state == "queued"
-    assert settled(run, waiting_or_running()).state == "queued"
+    assert status_now(run, waiting_or_running()).state == "queued"
     subprocess.run(["scancel", run.status().job], check=True)
     (run,) = jobs.ended("cancelled")
     assert "CANCELLED" in run.status().reason

@@ -25,7 +25,7 @@ def train(tmp_path_factory, tiny):
         own = (*smoke(tiny, folder / "prior"), *SMALL, *BOTH_STAGES)
         ended = process("src/train.py", *own, *overrides, f"hydra.run.dir={folder / name}")
         assert ended.code == code, ended.output
-        return Run.there(folder / name)
+        return Run.load(folder / name)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT / 'tests/distributed'}")
@@ -113,7 +113,7 @@ def test_stable_diffusion_is_split_too(stable_diffusion, tmp_path):
         words = (*own, *more, f"prior.cache={tmp_path / 'prior'}")
         ended = process("src/train.py", *words, f"hydra.run.dir={tmp_path / name}")
         assert ended.code == 0, ended.output
-        rows = Run.there(tmp_path / name).read_history()
+        rows = Run.load(tmp_path / name).read_history()
         losses_of.append([[row[f"loss/{term}"] for term in ("subject", "prior")] for row in rows])
     assert len(losses_of[0]) == 6
     torch.testing.assert_close(*map(torch.tensor, losses_of), rtol=0, atol=1e-5)

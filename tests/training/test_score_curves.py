@@ -9,13 +9,13 @@ from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 from dreambooth.training.score_curves import ScoreCurves
 
 pytestmark = pytest.mark.slow
 
 SUBJECT = drawn_subject("dog", 7)
-NAMES = Names("kzn", "dog", "dog")
+NAMES = PromptNames("kzn", "dog", "dog")
 CURVES = ("callbacks=score_curves", "callbacks.score_curves.every_n_steps=1")
 
 
@@ -25,12 +25,20 @@ def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, 
     assert same_files(finished, tmp_path / "run", "*.safetensors")
     assert same_files(finished / "images", tmp_path / "run" / "images", "*.png")
     before, after = (
-        [row["loss/subject"] for row in Run.open(folder).read_history() if "loss/subject" in row]
+        [
+            row["loss/subject"]
+            for row in Run.load_finished(folder).read_history()
+            if "loss/subject" in row
+        ]
         for folder in (finished, tmp_path / "run")
     )
     assert len(before) == 2
     assert before == after
-    rows = [row for row in Run.open(tmp_path / "run").read_history() if "curves/identity" in row]
+    rows = [
+        row
+        for row in Run.load_finished(tmp_path / "run").read_history()
+        if "curves/identity" in row
+    ]
     assert sorted(row["step"] for row in rows) == [0, 1, 2]  # of 2
     for name in ("dino", "clip_i", "clip_t", "copy", "pres", "identity", "drift", "seconds"):
         assert all(f"curves/{name}" in row for row in rows)
@@ -50,7 +58,11 @@ def test_with_moving_averages_the_curves_are_theirs_and_the_training_is_not_touc
     ended = train(tiny, tmp_path / "live", *encoders, *own[-2:], *CURVES)
     assert ended.code == 0, ended.output
     averaged, live = (
-        [row["curves/dino"] for row in Run.open(folder).read_history() if "curves/dino" in row]
+        [
+            row["curves/dino"]
+            for row in Run.load_finished(folder).read_history()
+            if "curves/dino" in row
+        ]
         for folder in (tmp_path / "curves", tmp_path / "live")
     )
     assert averaged[0] == live[0]

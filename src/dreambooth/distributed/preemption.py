@@ -4,8 +4,6 @@ import signal
 from threading import Event, current_thread, main_thread
 from types import FrameType
 
-from dreambooth.distributed.ranks import first
-
 asked = Event()  # set by whoever hears it
 heard: set[int] = set()  # the signals
 
@@ -28,6 +26,6 @@ def _hear(signum: int, _frame: FrameType | None) -> None:
 
 def stop_if_asked() -> None:
     """StoppedError if a stop was asked for: called wherever all that is done is on the disk."""
-    if first(asked.is_set):  # the ranks of a run hear of it at different moments
+    if on_rank_zero(asked.is_set):  # the ranks of a run hear of it at different moments
         asked.set()
         raise StoppedError("stopped as asked")

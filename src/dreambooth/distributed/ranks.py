@@ -75,7 +75,7 @@ def disconnect() -> None:
             distributed.destroy_process_group()
 
 
-def first(make: Callable[[], T]) -> T:
+def on_rank_zero(make: Callable[[], T]) -> T:
     """What rank 0 makes, or the error that it meets, on every rank. None goes on before it has."""
     if num_ranks() == 1:
         return make()
@@ -99,7 +99,7 @@ def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def split(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def map_over_ranks(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """[work(item) for item in items], each item done by one rank; in order, on every rank."""
     own = [work(item) for item in items[rank() :: num_ranks()]]
     parts = _gathered(own)
@@ -148,11 +148,11 @@ def run_ranks(commands: Sequence[Sequence[str]]) -> None:
 def _check(processes: Sequence[subprocess.Popen]) -> None:
     for i, process in enumerate(processes):
         if process.poll():
-            how = f"rank {i} of {len(processes)} {told_code(process.returncode)}"
+            how = f"rank {i} of {len(processes)} {exit_in_words(process.returncode)}"
             raise RanksError(how, killed=process.returncode < 0)
 
 
-def told_code(code: int) -> str:
+def exit_in_words(code: int) -> str:
     """How a process ended, in words."""
     if code >= 0:
         return f"ended with exit code {code}"

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from dreambooth.distributed.preemption import StoppedError, heard
 from dreambooth.distributed.ranks import RanksError, disconnect, num_ranks, rank
 from dreambooth.runs.provenance import begin_provenance
-from dreambooth.runs.run import FinishedRunError, Run, tell_killed
+from dreambooth.runs.run import FinishedRunError, Run, record_killed
 from dreambooth.runs.status import Status
 
 log = logging.getLogger(__name__)
@@ -43,12 +43,12 @@ def recorded(run: Run) -> Iterator[None]:
             log.info("finished: %s", run.folder)
         exit_code = 0
     except StoppedError:
-        _tell_end(run, "preempted")
+        _record_end(run, "preempted")
         raise
     except BaseException as error:
         reason = reason_of(error)
         with suppress(OSError):  # the disk is full: that is the error to tell
-            told = _tell_end(run, "failed", reason)
+            told = _record_end(run, "failed", reason)
             if told.reason != reason:
                 raise RanksError(f"another process of it failed: {told.reason}") from error
         raise
@@ -56,7 +56,7 @@ def recorded(run: Run) -> Iterator[None]:
         _finish_wandb(exit_code)
 
 
-def _tell_end(run: Run, state: str, reason: str = "") -> Status:
+def _record_end(run: Run, state: str, reason: str = "") -> Status:
     """The run's status from now on: the word of the first of its ranks, since when one fails the
     others fail too, for want of it."""
     if num_ranks() == 1 or run.status().state == "running":
@@ -74,7 +74,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @contextmanager
-def tell_errors() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """A user's mistake is one sentence, not a traceback. In a sweep the other cells go on."""
     logging.raiseExceptions = False  # a full disk takes no log either: one error is enough
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -85,7 +85,7 @@ def tell_errors() -> Iterator[None]:
         log.info("%s", error)
         disconnect()
     except Exception as error:
-        if _says_it_all(error):
+        if _is_one_sentence(error):
             of_all = isinstance(error, ValueError | StoppedError)  # every rank finds it
             log.log(logging.ERROR if rank() == 0 or not of_all else logging.DEBUG, "%s", error)
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
@@ -99,10 +99,10 @@ def tell_errors() -> Iterator[None]:
             raise
         if not in_sweep:
             sys.exit(1)
-        _failures[Path(HydraConfig.get().runtime.output_dir).name] = str(error)
+        note_failure(Path(HydraConfig.get().runtime.output_dir).name, str(error))
 
 
-def _says_it_all(error: Exception) -> bool:
+def _is_one_sentence(error: Exception) -> bool:
     told = re.search(r"\(os error (\d+)\)", str(error))  # by what is written in Rust
     if isinstance(error, OSError) or told:
         number = int(told[1]) if told else getattr(error, "errno", None)
@@ -116,16 +116,26 @@ def _says_it_all(error: Exception) -> bool:
     return isinstance(error, DivergedError | MisconfigurationException)
 
 
-def tell_failure(folder: Path, reason: str) -> None:
-    """Of a cell that had a process of its own: the sweep ends badly, and its status tells why."""
-    _failures[folder.name] = reason
+def record_failure(folder: Path, reason: str) -> None:
+    """As `note_failure`, of a cell that had a process of its own, and in its status."""
+    note_failure(folder.name, reason)
     with suppress(ValueError, OSError):  # its folder is damaged, or there is none
-        tell_killed(folder, reason)
+        record_killed(folder, reason)
 
 
-def failures() -> dict[str, str]:
+def note_failure(cell: str, reason: str) -> None:
+    """The sweep of this process ends with 1, and says why."""
+    _failures[cell] = reason
+
+
+def noted_failures() -> dict[str, str]:
     """Of this process's sweep: cell -> reason."""
-    return _failures
+    return dict(_failures)
+
+
+def forget_failures() -> None:
+    """A sweep begins."""
+    _failures.clear()
 
 
 def _finish_wandb(exit_code: int) -> None:

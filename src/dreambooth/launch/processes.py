@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from dreambooth.distributed import ranks
 from dreambooth.launch.start import queue_run, with_base_of
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.run import FinishedRunError, Run, tell_killed
+from dreambooth.runs.run import FinishedRunError, Run, record_killed
 from dreambooth.runs.settings import check_count
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def queue(cell: Cell) -> bool:
     return True
 
 
-def done_by_ranks(cfg: DictConfig) -> bool:
+def run_by_ranks(cfg: DictConfig) -> bool:
     """True once processes of their own have done this run, which several devices of this machine
     need. False with one device; and in such a process, which is connected to the others then."""
     hydra = HydraConfig.get()
@@ -115,7 +115,7 @@ def done_by_ranks(cfg: DictConfig) -> bool:
         config, _ = with_base_of(cfg.run, list(hydra.overrides.task))
     elif cfg.run is not None and (there / "config.yaml").exists():
         # It goes on with that run as it was started.
-        folder, config = there, OmegaConf.create(dict(Run.there(there).config))
+        folder, config = there, OmegaConf.create(dict(Run.load(there).config))
     trainer, number = config.trainer, checked_num_ranks(config)
     if "WORLD_SIZE" in os.environ:
         if ranks.num_ranks() != number:
@@ -138,7 +138,7 @@ def done_by_ranks(cfg: DictConfig) -> bool:
     try:
         ranks.run_ranks([own + list(QUIET if rank else ()) for rank in range(number)])
     except ranks.RanksError as error:
-        tell_killed(folder, str(error), of_a_rank=error.killed)
+        record_killed(folder, str(error), of_a_rank=error.killed)
         raise
     return True
 

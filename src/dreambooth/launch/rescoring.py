@@ -7,13 +7,13 @@ from typing import Any
 
 from dreambooth.assemble import loggers_of, scorers_of, subject_of
 from dreambooth.launch.outcome import recorded
-from dreambooth.launch.sweep import tell_table
+from dreambooth.launch.sweep import print_sweep_table
 from dreambooth.metrics.evaluation import PictureSets, evaluate, joined, summary_line
 from dreambooth.metrics.external import read_external
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 from dreambooth.training.loggers import publish
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def score_again(config: Mapping[str, Any]) -> None:
     the same name are replaced, the others stay."""
     if "subject" in config:
         raise ValueError("a run has its own subject: leave subject= out, or give images=DIR")
-    run = Run.open(Path(str(config["run"])), with_weights=False)
+    run = Run.load_finished(Path(str(config["run"])), with_weights=False)
     if run.config.get("method") == "external":
         raise ValueError(
             f"{run.folder} holds scores of other images: give images={run.config['images']} again"
@@ -33,14 +33,14 @@ def score_again(config: Mapping[str, Any]) -> None:
     scorers = _some(scorers_of(config["metrics"], subject))
     pairs = ("restored", "originals") if run.has_images("restored") else ()
     pictures = [run.read_images(name) for name in ("prompts", "class", *pairs)]
-    sets = PictureSets(subject, Names(**run.read_names()).identifier, *pictures)
+    sets = PictureSets(subject, PromptNames(**run.read_names()).identifier, *pictures)
     with claimed(run.folder):
         scores = evaluate(scorers, sets, run.config["seed"])
         run.write_scores(joined(run.read_scores(), scores.rows))
         run.write_metrics(run.read_metrics() | scores.metrics)
     log.info("scores: %s", summary_line(scores.metrics))
     if (run.folder.parent / "sweep.csv").is_file():
-        tell_table(run.folder.parent)
+        print_sweep_table(run.folder.parent)
 
 
 def score_external(config: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ def score_external(config: Mapping[str, Any]) -> None:
             run.write_scores(scores.rows)
             run.write_metrics(scores.metrics)
             publish(loggers_of(config, run), scores.metrics, scores.rows, sets.scored)
-    tell_table(run.folder.parent)
+    print_sweep_table(run.folder.parent)
 
 
 def _some(scorers: list[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.distributed.preemption import listen
-from dreambooth.distributed.ranks import first
+from dreambooth.distributed.ranks import on_rank_zero
 from dreambooth.launch.outcome import recorded
 from dreambooth.runs.cells import HOW, of_the_result
 from dreambooth.runs.files import claimed
@@ -35,7 +35,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
             stack.enter_context(claimed(folder))
             return begin("running")
 
-        run = first(claim_and_begin)
+        run = on_rank_zero(claim_and_begin)
         with recorded(run):
             yield run
 
@@ -69,7 +69,7 @@ def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
             raise ValueError(
                 f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
             )
-        there = Run.there(Path(cfg.run))
+        there = Run.load(Path(cfg.run))
         return there.folder, there.go_on
     if cfg.stage == "sr":
         cfg, overrides = with_base_of(cfg.run, overrides)
@@ -82,7 +82,7 @@ def with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, 
     group of it (`sr=...`) replaces all that was said of that group."""
     if folder is None:
         raise ValueError("stage=sr goes on from a finished run: give run=DIR")
-    earlier = Run.open(Path(folder)).config["overrides"]
+    earlier = Run.load_finished(Path(folder)).config["overrides"]
     said = [assignment(text).key for text in overrides]
     kept = [t for t in earlier if not assignment(t).key.startswith(tuple(f"{k}." for k in said))]
     if any(key.startswith("sr.") for key in said):

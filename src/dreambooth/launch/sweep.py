@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dreambooth.launch.outcome import failures, reason_of
+from dreambooth.launch.outcome import forget_failures, noted_failures, reason_of
 from dreambooth.runs.cells import (
     cell_name,
     find_runs,
@@ -88,11 +88,11 @@ class SweepTable(Callback):
         self.report = report
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        failures().clear()
+        forget_failures()
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            tell_where(Path(config.hydra.sweep.dir))
+            print_where_to_look(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -113,7 +113,7 @@ class SweepTable(Callback):
             for row in rows
             if row["state"] in ("failed", "damaged", "missing")
             and (not _cells or row["run"] in _cells)
-        } | failures()
+        } | noted_failures()
         if failed:
             lines = [f"  {name}: {reason}{_logs(folder / name)}" for name, reason in failed.items()]
             number = len(_cells or rows)
@@ -123,12 +123,12 @@ class SweepTable(Callback):
             sys.exit("\n".join(problems))
 
 
-def tell_where(folder: Path) -> None:
+def print_where_to_look(folder: Path) -> None:
     """Where this process's sweep stands, in the terminal; no cell depends on it."""
-    from dreambooth.launch.sweep_progress import tell_progress
+    from dreambooth.launch.sweep_progress import print_progress
 
     try:
-        tell_progress(folder, _cells)
+        print_progress(folder, _cells)
     except Exception:  # a file that is damaged, or being replaced just now
         log.debug("where the sweep stands is not told:", exc_info=True)
 
@@ -137,7 +137,7 @@ def _logs(cell: Path) -> str:
     return "".join(f"\n    {path}" for path in sorted(cell.glob("*.log")))
 
 
-def tell_table(folder: Path) -> None:
+def print_sweep_table(folder: Path) -> None:
     """The rows of a folder of runs: in the terminal, and as its sweep.csv."""
     _tell(_rows(folder), folder)
 

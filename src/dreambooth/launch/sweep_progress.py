@@ -23,7 +23,7 @@ _MOST_ROWS = 6
 _COLOURS = {"finished": "green", "failed": "red", "damaged": "red", "running": "yellow"}
 
 
-def tell_progress(
+def print_progress(
     folder: Path, cells: Collection[str] = (), console: Console | None = None
 ) -> None:
     """Cells done, running, failed and left, the time left, and the scores of the last cells; of

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.runs.settings import Layers
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DreamBooth:
     def trained(self, stage: Stage) -> Trained:
         return Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
 
-    def prompts(self, names: Names) -> TermPrompts:
+    def prompts(self, names: PromptNames) -> TermPrompts:
         """ "a [V] [class noun]", and "a [class noun]" for what is to stay as it was."""
         return TermPrompts([names.subject_prompt], [names.class_prompt, ""])
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Backbone, Stage
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Method(Protocol):
     def trained(self, stage: Stage) -> Trained:
         """What trains in a prepared stage."""
 
-    def prompts(self, names: Names) -> TermPrompts:
+    def prompts(self, names: PromptNames) -> TermPrompts:
         """What the two terms see as text."""
 
     def state(self, stage: Stage) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreambooth.distributed.ranks import batches, split
+from dreambooth.distributed.ranks import batches, map_over_ranks
 from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.evaluation import PictureSets, Scores
 from dreambooth.metrics.intervals import mean, mean_of_pairs
@@ -93,7 +93,7 @@ class OracleScorer:
             return self.oracle.read(torch.stack(pixels))
 
         parts = [Reading([], torch.empty(0, EMBEDDING))]
-        parts += split(read, batches(pictures, _BATCH_SIZE))  # each by one of the ranks
+        parts += map_over_ranks(read, batches(pictures, _BATCH_SIZE))  # each by one of the ranks
         values = [value for part in parts for value in part.values]
         return Reading(values, torch.cat([part.embeddings for part in parts]))
 

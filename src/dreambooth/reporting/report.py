@@ -13,7 +13,7 @@ from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
 from dreambooth.runs.files import write_atomically
-from dreambooth.runs.settling import settle
+from dreambooth.runs.orphans import mark_orphans_failed
 
 RUNS, REPORTS = Path("runs"), Path("reports")
 
@@ -26,7 +26,7 @@ def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
     own = None if name is None else checked_name(name)
     folders = sweeps or [latest_sweep(RUNS)]
     for folder in folders:
-        settle(folder)
+        mark_orphans_failed(folder)
     study = read_study(folders)
     return write_report(study, REPORTS / (own or study.name))
 

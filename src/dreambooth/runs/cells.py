@@ -92,8 +92,8 @@ def write_cells(folder: Path, cells: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_cells(folder: Path) -> dict[str, list[str]]:
-    """Names of folders -> overrides, which earlier versions did not write; {} where the folder is
-    not that of a sweep. ValueError where the file is damaged."""
+    """Name of each cell's folder -> its overrides; {} where the folder is not that of a sweep.
+    ValueError where the file is damaged."""
     path = folder / "sweep.json"
     try:
         cells = json.loads(path.read_bytes())["cells"] if path.exists() else {}

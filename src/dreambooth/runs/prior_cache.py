@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dreambooth.distributed.preemption import StoppedError, asked, stop_if_asked
-from dreambooth.distributed.ranks import batches, first, num_ranks, rank, split
+from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero, rank
 from dreambooth.runs.files import remove_partial, write_atomically
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def prior_images(
             hashes = _read_hashes(entry / "manifest.json", key)
             return hashes, _read_sound(paths, hashes)
 
-        hashes, images = first(read)
+        hashes, images = on_rank_zero(read)
         missing = [i for i in range(count) if i not in images]
         lost = [paths[i].name for i in missing if paths[i].name in hashes]
         if lost:
@@ -95,7 +95,7 @@ def prior_images(
         hidden = None if missing and rank() == 0 else True
         for round_ in tqdm(rounds, "prior images", unit="batch", disable=hidden):
             stop_if_asked()
-            pixels = np.concatenate(split(make, round_))
+            pixels = np.concatenate(map_over_ranks(make, round_))
             assert pixels.dtype == np.uint8, pixels.dtype
             made = dict(zip(chain.from_iterable(round_), pixels, strict=True))
             images |= made

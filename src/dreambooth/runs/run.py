@@ -54,7 +54,7 @@ class FinishedRunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: `Run.create` starts one, `Run.open` loads a finished one."""
+    """A run folder: `Run.create` starts one, `Run.load_finished` loads a finished one."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -77,7 +77,7 @@ class Run:
         config = yaml.safe_load(text)  # as it will be read
         if holds_a_run(folder):
             try:
-                run = cls.there(folder)
+                run = cls.load(folder)
                 if differences := differences_of(run.config, config):
                     raise ValueError(
                         f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
@@ -106,7 +106,7 @@ class Run:
         return self
 
     @classmethod
-    def there(cls, folder: Path) -> Run:
+    def load(cls, folder: Path) -> Run:
         """The run of a folder, finished or not. ValueError where there is none."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
@@ -115,9 +115,9 @@ class Run:
         return cls(folder, read_config(folder))
 
     @classmethod
-    def open(cls, folder: Path, with_weights: bool = True) -> Run:
+    def load_finished(cls, folder: Path, with_weights: bool = True) -> Run:
         """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
-        run = cls.there(folder)
+        run = cls.load(folder)
         status = run.status()
         if status.state != "finished":
             raise ValueError(
@@ -272,7 +272,7 @@ class Run:
         return self.folder / "images" / image_set
 
 
-def tell_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
+def record_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
     """The status of a run whose processes have ended, which a killed one has not told; where it was
     one of several, the others have told that they lost it. One that another process is at is left
     alone. ValueError where the status is damaged."""

@@ -134,7 +134,7 @@ def class_prompt(class_noun: str) -> str:
 
 
 @dataclass(frozen=True)
-class Names:
+class PromptNames:
     """The words of a run."""
 
     identifier: str

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dreambooth.distributed.ranks import first
+from dreambooth.distributed.ranks import on_rank_zero
 from dreambooth.runs.cells import read_cells
 from dreambooth.runs.files import Score, write_atomically
 from dreambooth.runs.pictures import Picture
@@ -59,7 +59,7 @@ def wandb_logger(
     )
     make = partial(
         _Logger,
-        id=first(lambda: _wandb_id(folder / "wandb" / "id")),
+        id=on_rank_zero(lambda: _wandb_id(folder / "wandb" / "id")),
         resume="allow",
         project=project,
         group=group or (folder.parent.name if read_cells(folder.parent) else None),

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
-from dreambooth.subjects.prompts import Names
+from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class ScoreCurves(L.Callback):
         self,
         draw: Callable[[Sequence[tuple[str, str, int]]], list[Picture]],
         subject: Subject,
-        names: Names,
+        names: PromptNames,
         scorers: Sequence[Scorer],
         every_n_steps: int = 100,
         num_prompts: int = 8,

@@ -11,9 +11,9 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
 from dreambooth.distributed import ranks
-from dreambooth.launch.outcome import failures, tell_failure
+from dreambooth.launch.outcome import note_failure, record_failure
 from dreambooth.launch.processes import Cell, cells_of, command, returned
-from dreambooth.launch.sweep import tell_where
+from dreambooth.launch.sweep import print_where_to_look
 from dreambooth.runs.settings import check_count
 
 log = logging.getLogger(__name__)
@@ -78,12 +78,12 @@ class LocalLauncher(BasicLauncher):
                     except OSError as error:
                         free.append(seat)
                         log.error("\t#%d: %s", cell.number, error)
-                        failures()[cell.folder.name] = str(error)
+                        note_failure(cell.folder.name, str(error))
                 for ended in [entry for entry in running if entry[2].poll() is not None]:
                     running.remove(ended)
                     free.append(ended[1])
                     _tell(ended[0], ended[2].returncode)
-                    tell_where(ended[0].folder.parent)
+                    print_where_to_look(ended[0].folder.parent)
                 time.sleep(0.1)
         except KeyboardInterrupt:
             ranks.interrupt([process for _, _, process in running])
@@ -103,9 +103,9 @@ def _tell(cell: Cell, code: int) -> None:
     if code == 0:
         log.info("\t#%d ended well: %s", cell.number, cell.folder)
         return
-    how = f"#{cell.number} {ranks.told_code(code)}: see {cell.folder / 'output.log'}"
+    how = f"#{cell.number} {ranks.exit_in_words(code)}: see {cell.folder / 'output.log'}"
     log.error("\t%s", how)
-    tell_failure(cell.folder, ranks.told_code(code))
+    record_failure(cell.folder, ranks.exit_in_words(code))
 
 
 def _seats(jobs: int, cells: Sequence[Cell]) -> list[dict[str, str]]:

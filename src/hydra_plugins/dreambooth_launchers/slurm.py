@@ -22,10 +22,10 @@ import dreambooth
 from dreambooth.distributed import slurm
 from dreambooth.launch import outcome, sweep
 from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
+from dreambooth.runs.orphans import status_now
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import check_count
-from dreambooth.runs.settling import settled
 from dreambooth.runs.status import describe
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except ValueError as error:
             sys.exit(str(error))
         if self.params["wait"]:
-            self._wait([cell for cell in cells if cell.folder.name not in outcome.failures()])
+            self._wait([cell for cell in cells if cell.folder.name not in outcome.noted_failures()])
         else:
             log.info("The jobs are SLURM's now: the same command again tells how they are")
         return [returned(cell) for cell in cells]
@@ -140,12 +140,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             while left:
                 there, before = slurm.waiting_or_running(), len(left)
                 for folder, cell in list(left.items()):
-                    status = settled(Run(folder, {}), there)
+                    status = status_now(Run(folder, {}), there)
                     if status.state in ("finished", "failed"):
                         del left[folder]
                         log.info("\t#%d %s: %s", cell.number, describe(status), folder)
                 if len(left) < before:
-                    sweep.tell_where(cells[0].folder.parent)
+                    sweep.print_where_to_look(cells[0].folder.parent)
                 time.sleep(_SECONDS_BETWEEN_LOOKS if left else 0)
         except KeyboardInterrupt:
             jobs = " ".join(Run(folder, {}).status().job for folder in left)
@@ -192,7 +192,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                     "same command, with more launcher.time",
                 )
                 raise
-        elif outcome.failures():
+        elif outcome.noted_failures():
             sys.exit(1)  # so that SLURM ends the other tasks
         return ended
 
@@ -203,7 +203,7 @@ def _queued(cell: Cell, there: Mapping[str, str]) -> bool:
         return not _has_job(cell, there) and queue(cell)
     except (ValueError, OSError) as error:
         log.error("\t#%d: %s", cell.number, error)
-        outcome.failures()[cell.folder.name] = str(error)
+        outcome.note_failure(cell.folder.name, str(error))
         return False
 
 

@@ -11,10 +11,10 @@ import pytest
 from commands import ROOT, command, smoke
 
 from dreambooth.distributed import slurm
-from dreambooth.runs import settling
+from dreambooth.runs import orphans
 from dreambooth.runs.files import claimed
+from dreambooth.runs.orphans import mark_orphans_failed, status_now
 from dreambooth.runs.run import Run
-from dreambooth.runs.settling import settle, settled
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(tmp_path):
 
 
 def test_a_run_whose_process_is_gone_has_failed(run):
-    settle(run.folder.parent)
+    mark_orphans_failed(run.folder.parent)
     status = run.status()
     assert (status.state, status.reason) == ("failed", "its process is gone")
     assert status.progress == 0.4
@@ -33,14 +33,14 @@ def test_a_run_whose_process_is_gone_has_failed(run):
 
 def test_a_run_whose_process_lives_is_left(run):
     with claimed(run.folder):
-        settle(run.folder.parent)
+        mark_orphans_failed(run.folder.parent)
     assert run.status().state == "running"
 
 
 def test_of_a_run_of_another_machine_nothing_is_known(run):
     file = run.folder / "status.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"host": "elsewhere"}))
-    settle(run.folder.parent)
+    mark_orphans_failed(run.folder.parent)
     assert run.status().state == "running"
 
 
@@ -48,46 +48,46 @@ def test_of_a_run_of_another_machine_nothing_is_known(run):
     ("there", "state"), [({"7_1": "RUNNING"}, "queued"), (None, "queued"), ({}, "failed")]
 )
 def test_slurm_is_asked_after_the_runs_of_jobs(run, monkeypatch, there, state):
-    monkeypatch.setattr(settling, "waiting_or_running", lambda: there)
-    monkeypatch.setattr(settling, "end_of", lambda job: "SLURM's word for its end is TIMEOUT")
+    monkeypatch.setattr(orphans, "waiting_or_running", lambda: there)
+    monkeypatch.setattr(orphans, "end_of", lambda job: "SLURM's word for its end is TIMEOUT")
     run.set_status("queued", job="7_1")
-    settle(run.folder)
+    mark_orphans_failed(run.folder)
     assert run.status().state == state
     if state == "failed":
         assert run.status().reason == "job 7_1 is gone: SLURM's word for its end is TIMEOUT"
 
 
 def test_slurm_is_not_asked_where_no_run_is_its(run, monkeypatch):
-    monkeypatch.setattr(settling, "waiting_or_running", lambda: 1 / 0)
-    settle(run.folder.parent)
+    monkeypatch.setattr(orphans, "waiting_or_running", lambda: 1 / 0)
+    mark_orphans_failed(run.folder.parent)
 
 
 def test_the_runs_of_other_users_are_left(run, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    settle(run.folder.parent)
+    mark_orphans_failed(run.folder.parent)
     assert run.status().state == "running"
 
 
 def test_a_damaged_status_stops_nothing(run):
     others = [Run.create(run.folder.parent / name, {"overrides": []}) for name in ("a", "z")]
     (run.folder / "status.json").write_text("{")
-    settle(run.folder.parent)
+    mark_orphans_failed(run.folder.parent)
     assert [other.status().state for other in others] == ["failed", "failed"]
 
 
 def test_it_ended_when_it_last_said_something(run):
     file = run.folder / "status.json"
     os.utime(file, (1e9, 1e9))
-    settle(run.folder)
+    mark_orphans_failed(run.folder)
     assert run.status().ended == "2001-09-09T01:46:40+00:00"
 
 
 def test_a_job_that_was_submitted_since_slurm_was_asked_is_left(run, monkeypatch):
     monkeypatch.setattr(slurm, "_said", lambda words: "JobId=7 JobState=PENDING Reason=Priority")
     run.set_status("queued", job="7_1")
-    assert settled(run, {}).state == "queued"
+    assert status_now(run, {}).state == "queued"
     monkeypatch.setattr(slurm, "_said", lambda words: "JobId=7 JobState=TIMEOUT Reason=None")
-    assert settled(run, {}).reason == "job 7_1 is gone: SLURM's word for its end is TIMEOUT"
+    assert status_now(run, {}).reason == "job 7_1 is gone: SLURM's word for its end is TIMEOUT"
 
 
 def start_a_sweep(folder, *overrides):

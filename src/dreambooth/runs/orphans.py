@@ -14,7 +14,7 @@ from dreambooth.runs.status import OPEN, Status, this_host
 log = logging.getLogger(__name__)
 
 
-def settle(folder: Path) -> None:
+def mark_orphans_failed(folder: Path) -> None:
     """Statuses of a sweep's cells, or of a single run, as they are; of this user's runs only."""
     there: Mapping[str, str] | None = None
     asked = False
@@ -26,12 +26,12 @@ def settle(folder: Path) -> None:
                 continue
             if status.job and not asked:
                 there, asked = waiting_or_running(), True
-            settled(run, there)
+            status_now(run, there)
         except (ValueError, OSError) as error:  # damaged, set aside just now, or on a full disk
             log.debug("%s is left as it says it is: %s", run.folder, error)
 
 
-def settled(run: Run, there: Mapping[str, str] | None) -> Status:
+def status_now(run: Run, there: Mapping[str, str] | None) -> Status:
     """A run's status; one that is said to wait or run, in a job or process that is gone, has
     failed, and its status says so from now on. `there`: what `waiting_or_running` told just before.
     """
