@@ -65,10 +65,10 @@ def cut_off(tiny, tmp_path, undisturbed, monkeypatch):
 def work(monkeypatch):
     """What is done from now on: steps of each stage, pictures, prior images."""
     from dreambooth.backbones.cascade import CascadeBackbone
-    from dreambooth.methods.dreambooth import DreamBooth
+    from dreambooth.methods.two_terms import TwoTermModule
 
     done = {"base": 0, "sr": 0, "pictures": 0}
-    step, generate = DreamBooth.training_step, CascadeBackbone.generate
+    step, generate = TwoTermModule.training_step, CascadeBackbone.generate
 
     def counted_step(self, *args):
         done[self.stage.name] += 1
@@ -78,7 +78,7 @@ def work(monkeypatch):
         done["pictures"] += len(prompts)
         return generate(self, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(DreamBooth, "training_step", counted_step)
+    monkeypatch.setattr(TwoTermModule, "training_step", counted_step)
     monkeypatch.setattr(CascadeBackbone, "generate", counted_generate)
     return done
 
@@ -101,7 +101,7 @@ def same_run(a, b):
 
 
 EXPERIMENT = "dreambooth.experiment.Experiment"
-STEP = "dreambooth.methods.dreambooth.DreamBooth.training_step"
+STEP = "dreambooth.methods.two_terms.TwoTermModule.training_step"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_a_finished_run_has_no_checkpoints_and_is_only_said(undisturbed):
 
 
 def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, monkeypatch):
-    from dreambooth.methods.dreambooth import DreamBooth
+    from dreambooth.methods.two_terms import TwoTermModule
 
-    step, steps = DreamBooth.training_step, []
+    step, steps = TwoTermModule.training_step, []
 
     def asking(self, *args):
         steps.append(self.global_step)
@@ -164,7 +164,7 @@ def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, mo
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DreamBooth, "training_step", asking)
+        patch.setattr(TwoTermModule, "training_step", asking)
         ended = train(tiny, tmp_path / "run", *overrides(undisturbed.parent))
     preemption.asked.clear()
     assert ended.code == 1

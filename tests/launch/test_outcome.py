@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from dreambooth.launch import outcome
 from dreambooth.launch.outcome import recorded, report_errors
-from dreambooth.methods.dreambooth import DivergedError
+from dreambooth.methods.two_terms import DivergedError
 from dreambooth.runs.run import Run
 
 

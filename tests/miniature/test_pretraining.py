@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dreambooth.backbones.cascade import CascadeBackbone, PromptEncoder
+from dreambooth.backbones.stage import Sampling
 from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 from dreambooth.miniature.encoders import ClipPretraining, DinoPretraining, new_clip, new_dino
 from dreambooth.miniature.oracle import Oracle
@@ -18,7 +19,7 @@ from dreambooth.miniature.pretraining import (
 )
 from dreambooth.miniature.scenes import drawn_scenes
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
-from dreambooth.sampling import Sampler
+from dreambooth.runs.settings import Sampler
 
 pytestmark = pytest.mark.slow
 
@@ -99,8 +100,8 @@ def test_every_part_is_pretrained_from_nothing_into_models_that_draw_and_see(tmp
     dino = DinoEncoder(weights / "dino", resize_px=64, crop_px=64)
     assert dino.images(picture).isfinite().all()
     backbone = CascadeBackbone.load(weights)
-    sampler = Sampler("ddim", 1, 1.0)
-    images = backbone.generate(["a red dog"], [("key", 0)], {"base": sampler, "sr": sampler})
+    sampling = Sampling({name: Sampler("ddim", 1, 1.0) for name in ("base", "sr")})
+    images = backbone.generate(["a red dog"], [("key", 0)], sampling)
     assert images.shape == (1, 3, 64, 64)
     assert images.dtype == torch.uint8
 

@@ -4,6 +4,8 @@ import signal
 from threading import Event, current_thread, main_thread
 from types import FrameType
 
+from dreambooth.distributed.ranks import on_rank_zero
+
 asked = Event()  # set by whoever hears it
 heard: set[int] = set()  # the signals
 
