@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "generate": {"launch", "assemble", "experiment", "runs"},
     "evaluate": {"launch", "assemble", "miniature"},
     "report": {"reporting"},
+    "plan": {"reporting"},
     "pretrain": {"miniature"},
     "launch": {"assemble", "methods", "training", "metrics", "reporting", "subjects", "runs"}
     | {"distributed"},

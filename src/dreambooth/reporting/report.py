@@ -24,11 +24,16 @@ def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
     Gives the page in it. ValueError where there is nothing to report on.
     """
     own = None if name is None else checked_name(name)
+    study = study_of(sweeps)
+    return write_report(study, REPORTS / (own or study.name))
+
+
+def study_of(sweeps: Sequence[Path]) -> Study:
+    """The runs of sweep folders; of the latest in runs/ if there are none."""
     folders = sweeps or [latest_sweep(RUNS)]
     for folder in folders:
         mark_orphans_failed(folder)
-    study = read_study(folders)
-    return write_report(study, REPORTS / (own or study.name))
+    return read_study(folders)
 
 
 def write_report(study: Study, folder: Path) -> Path:

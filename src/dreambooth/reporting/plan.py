@@ -1,0 +1,219 @@
+"""What `src/plan.py` prints: the cheapest design, its alternatives, the command, and a figure."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dreambooth.reporting.planner import (
+    Design,
+    Pilot,
+    cheapest,
+    designs,
+    frontier,
+    pilot_of,
+    seen_by,
+)
+from dreambooth.reporting.scores import HEADINGS
+from dreambooth.reporting.study import Study
+from dreambooth.runs.overrides import assignment
+
+PLANS = Path("reports/plans")
+_FIRST_FRESH = 1000  # seed of a drawn subject that no example and no table of ours uses
+
+
+def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
+    """The plan in words. ValueError for what is no plan."""
+    _check_power(power)
+    if not isinstance(metric, str):
+        raise ValueError("give metric=..., the score to plan for, as in metric=dino")
+    if not isinstance(effect, int | float) or isinstance(effect, bool) or not 0 < effect < math.inf:
+        raise ValueError(f"effect={effect}: give a difference above 0, as in effect=0.03")
+    pilot = pilot_of(study, metric)
+    every = designs(pilot, float(effect))
+    best = cheapest(every, power)
+    lines = [_of_pilot(study, pilot), ""]
+    if best is None:
+        most = max(every, key=lambda one: one.power)
+        return "\n".join(
+            [
+                *lines,
+                f"No study of up to {most.num_subjects} subjects finds a difference of {effect:g} "
+                f"with a power of {power:g}; the largest has {most.power:.2f}.",
+                f"With that one {_least(pilot, most, power):.3g} could be found: give a larger "
+                "effect, or a metric that varies less.",
+            ]
+        )
+    lines += [
+        f"To find a difference of {effect:g} in {metric} with a power of {power:g} "
+        f"(two-sided, 5 % shared by {pilot.num_claims} claims of the report), run",
+        "",
+        f"    {best.num_subjects} subjects x {_counted(best.num_seeds, 'seed')} x "
+        f"{_counted(best.num_images, 'picture')} of each prompt"
+        f"     power {best.power:.2f}, {_hours(pilot, best)}",
+        "",
+        "Cheaper designs, and what they would find it with:",
+    ]
+    cheaper = [one for one in frontier(every) if one.power < best.power][-6:]
+    lines += [
+        f"    {one.num_subjects:3d} subjects x {one.num_seeds} x {one.num_images}"
+        f"     power {one.power:.2f}, {_hours(pilot, one)}"
+        for one in cheaper
+    ] or ["    none"]
+    lines += ["", "The command:", f"    {command_of(study, best)}"]
+    figure = draw(pilot, every, best, float(effect), power, PLANS / f"{study.name}-{metric}.png")
+    return "\n".join([*lines, "", f"Power against cost: {figure}"])
+
+
+def what_it_could_see(study: Study, power: Any, metric: Any = None) -> str:
+    """The least effects that a study finds with the power, a line for each metric."""
+    _check_power(power)
+    finished = [trial for trial in study.trials if trial.status.state == "finished"]
+    known = dict.fromkeys(name for trial in finished for name in trial.metrics)
+    wanted = [name for name in known if name in HEADINGS] if metric is None else [metric]
+    lines = []
+    for name in wanted:
+        pilot = pilot_of(study, name)
+        least = seen_by(pilot, power)
+        seen = f"{least:.3g}" if least else "not known: all pairs differ alike in this study"
+        lines.append(f"    {name:18s}{seen}")
+    assert lines or not wanted
+    first = (
+        f"Differences between two settings that {study.name} finds with a power of {power:g} "
+        f"({pilot.num_subjects} subjects, {_counted(pilot.num_seeds, 'seed')} of each, 5 % shared "
+        f"by {pilot.num_claims} claims):"
+        if wanted
+        else f"{study.name} has no scores: give a sweep whose runs are scored"
+    )
+    return "\n".join([first, *lines])
+
+
+def command_of(study: Study, design: Design) -> str:
+    """The sweep of the pilot on as many subjects, seeds and pictures."""
+    values: dict[str, list[str]] = {}
+    for trial in study.trials:
+        for override in trial.run.config.get("overrides", []):
+            key, value = assignment(override).key, assignment(override).value
+            if key not in ("seed", "drawing.images_per_prompt") and not _of_subject(key):
+                known = values.setdefault(key, [])
+                known += [value] if value not in known else []
+    words = [f"{key}={','.join(each)}" for key, each in values.items()]
+    words += [f"seed={','.join(map(str, range(design.num_seeds)))}"]
+    words += [f"drawing.images_per_prompt={design.num_images}", *_subjects(study, design)]
+    return shlex.join(["python", "src/train.py", "-m", *words])
+
+
+def _of_subject(key: str) -> bool:
+    return key.partition(".")[0] in ("subject", "photos", "class_noun")
+
+
+def _subjects(study: Study, design: Design) -> list[str]:
+    """Fresh ones of the drawn world; of photos, a place for the user's own."""
+    config = next(trial.run.config for trial in study.trials if trial.run.config)
+    if "seed" not in config.get("subject", {}):
+        return [f"subject=SUBJECT1,...,SUBJECT{design.num_subjects}"]
+    nouns = dict.fromkeys(
+        str(trial.run.config["subject"]["class_noun"]) for trial in study.trials if trial.run.config
+    )
+    n = design.num_subjects
+    count = min(range(1, len(nouns) + 1), key=lambda c: (c * math.ceil(n / c), -c))
+    chosen, each = list(nouns)[:count], math.ceil(n / count)
+    seeds = ",".join(str(_FIRST_FRESH + number) for number in range(each))
+    return [
+        "subject=miniature",
+        f"subject.class_noun={','.join(chosen)}",
+        f"subject.seed={seeds}",
+    ]
+
+
+def draw(
+    pilot: Pilot, every: Sequence[Design], best: Design, effect: float, power: float, path: Path
+) -> Path:
+    """The curve of power against cost, as a PNG."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from dreambooth.reporting.look import INK, MUTED, SERIES, STYLE
+
+    known = not math.isnan(best.hours)
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        canvas = Figure(figsize=(5.2, 3.2), layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots()
+        for number, seeds in enumerate(sorted({one.num_seeds for one in every})):
+            line = frontier([one for one in every if one.num_seeds == seeds])
+            x = [one.hours if known else one.num_subjects * one.num_seeds for one in line]
+            axes.plot(
+                x,
+                [one.power for one in line],
+                color=SERIES[number % len(SERIES)],
+                label=_counted(seeds, "seed"),
+            )
+        at = best.hours if known else best.num_subjects * best.num_seeds
+        axes.axhline(power, color=MUTED, lw=0.6, ls=":")
+        axes.plot([at], [best.power], "o", color=INK, ms=5)
+        axes.annotate(
+            f"{best.num_subjects} subjects x {best.num_seeds} x {best.num_images}",
+            (at, best.power),
+            xytext=(6, -12),
+            textcoords="offset points",
+        )
+        axes.set(
+            xlabel="hours of this machine" if known else "runs of a setting",
+            ylabel="power",
+            title=f"{pilot.metric}: a difference of {effect:g}",
+            ylim=(0, 1.02),
+            xlim=(0, 2.5 * at),
+        )
+        axes.legend(frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        canvas.savefig(path, dpi=200, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def _of_pilot(study: Study, pilot: Pilot) -> str:
+    parts = pilot.components
+    spread = [f"between subjects {math.sqrt(parts.subject):.3g}"]
+    if parts.seed is not None:
+        spread.append(f"between trainings of one subject {math.sqrt(parts.seed):.3g}")
+    if parts.picture is not None:
+        spread.append(f"of one picture of each prompt {math.sqrt(parts.picture):.3g}")
+    unknown = [
+        f"what more {name} would gain is not known ({why})"
+        for part, name, why in (
+            (parts.seed, "seeds", "the pilot has one seed of each subject"),
+            (parts.picture, "pictures", "the pilot has one picture of each prompt"),
+        )
+        if part is None
+    ]
+    return (
+        f"{study.name}: {pilot.num_subjects} subjects, {_counted(pilot.num_seeds, 'seed')} of "
+        f"each, {pilot.num_comparisons} comparisons. Standard deviation of a difference in "
+        f"{pilot.metric}: {', '.join([*spread, *unknown])}."
+    )
+
+
+def _least(pilot: Pilot, design: Design, power: float) -> float:
+    from dreambooth.reporting.planner import ALPHA
+    from dreambooth.reporting.variance import least_effect
+
+    variance = pilot.components.of_subject(design.num_seeds, design.num_images)
+    return least_effect(variance, design.num_subjects, ALPHA / pilot.num_claims, power)
+
+
+def _hours(pilot: Pilot, design: Design) -> str:
+    runs = pilot.num_settings * design.num_subjects * design.num_seeds
+    return f"{runs} runs" + ("" if math.isnan(design.hours) else f", {design.hours:.1f} h")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _check_power(power: Any) -> None:
+    if not isinstance(power, int | float) or not 0 < power < 1:
+        raise ValueError(f"power={power}: give a chance between 0 and 1, as 0.8")

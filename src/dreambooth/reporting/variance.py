@@ -1,0 +1,148 @@
+"""Where the spread of a comparison comes from, and what another design would make of it.
+
+The paired difference of two settings, of subject s, training seed k, prompt p and picture i, is
+
+    d_skpi = mean + S_s + R_sk + (SP)_sp + (RP)_skp + e_skpi
+
+with the prompts fixed: they are the benchmark's, and conclusions are about these. A run's mean over
+its prompts then has three sources of variance, and with n subjects, k seeds of each and m pictures
+of a prompt the mean difference has the variance
+
+    V / n,   V = subject + seed / k + picture / (k m)
+
+`subject`: between subjects; `seed`: between trainings of one subject; `picture`: of a run's mean at
+one picture for each prompt. They are estimated as in an analysis of variance, from the spread of
+pictures within a prompt, of runs within a subject and of subjects; negative estimates are 0.
+The test is the report's own: Student's t over subjects (statistics.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dreambooth.reporting.statistics import Picture, Scores
+
+
+@dataclass(frozen=True)
+class Components:
+    """Variances of a paired difference; None where the runs cannot tell them apart from another.
+
+    Without two seeds of any subject `seed` is None, and is part of `subject`; without two pictures
+    of any prompt `picture` is None, and is part of the others.
+    """
+
+    subject: float
+    seed: float | None
+    picture: float | None
+
+    def of_subject(self, num_seeds: int, num_images: float) -> float:
+        """V: the variance of a subject's mean. `num_images`: pictures of each prompt."""
+        seed, picture = self.seed or 0.0, self.picture or 0.0
+        return self.subject + seed / num_seeds + picture / (num_seeds * num_images)
+
+
+def paired(a: Scores, b: Scores) -> dict[tuple[str, str], dict[Picture, float]]:
+    """a - b of every picture that both have: of the same subject, seed, prompt and noise."""
+    pairs = {
+        run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
+        for run in a
+        if run in b
+    }
+    return {run: pictures for run, pictures in pairs.items() if pictures}
+
+
+def components(differences: Scores) -> Components | None:
+    """Of one comparison; None for fewer than two subjects."""
+    runs = {run: pictures for run, pictures in differences.items() if pictures}
+    of_subject: dict[str, list[float]] = defaultdict(list)
+    within: list[tuple[float, int]] = []  # variance of a prompt's pictures, degrees of freedom
+    shares: list[float] = []  # of the picture variance, in the mean of a run
+    for (subject, _), pictures in runs.items():
+        by_prompt = _by_prompt(pictures)
+        within += [(float(np.var(v, ddof=1)), len(v) - 1) for v in by_prompt if len(v) > 1]
+        of_subject[subject].append(float(np.mean([np.mean(values) for values in by_prompt])))
+        shares.append(sum(1 / len(values) for values in by_prompt) / len(by_prompt) ** 2)
+    if len(of_subject) < 2:
+        return None
+    one_picture = _pooled(within)
+    share = float(np.mean(shares))
+    noise = 0.0 if one_picture is None else one_picture * share
+    runs_of = [means for means in of_subject.values() if len(means) > 1]
+    between_runs = _pooled([(float(np.var(means, ddof=1)), len(means) - 1) for means in runs_of])
+    means = [float(np.mean(values)) for values in of_subject.values()]
+    per_subject = float(np.mean([1 / len(values) for values in of_subject.values()]))
+    total = float(np.var(means, ddof=1))
+    own = noise if between_runs is None else max(between_runs, noise)
+    prompts = float(np.mean([len(_by_prompt(pictures)) for pictures in runs.values()]))
+    return Components(
+        subject=max(0.0, total - own * per_subject),
+        seed=None if between_runs is None else max(0.0, between_runs - noise),
+        picture=None if one_picture is None else one_picture / prompts,
+    )
+
+
+def pooled(several: Sequence[Components]) -> Components:
+    """The mean of the components of several comparisons."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    subject = mean([one.subject for one in several])
+    assert subject is not None, "no comparison"
+    return Components(
+        subject, mean([one.seed for one in several]), mean([one.picture for one in several])
+    )
+
+
+def power(effect: float, variance: float, num_subjects: int, alpha: float) -> float:
+    """The chance that Student's t over the subjects finds a mean difference `effect`, two-sided.
+
+    `variance`: of a subject's mean difference, V; `alpha`: of this one test.
+    """
+    from scipy import stats
+
+    if num_subjects < 2:
+        return 0.0
+    if variance <= 0:
+        return 1.0
+    df = num_subjects - 1
+    critical = stats.t.ppf(1 - alpha / 2, df)
+    shift = abs(effect) * math.sqrt(num_subjects / variance)
+    found = stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift)
+    return float(found) if math.isfinite(found) else 1.0
+
+
+def least_effect(variance: float, num_subjects: int, alpha: float, wanted: float) -> float:
+    """The smallest effect that is found with the power `wanted`."""
+    from scipy import optimize
+
+    if num_subjects < 2:
+        return math.inf
+    if variance <= 0:
+        return 0.0
+    one = math.sqrt(variance)
+    high = one
+    while power(high, variance, num_subjects, alpha) < wanted:
+        high *= 2
+    return float(
+        optimize.brentq(lambda e: power(e, variance, num_subjects, alpha) - wanted, 0.0, high)
+    )
+
+
+def _by_prompt(pictures: Mapping[Picture, float]) -> list[list[float]]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for (template, _), value in pictures.items():
+        found[template].append(value)
+    return list(found.values())
+
+
+def _pooled(variances: Sequence[tuple[float, int]]) -> float | None:
+    """The mean of variances by their degrees of freedom; None without any."""
+    freedom = sum(df for _, df in variances)
+    return sum(variance * df for variance, df in variances) / freedom if freedom else None
