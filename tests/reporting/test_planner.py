@@ -8,6 +8,7 @@ import pytest
 from commands import command
 from made_up import made_up_sweep
 from PIL import Image
+from scipy import stats
 
 from dreambooth.reporting.planner import cheapest, designs, pilot_of
 from dreambooth.reporting.statistics import difference
@@ -71,7 +72,21 @@ def test_a_design_that_is_called_80_percent_has_80_percent(n, k, m):
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_without_an_effect_the_power_is_the_level(alpha):
-    assert power(0.0, 0.3, 7, alpha) == pytest.approx(alpha)
+    assert power(0.0, 0.3, 7, alpha) == pytest.approx(alpha, rel=1e-2)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12, 40])
+@pytest.mark.parametrize("shift", [0.5, 2.0, 4.0])
+def test_the_power_is_that_of_the_noncentral_t(n, shift):
+    critical = stats.t.ppf(1 - 0.01 / 2, n - 1)
+    t = stats.nct(n - 1, shift)
+    expected = t.sf(critical) + t.cdf(-critical)
+    assert power(shift / np.sqrt(n), 1.0, n, 0.01) == pytest.approx(expected, abs=2e-3)
+
+
+def test_two_subjects_find_little_however_many_seeds_they_have():
+    """scipy's noncentral t has no value there."""
+    assert power(0.02, 1e-6, 2, 0.05 / 8) < 0.3
 
 
 def test_the_power_grows_with_subjects_seeds_and_pictures_and_one_subject_has_none():

@@ -119,7 +119,8 @@ def _subjects(study: Study, design: Design) -> list[str]:
         str(trial.run.config["subject"]["class_noun"]) for trial in study.trials if trial.run.config
     )
     n = design.num_subjects
-    count = min(range(1, len(nouns) + 1), key=lambda c: (c * math.ceil(n / c), -c))
+    # As many classes as make at most a quarter more subjects than are needed.
+    count = max(c for c in range(1, len(nouns) + 1) if c * math.ceil(n / c) <= 1.25 * n)
     chosen, each = list(nouns)[:count], math.ceil(n / count)
     seeds = ",".join(str(_FIRST_FRESH + number) for number in range(each))
     return [

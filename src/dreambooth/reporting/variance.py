@@ -22,8 +22,10 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dreambooth.reporting.statistics import Picture, Scores
 
@@ -105,17 +107,18 @@ def power(effect: float, variance: float, num_subjects: int, alpha: float) -> fl
 
     `variance`: of a subject's mean difference, V; `alpha`: of this one test.
     """
-    from scipy import stats
+    from scipy import special, stats
 
     if num_subjects < 2:
         return 0.0
     if variance <= 0:
         return 1.0
-    df = num_subjects - 1
-    critical = stats.t.ppf(1 - alpha / 2, df)
+    critical = stats.t.ppf(1 - alpha / 2, num_subjects - 1)
     shift = abs(effect) * math.sqrt(num_subjects / variance)
-    found = stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift)
-    return float(found) if math.isfinite(found) else 1.0
+    spread = _spreads(num_subjects - 1)
+    # t = (shift + normal) / spread; scipy's noncentral t is NaN for few degrees of freedom.
+    found = special.ndtr(shift - critical * spread) + special.ndtr(-shift - critical * spread)
+    return float(found.mean())
 
 
 def least_effect(variance: float, num_subjects: int, alpha: float, wanted: float) -> float:
@@ -133,6 +136,15 @@ def least_effect(variance: float, num_subjects: int, alpha: float, wanted: float
     return float(
         optimize.brentq(lambda e: power(e, variance, num_subjects, alpha) - wanted, 0.0, high)
     )
+
+
+@cache
+def _spreads(df: int) -> NDArray[np.float64]:
+    """Equally likely values of an estimated standard deviation over the true one."""
+    from scipy import stats
+
+    u = (np.arange(4000) + 0.5) / 4000
+    return np.sqrt(stats.chi2.ppf(u, df) / df)
 
 
 def _by_prompt(pictures: Mapping[Picture, float]) -> list[list[float]]:
