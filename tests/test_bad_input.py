@@ -330,7 +330,7 @@ def test_generating_from_weights_cut_short(finished, tmp_path):
     [
         ("prompts=['a {} on the beech']", "the word 'beech' of 'a kzn dog on the beech'"),
         ("prompts=['a {} on the beech']", "the nearest words are beach"),
-        ("prompts=['" + "a " * 30 + "{}']", "has 34 tokens; this model reads 24: shorten it"),
+        ("prompts=['" + "a " * 30 + "{}']", "has 34 tokens, and this model's text encoder takes"),
         ("prompts=[]", "prompts is empty"),
         ("images_per_prompt=0", "images_per_prompt=0: give a whole number from 1 up"),
         ("image_set=../up", "cannot name a set of images"),
