@@ -168,7 +168,7 @@ def _base_state(
     changed = [
         key
         for key in ("subject", "class", "identifier", "model", "method", "prior", "seed")
-        if _that_affect_weights(earlier.config[key]) != _that_affect_weights(config[key])
+        if _drop_storage_keys(earlier.config[key]) != _drop_storage_keys(config[key])
     ]
     if changed or PromptNames(**earlier.read_names()) != names:
         changes = " and ".join(changed) or "identifier"
@@ -178,8 +178,8 @@ def _base_state(
     return method.state(reload(earlier).backbone.stages["base"])
 
 
-def _that_affect_weights(settings: Any) -> Any:
-    """The settings of a group on which the trained weights depend."""
+def _drop_storage_keys(settings: Any) -> Any:
+    """The settings of a group without those that change no weight."""
     if not isinstance(settings, Mapping):
         return settings
     return {k: v for k, v in settings.items() if k not in ("cache", "checkpoint_every")}
@@ -272,7 +272,7 @@ def quieten_libraries() -> None:
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
-    """Drops what open_clip logs at level INFO. No other library logs to the root logger."""
+    """Let only warnings and errors pass: open_clip logs its steps to the root logger, as INFO."""
     return record.levelno > logging.INFO
 
 
@@ -302,7 +302,7 @@ def _partial(settings: dict[str, Any]) -> Any:
 
 
 def _callback(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
-    """Build a callback, with those of `arguments` that its constructor has parameters for."""
+    """Build a callback. Its constructor gets those of `arguments` that it has parameters for."""
     make_callback = _partial(settings)
     parameters = inspect.signature(make_callback.func).parameters
     return make_callback(**{name: value for name, value in arguments.items() if name in parameters})
@@ -317,7 +317,7 @@ def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:
 def _check_samplers(
     samplers: Mapping[str, Sampler], stages: Mapping[str, Stage]
 ) -> dict[str, Sampler]:
-    """The samplers of a model's stages. ValueError if a stage has none, or cannot use it."""
+    """The samplers of these stages. ValueError if a stage lacks a sampler, or does not support it."""
     for name, stage in stages.items():
         if name not in samplers:
             raise ValueError(f"model.sampling has no sampler for stage {name} of this model")

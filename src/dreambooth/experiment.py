@@ -70,7 +70,7 @@ class Experiment:
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
-    device: torch.device  # draws the images
+    device: torch.device  # the device that draws images
     base_state: Mapping[str, Tensor] | None = None  # the trained base stage of an earlier run
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
@@ -235,8 +235,9 @@ class Experiment:
     def draw_missing(self, jobs: Sequence[tuple[str, str, str, int]]) -> None:
         """Draw the pictures (image set, template, prompt, index) that the run folder lacks.
 
-        Each rank draws one batch, all are saved, and so on. A batch with a missing picture is drawn
-        as a whole, since the bits of an image may depend on the size of its batch.
+        The ranks draw one batch each at a time, and rank 0 saves the pictures. A batch with a
+        missing picture is drawn as a whole, since the bits of an image may depend on the size of
+        its batch.
         """
         to_device(self.backbone, self.device)
         all_batches = batches(jobs, self.backbone.batch_size)
@@ -246,9 +247,9 @@ class Experiment:
         log.info("drawing %d of %d pictures", sum(map(len, unfinished)), len(jobs))
         for batch_per_rank in batches(unfinished, num_ranks()):
             stop_if_asked()
-            now = [job for batch in batch_per_rank for job in batch]
-            pictures = draw_pictures(self.backbone, [job[1:] for job in now], self.sampling)
-            on_rank_zero(partial(self._save_drawn, now, pictures))
+            chunk = [job for batch in batch_per_rank for job in batch]
+            pictures = draw_pictures(self.backbone, [job[1:] for job in chunk], self.sampling)
+            on_rank_zero(partial(self._save_drawn, chunk, pictures))
 
     def _save_drawn(
         self, jobs: Sequence[tuple[str, str, str, int]], pictures: Sequence[Picture]
@@ -262,10 +263,10 @@ class Experiment:
         return self.run.has_image(image_set, prompt, index, template)
 
     def _restore_originals(self) -> None:
-        """Shrink photos of the subject to the base stage's resolution, and enlarge them by
-        super-resolution: a test whose correct result is known.
+        """Shrink photos of the subject to the base stage's resolution, and restore them with the SR
+        stage, to compare the result with the originals.
 
-        The photos are held-out ones where the subject has some, else those of the training.
+        The photos are held-out ones if the subject has any, else the training photos.
         """
         photos = self.subject.held_out or self.subject.photos
         self.run.save_images("originals", self._photos(photos))

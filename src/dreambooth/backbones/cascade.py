@@ -108,7 +108,7 @@ class CascadeStage:
     def low_condition(
         self, low: Tensor, noise_level: float | None, generators: Sequence[torch.Generator]
     ) -> Condition:
-        """The condition from low-resolution images [-1, 1] (B, 3, h, w); a generator for each."""
+        """The SR condition from images [-1, 1] (B, 3, h, w); a generator for each image's noise."""
         s = torch.full((len(low),), NOISE_LEVEL if noise_level is None else noise_level)
         eps = torch.stack([torch.randn(low.shape[1:], generator=g) for g in generators])
         s, eps = s.to(low.device), eps.to(low.device)
