@@ -317,7 +317,7 @@ def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:
 def _check_samplers(
     samplers: Mapping[str, Sampler], stages: Mapping[str, Stage]
 ) -> dict[str, Sampler]:
-    """The samplers of these stages. ValueError if a stage lacks a sampler, or does not support it."""
+    """The samplers of the stages. ValueError if one is missing or not supported by its stage."""
     for name, stage in stages.items():
         if name not in samplers:
             raise ValueError(f"model.sampling has no sampler for stage {name} of this model")

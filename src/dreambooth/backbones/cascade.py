@@ -265,8 +265,7 @@ class CascadeBackbone:
     def _draw(
         self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling, low: Tensor | None
     ) -> Tensor:
-        """Draw images, batch by batch. `low`: images [-1, 1] (N, 3, h, w) that replace those of the
-        base stage."""
+        """Draw images in batches. `low`: images [-1, 1] (N, 3, h, w) to use as the base stage's."""
         for prompt in prompts:
             self.prompt_encoder.check_length(prompt)
         job_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
@@ -277,7 +276,7 @@ class CascadeBackbone:
     def _draw_batch(
         self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling, low: Tensor | None
     ) -> Tensor:
-        """Draw one image for each (prompt, key) at once."""
+        """Draw the images of one batch of (prompt, key), as `_draw` does."""
         prompts, images = [prompt for prompt, _ in jobs], low
         for name, stage in self.stages.items():
             is_sr = stage.low_resolution_px is not None

@@ -84,7 +84,7 @@ class LatentStage:
         return {"text": torch.stack([self._text_cache[p] for p in prompts]).to(self._device)}
 
     def _encode_prompt(self, prompt: str) -> Tensor:
-        """Encode one prompt as (tokens, width). Alone, so that no batch size changes the bits."""
+        """Encode one prompt as (tokens, width); one at a time, so no batch changes the bits."""
         self.check_prompt(prompt)
         self._pipeline.text_encoder.to(self._device)
         text, _ = self._pipeline.encode_prompt(prompt, self._device, 1, False)
@@ -151,7 +151,7 @@ class LatentBackbone:
         return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
 
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
-        """Draw one image for each (prompt, key) at once."""
+        """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
         pipeline = self._with_sampler(sampler)
         with evaluation_mode(stage.denoiser):

@@ -1,4 +1,4 @@
-"""Checkpoints. A training resumed from one gives the same bits; damaged ones are skipped.
+"""Checkpoints. A resumed run ends with the same bits as an uninterrupted one.
 
 checkpoints/STAGE-STEP.ckpt      the full state of a stage's training, before that step
             STAGE-trained.pt     the weights of a stage whose training is complete
@@ -29,7 +29,7 @@ _NUM_KEPT = 2  # checkpoints of a stage
 class Checkpoints(Checkpoint):
     """Saves a checkpoint every `every_n_steps` steps, and when the run is asked to stop.
 
-    In the second case it then raises StoppedError. The last two checkpoints of a stage are kept.
+    When asked to stop, it raises StoppedError after saving. The last two checkpoints are kept.
 
     A checkpoint is saved as a step begins, because then the loggers have all values of the step
     before. It contains the run's config and the states of the global random generators of rank 0.
@@ -49,7 +49,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         listen(signal.SIGTERM)  # again, since Lightning's handler would end the training unsaved
-        if self._random_states is not None:  # only here, since loading data changes the states
+        if self._random_states is not None:  # not earlier, since loading data changes the states
             _restore_random_states(self._random_states)
         if trainer.is_global_zero:
             for path in _checkpoints(self.run, self.stage):

@@ -32,8 +32,8 @@ class TrainingDraws(Dataset):
     they depend neither on the number of processes, nor on the batches, nor on a resume. The two
     terms draw their image, t and eps independently (paper, section 3.3).
 
-    `prompt` is 0, but 1 (the empty prompt) in a fraction `caption_dropout` of the prior term's
-    samples, evenly spaced.
+    `Draw.prompt` is 0, the term's first prompt. In a fraction `caption_dropout` of the prior term's
+    samples, evenly spaced, it is 1, the empty prompt.
     """
 
     def __init__(
