@@ -1,4 +1,4 @@
-"""Score pictures: those of a finished run again, those of any other system, or MetricBench's.
+"""Score a finished run again, score the images of any other system, or run MetricBench.
 
 python src/evaluate.py run=DIR metrics=paper
 python src/evaluate.py images=DIR subject=folder photos=DIR class_noun=dog metrics=paper
@@ -25,8 +25,9 @@ def main(cfg: DictConfig) -> None:
         given = [key for key in ("run", "images", "bench") if config[key] is not None]
         if len(given) != 1:
             raise ValueError(
-                "give one of run=DIR (a finished run), images=DIR (of any system; or a CSV file) "
-                f"and experiment=metric_validity, not {' and '.join(given) or 'none'}"
+                "give one of run=DIR (a finished run), images=PATH (any system's images, in a "
+                "folder or a CSV file) and experiment=metric_validity, "
+                f"not {' and '.join(given) or 'none'}"
             )
         quieten_libraries()
         if given == ["run"]:

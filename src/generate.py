@@ -2,7 +2,7 @@
 
     python src/generate.py run=DIR 'prompts=["a {} on the beach", "a {} wearing a hat"]'
 
-{} stands for the run's subject; a prompt without it is drawn as it is.
+{} stands for the run's subject; a prompt without {} is used as it is.
 """
 
 import sys
@@ -10,7 +10,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-SAME_BITS = 8  # pictures at once, from which on a picture is the same to the bit (found by trying)
+MIN_BATCH_SIZE = 8  # smaller batches round differently (measured)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
@@ -24,26 +24,30 @@ def main(cfg: DictConfig) -> None:
     from dreambooth.runs.settings import check_count
 
     try:
-        wanted = plain_config(cfg, [])
-        check_count("images_per_prompt", wanted["images_per_prompt"])
-        run = Run.load_finished(Path(str(wanted["run"])))
+        config = plain_config(cfg, [])
+        check_count("images_per_prompt", config["images_per_prompt"])
+        run = Run.load_finished(Path(str(config["run"])))
         model = reload(run)
         backbone, names = model.backbone, model.names
-        templates = wanted["prompts"]
+        templates = config["prompts"]
         templates = [templates] if isinstance(templates, str) else templates
         if not templates:
-            raise ValueError("prompts is empty: give some, as in 'prompts=[\"a {} on the beach\"]'")
-        prompts = {str(t).replace("{}", names.subject): str(t) for t in templates}
-        if names.class_prompt in prompts:  # from the noise of the run's own pictures of its class
-            prompts[names.class_prompt] = "a {}"
-        for prompt in prompts:
+            raise ValueError(
+                "prompts is empty: give at least one, as in 'prompts=[\"a {} on the beach\"]'"
+            )
+        templates_by_prompt = {str(t).replace("{}", names.subject): str(t) for t in templates}
+        if names.class_prompt in templates_by_prompt:
+            # Noise follows from the template. With this one it is that of the run's class images.
+            templates_by_prompt[names.class_prompt] = "a {}"
+        for prompt in templates_by_prompt:
             backbone.check_prompt(prompt, names.identifier)
-        indices = range(wanted["first_index"], wanted["first_index"] + wanted["images_per_prompt"])
-        jobs = [(template, prompt, i) for prompt, template in prompts.items() for i in indices]
-        # The smallest batches are rounded otherwise than those of 8 and more that runs draw in.
-        filled = jobs + jobs[-1:] * (SAME_BITS - len(jobs))
-        pictures = draw_pictures(backbone, filled, model.sampling)[: len(jobs)]
-        for path in run.save_images(wanted["image_set"], pictures):
+        start = config["first_index"]
+        indices = range(start, start + config["images_per_prompt"])
+        jobs = [(t, prompt, i) for prompt, t in templates_by_prompt.items() for i in indices]
+        # Repeat the last job, so that an image has the same bits as in the larger batches of a run.
+        padded = jobs + jobs[-1:] * (MIN_BATCH_SIZE - len(jobs))
+        pictures = draw_pictures(backbone, padded, model.sampling)[: len(jobs)]
+        for path in run.save_images(config["image_set"], pictures):
             print(path)
     except ValueError as error:
         sys.exit(f"{error}")

@@ -1,8 +1,8 @@
-"""The ablation report of a sweep: the paper's tables beside ours, figures and a page to read.
+"""Write the ablation report of a sweep: the paper's tables beside ours, figures, and a web page.
 
 python src/report.py                                    the latest sweep in runs/
-python src/report.py sweep=runs/class+lambda            that one
-python src/report.py sweep=[DIR1,DIR2] name=both        several, joined
+python src/report.py sweep=runs/class+lambda            this sweep
+python src/report.py sweep=[DIR1,DIR2] name=both        several sweeps in one report
 """
 
 import sys
@@ -20,10 +20,10 @@ def main(cfg: DictConfig) -> None:
     from dreambooth.reporting.report import report_on
 
     try:
-        given = [] if cfg.sweep is None else cfg.sweep
-        sweeps = list(given) if isinstance(given, ListConfig | list) else [given]
+        sweep = [] if cfg.sweep is None else cfg.sweep
+        sweeps = list(sweep) if isinstance(sweep, ListConfig | list) else [sweep]
         name = None if cfg.name is None else str(cfg.name)
-        print(report_on([Path(str(sweep)).expanduser() for sweep in sweeps], name))
+        print(report_on([Path(str(folder)).expanduser() for folder in sweeps], name))
     except ValueError as error:
         sys.exit(f"{error}")
 

@@ -1,8 +1,8 @@
-"""Fine-tune a text-to-image model on a subject, draw it, and score the pictures.
+"""Fine-tune a text-to-image model on a subject, draw the subject, and score the pictures.
 
 python src/train.py                                                  one run on the miniature
-python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six, and their table
-python src/train.py run=DIR                                          an unfinished one to its end
+python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six runs and their table
+python src/train.py run=DIR                                          resume an unfinished run
 """
 
 from pathlib import Path
@@ -22,12 +22,12 @@ def main(cfg: DictConfig) -> float | None:
     with report_errors():
         if not run_by_ranks(cfg):
             with start_run(cfg) as run:
-                from dreambooth.assemble import assemble  # late: what loads no model stays fast
+                from dreambooth.assemble import assemble  # here, because it is slow to import
 
                 experiment = assemble(run)
-                for part in (experiment.train, experiment.draw, experiment.score):
-                    with timed(run, part.__name__):
-                        part()
+                for step in (experiment.train, experiment.draw, experiment.score):
+                    with timed(run, step.__name__):
+                        step()
     with report_errors():
         return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
 

@@ -112,7 +112,7 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
         ("seed=9", "seed"),
     ):
         said = refused(tiny, tmp_path / f"run-{what}", *again, override)
-        assert said.endswith(f"trained with another {what}: with stage=sr leave that as it was")
+        assert said.endswith(f"trained with another {what}: stage=sr needs the same")
 
 
 def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, tmp_path):
@@ -136,7 +136,7 @@ def test_a_setting_of_a_stage_that_is_not_trained_is_said_to_change_nothing(tiny
 
 def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "sr=frozen")
-    assert sentence.endswith("has no SR stage: take sr=off")
+    assert sentence.endswith("has no SR stage: give sr=off")
     for number, override in enumerate(("sr.max_steps=9", "sr.noise_level=1e-5")):
         sentence = refused(tiny, tmp_path / str(number), *from_folder, override)
         assert sentence.endswith(f"has no SR stage: leave out {override}")
@@ -164,7 +164,7 @@ def test_a_setting_that_does_not_exist(tiny, tmp_path):
 def test_a_gpu_that_is_not_there(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     sentence = refused(tiny, tmp_path / "run", "trainer=gpu")
-    assert sentence == "trainer=gpu needs a GPU, and there is none here: take trainer=cpu"
+    assert sentence == "trainer=gpu needs a GPU, and no GPU is available: give trainer=cpu"
 
 
 def test_a_folder_of_photos_that_was_not_given(tiny, tmp_path):
@@ -330,7 +330,7 @@ def test_generating_from_weights_cut_short(finished, tmp_path):
     [
         ("prompts=['a {} on the beech']", "the word 'beech' of 'a kzn dog on the beech'"),
         ("prompts=['a {} on the beech']", "the nearest words are beach"),
-        ("prompts=['" + "a " * 30 + "{}']", "has 34 tokens; this model reads 24: shorten it"),
+        ("prompts=['" + "a " * 30 + "{}']", "has 34 tokens, and this model's text encoder takes"),
         ("prompts=[]", "prompts is empty"),
         ("images_per_prompt=0", "images_per_prompt=0: give a whole number from 1 up"),
         ("image_set=../up", "cannot name a set of images"),

@@ -241,7 +241,7 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ((), "give one of run=DIR (a finished run), images=DIR (of any system; or a CSV file) and"),
+        ((), "give one of run=DIR (a finished run), images=PATH (any system's images, in a folder"),
         (("run=a", "images=b"), "not run and images"),
         (("run=nowhere",), "there is no run folder nowhere"),
         (("run=conf",), "conf is not a run folder"),

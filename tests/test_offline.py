@@ -58,7 +58,7 @@ def test_the_run_goes_on_offline_and_says_so(tiny, tmp_path, request, monkeypatc
     own = (*smoke(tiny, tmp_path / "prior"), "metrics=none", "prior=off")
     ended = process("-c", CODE, *own, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.output
-    told = [line for line in ended.output.splitlines() if "goes on offline" in line]
+    told = [line for line in ended.output.splitlines() if "continues offline" in line]
     assert len(told) == 1
     assert said in told[0]
     assert Run.load_finished(tmp_path / "run").status().state == "finished"
@@ -69,7 +69,7 @@ def test_the_run_goes_on_offline_and_says_so(tiny, tmp_path, request, monkeypatc
 CODE = """
 import runpy, sys
 from dreambooth.training import loggers
-loggers._SECONDS_TO_CONNECT = 3.0
+loggers._CONNECTION_TIMEOUT_S = 3.0
 sys.argv[0] = "src/train.py"
 runpy.run_path("src/train.py", run_name="__main__")
 """

@@ -132,7 +132,7 @@ def test_the_same_command_goes_on_too(tiny, undisturbed, cut_off, work):
     ended = train(tiny, folder, *overrides(undisturbed.parent))
     assert ended.code == 0, ended.output
     assert work["base"] == 2
-    assert "going on from" in ended.output
+    assert "resuming from" in ended.output
     same_run(undisturbed, folder)
 
 

@@ -1,5 +1,8 @@
-"""Config to objects. Below this file nothing knows Hydra or OmegaConf, nor the two keywords `class`
-and `lambda`; everything a user can say wrong is found here, before any long work starts."""
+"""Build the objects of a run from its config, and report a user's mistakes before any long work.
+
+The objects receive explicit arguments. They know neither Hydra nor the config's keys `class` and
+`lambda`, which are keywords in Python.
+"""
 
 import inspect
 import logging
@@ -35,15 +38,15 @@ log = logging.getLogger(__name__)
 
 
 def assemble(run: Run) -> Experiment:
-    """The experiment of a run folder, from its config."""
+    """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
     quieten_libraries()
     config = run.config
     settings = read(Settings, config)
     device = _device(config["trainer"]["accelerator"])
-    method: Method = _built(config["method"]["tuning"], "method.tuning")
+    method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
     subject = subject_of(config)
     noun = _class_noun(config["class"], subject)
-    backbone: Backbone = _built(config["model"]["backbone"])
+    backbone: Backbone = _instantiate(config["model"]["backbone"])
     identifier = _identifier(config["identifier"], config["model"], backbone)
     names = PromptNames(identifier, noun, prior_noun=noun or subject.class_noun)
     for template in ("a {}", *subject.prompts):
@@ -51,14 +54,14 @@ def assemble(run: Run) -> Experiment:
     backbone.check_prompt(names.class_prompt)
     if "sr" not in backbone.stages:
         _check_without_sr(config, backbone.name)
-    _warn_of_unused(config)
+    _warn_of_unused_sr_settings(config)
     base_state = _base_state(config, names, method)
     scorers = scorers_of(config["metrics"], subject)
     _warn_of_small_photos(subject, backbone)
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
     sampling = _sampling(settings, backbone.stages)
-    parts = {
+    callback_arguments = {
         "run": run,
         "subject": subject,
         "names": names,
@@ -72,7 +75,7 @@ def assemble(run: Run) -> Experiment:
         backbone=backbone,
         method=method,
         prior=settings.prior,
-        prior_sampling=Sampling(_checked(settings.model.sampling.prior, backbone.stages)),
+        prior_sampling=Sampling(_check_samplers(settings.model.sampling.prior, backbone.stages)),
         sampling=sampling,
         drawing=settings.drawing,
         training=_training(config, settings),
@@ -82,7 +85,8 @@ def assemble(run: Run) -> Experiment:
         base_state=base_state,
         trainer=_trainer(config),
         callbacks=lambda stage: [
-            _callback(c, parts | {"stage": stage}) for c in config["callbacks"].values()
+            _callback(callback, callback_arguments | {"stage": stage})
+            for callback in config["callbacks"].values()
         ],
         loggers=loggers_of(config, run),
         scorers=scorers,
@@ -92,45 +96,57 @@ def assemble(run: Run) -> Experiment:
 
 
 def _training(config: Mapping[str, Any], settings: Settings) -> dict[str, Training]:
-    """How each stage is fine-tuned that is: the base, then SR if it is given a noise level; with
-    stage=sr and no level none is, and the earlier run's base is drawn with that SR."""
+    """How to fine-tune the stages that train: the base stage, then SR if it has a noise level.
+
+    With stage=sr and no noise level no stage trains: the pretrained SR stage then enlarges the
+    pictures of the earlier run's base stage.
+    """
     method, sr = settings.method, settings.sr
-    make = instantiate(config["method"]["module"])
-    training = {"base": Training(make, method.max_steps, method.batch_size)}
+    make_module = instantiate(config["method"]["module"])
+    trainings = {"base": Training(make_module, method.max_steps, method.batch_size)}
     if sr.noise_level is not None:
-        of_sr = partial(make, learning_rate=sr.learning_rate)
-        training["sr"] = Training(of_sr, sr.max_steps, sr.batch_size)
-    chosen = {name: how for name, how in training.items() if settings.stage in (None, name)}
-    for name, how in chosen.items():
-        check_batch_size("method" if name == "base" else name, how.batch_size, num_ranks())
-    return chosen
+        make_sr_module = partial(make_module, learning_rate=sr.learning_rate)
+        trainings["sr"] = Training(make_sr_module, sr.max_steps, sr.batch_size)
+    selected = {name: t for name, t in trainings.items() if settings.stage in (None, name)}
+    for name, training in selected.items():
+        check_batch_size("method" if name == "base" else name, training.batch_size, num_ranks())
+    return selected
 
 
 def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
-    """A trainer, of its callbacks and loggers. ValueError for what FSDP cannot do."""
-    make, strategy = instantiate(config["trainer"]), str(config["trainer"].get("strategy", "auto"))
+    """A function that makes a trainer from callbacks, loggers and a number of steps.
+
+    ValueError for an unknown strategy, and for settings that FSDP does not support.
+    """
+    make_trainer = instantiate(config["trainer"])
+    strategy = str(config["trainer"].get("strategy", "auto"))
     if strategy.startswith(("auto", "ddp")):
-        return make
+        return make_trainer
     if strategy != "fsdp":
         raise ValueError(f"trainer.strategy={strategy} is not known: give auto (ddp) or fsdp")
     if config["method"]["ema_decay"] is not None:
-        raise ValueError("trainer.strategy=fsdp has no moving average: method.ema_decay=null")
+        raise ValueError(
+            "trainer.strategy=fsdp does not support a moving average of the weights: "
+            "give method.ema_decay=null"
+        )
     if "score_curves" in config["callbacks"]:
-        raise ValueError("trainer.strategy=fsdp draws after training only: callbacks=default")
-    Sharded()  # refuses one device, now
-    return lambda **parts: make(**parts, strategy=Sharded())
+        raise ValueError(
+            "trainer.strategy=fsdp cannot draw pictures during training: give callbacks=default"
+        )
+    Sharded()  # raises now if there is only one device
+    return lambda **arguments: make_trainer(**arguments, strategy=Sharded())
 
 
 def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
+    """ValueError for settings of the SR stage, which this model lacks."""
     if config["sr"]["enabled"]:
-        raise ValueError(f"the model {model} has no SR stage: take sr=off")
-    overrides = {text: assignment(text) for text in config["overrides"]}
-    useless = [t for t, one in overrides.items() if one.key.startswith("sr.") or t == "stage=sr"]
-    if useless:
-        raise ValueError(f"the model {model} has no SR stage: leave out {useless[0]}")
+        raise ValueError(f"the model {model} has no SR stage: give sr=off")
+    for override in config["overrides"]:
+        if assignment(override).key.startswith("sr.") or override == "stage=sr":
+            raise ValueError(f"the model {model} has no SR stage: leave out {override}")
 
 
-def _warn_of_unused(config: Mapping[str, Any]) -> None:
+def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:
     keys = {f"sr.{key}" for key in ("learning_rate", "max_steps", "batch_size", "train")}
     unused = [text for text in config["overrides"] if assignment(text).key in keys]
     if unused and config["sr"]["noise_level"] is None:
@@ -142,22 +158,28 @@ def _warn_of_unused(config: Mapping[str, Any]) -> None:
 def _base_state(
     config: Mapping[str, Any], names: PromptNames, method: Method
 ) -> dict[str, Any] | None:
-    """With stage=sr, that of the run that it goes on from."""
+    """With stage=sr, the state of the base stage that the earlier run (run=DIR) has trained.
+
+    ValueError if the earlier run had other settings.
+    """
     if config["stage"] != "sr":
         return None
     earlier = Run.load_finished(Path(config["run"]))
-    same = ("subject", "class", "identifier", "model", "method", "prior", "seed")
-    changed = [key for key in same if _of_result(earlier.config[key]) != _of_result(config[key])]
+    changed = [
+        key
+        for key in ("subject", "class", "identifier", "model", "method", "prior", "seed")
+        if _drop_storage_keys(earlier.config[key]) != _drop_storage_keys(config[key])
+    ]
     if changed or PromptNames(**earlier.read_names()) != names:
+        changes = " and ".join(changed) or "identifier"
         raise ValueError(
-            f"{earlier.folder} was trained with another {' and '.join(changed) or 'identifier'}: "
-            "with stage=sr leave that as it was"
+            f"{earlier.folder} was trained with another {changes}: stage=sr needs the same"
         )
     return method.state(reload(earlier).backbone.stages["base"])
 
 
-def _of_result(settings: Any) -> Any:
-    """Without those that no weight depends on."""
+def _drop_storage_keys(settings: Any) -> Any:
+    """The settings of a group without those that change no weight."""
     if not isinstance(settings, Mapping):
         return settings
     return {k: v for k, v in settings.items() if k not in ("cache", "checkpoint_every")}
@@ -165,35 +187,35 @@ def _of_result(settings: Any) -> Any:
 
 def _warn_of_small_photos(subject: Subject, backbone: Backbone) -> None:
     resolution_px = list(backbone.stages.values())[-1].resolution_px
-    sizes = [min(photo.shape[-2:]) for photo in subject.originals()]
-    small = [size for size in sizes if size < resolution_px]
+    sizes_px = [min(photo.shape[-2:]) for photo in subject.originals()]
+    small = [size_px for size_px in sizes_px if size_px < resolution_px]
     if small:
         log.warning(
             "%d of %d photos are smaller than the model's %d px (the smallest: %d): they are "
-            "enlarged, and the detail that they lack is learnt as blur",
+            "enlarged, and the model learns the missing detail as blur",
             len(small),
-            len(sizes),
+            len(sizes_px),
             resolution_px,
             min(small),
         )
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:
-    found: Subject = _built(config["subject"])
-    return found
+    subject: Subject = _instantiate(config["subject"])
+    return subject
 
 
 def scorers_of(metrics: dict[str, Any], subject: Subject | None = None) -> list[Scorer]:
-    """What `metrics` names, checked against the subject, if there is one."""
-    found: list[Scorer] = list(_built(metrics).values())
-    for scorer in found:
-        if subject is not None:
+    """Build the scorers of the group `metrics`, and check that they can score the subject."""
+    scorers: list[Scorer] = list(_instantiate(metrics).values())
+    if subject is not None:
+        for scorer in scorers:
             scorer.check(subject)
-    return found
+    return scorers
 
 
 def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
-    """The run folder's history, and what `logger` names beside it."""
+    """Build the logger of the group `logger`, if any, and the run folder's history."""
     history = History(run)
     if not config["logger"]:
         return [history]
@@ -202,7 +224,7 @@ def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """A finished run: the fine-tuned model, its words, and how its pictures are drawn."""
+    """A finished run: the fine-tuned model, the names in its prompts, and how it draws pictures."""
 
     backbone: Backbone
     names: PromptNames
@@ -210,16 +232,19 @@ class Reloaded:
 
 
 def reload(run: Run) -> Reloaded:
-    """From nothing but the run's folder and, where its method keeps less, the pretrained model."""
+    """Load a finished run from its folder.
+
+    The pretrained model is loaded too if the run's method saves less than a whole model.
+    """
     quieten_libraries()
     config = run.config
     settings = read(Settings, config)
-    method: Method = _built(config["method"]["tuning"], "method.tuning")
+    method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
 
     def pretrained(folder: Path | None = None) -> Backbone:
-        other = {} if folder is None else {"pretrained": str(folder)}
-        found: Backbone = _built(config["model"]["backbone"] | other)
-        return found
+        source = {} if folder is None else {"pretrained": str(folder)}
+        backbone: Backbone = _instantiate(config["model"]["backbone"] | source)
+        return backbone
 
     backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
@@ -228,7 +253,7 @@ def reload(run: Run) -> Reloaded:
 
 
 def quieten_libraries() -> None:
-    """Progress bars and advice of libraries, which would bury our own lines."""
+    """Silence the progress bars and advice of libraries, which would bury our own messages."""
     import diffusers
     import transformers
 
@@ -239,20 +264,24 @@ def quieten_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
-    # Where it averages weights nothing is sharded: see _trainer.
+    # We never average sharded weights: see _trainer.
     warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
-    # Our loader goes on where the training does: see Batches.
+    # Our loader resumes at the right step: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    logging.getLogger().addFilter(_is_no_step)
+    logging.getLogger().addFilter(_is_warning)
 
 
-def _is_no_step(record: logging.LogRecord) -> bool:
-    """open_clip tells what it does through the root logger, which nobody else writes to."""
+def _is_warning(record: logging.LogRecord) -> bool:
+    """Let only warnings and errors pass: open_clip logs its steps to the root logger, as INFO."""
     return record.levelno > logging.INFO
 
 
-def _built(settings: dict[str, Any], key: str = "") -> Any:
-    """What `settings` names. A ValueError in there is the user's sentence, and Hydra hides it."""
+def _instantiate(settings: dict[str, Any], key: str = "") -> Any:
+    """Build the object that `settings` describes.
+
+    A ValueError inside is raised as it is: its message is for the user, and Hydra would hide it.
+    `key`: where `settings` stand in the config.
+    """
     try:
         return instantiate(settings)
     except InstantiationException as error:
@@ -264,45 +293,50 @@ def _built(settings: dict[str, Any], key: str = "") -> Any:
 
 
 def _partial(settings: dict[str, Any]) -> Any:
-    """What `settings` names, to be called with objects (given to `instantiate`, Hydra would take
-    them for configs and instantiate what is inside)."""
+    """A `functools.partial` of the function or class that `settings` describes.
+
+    Call it with objects as arguments. Hydra's `instantiate` would take the same objects for configs
+    and instantiate what they contain.
+    """
     return instantiate(settings, _partial_=True)
 
 
-def _callback(settings: dict[str, Any], parts: dict[str, Any]) -> Any:
-    """A callback, of those parts of the experiment that its constructor names."""
-    make = _partial(settings)
-    wanted = inspect.signature(make.func).parameters
-    return make(**{name: part for name, part in parts.items() if name in wanted})
+def _callback(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """Build a callback. Its constructor gets those of `arguments` that it has parameters for."""
+    make_callback = _partial(settings)
+    parameters = inspect.signature(make_callback.func).parameters
+    return make_callback(**{name: value for name, value in arguments.items() if name in parameters})
 
 
 def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:
-    """Of the pictures that are scored."""
-    samplers = _checked(settings.model.sampling.images, stages)
+    """How to draw the pictures that are scored."""
+    samplers = _check_samplers(settings.model.sampling.images, stages)
     return Sampling(samplers, settings.sr.enabled, settings.sr.drawing_noise_level)
 
 
-def _checked(samplers: Mapping[str, Sampler], stages: Mapping[str, Stage]) -> dict[str, Sampler]:
-    """A sampler for each stage of a model, which can draw from it."""
-    if missing := [name for name in stages if name not in samplers]:
-        raise ValueError(f"model.sampling has nothing for stage {missing[0]} of this model")
+def _check_samplers(
+    samplers: Mapping[str, Sampler], stages: Mapping[str, Stage]
+) -> dict[str, Sampler]:
+    """The samplers of the stages. ValueError if one is missing or not supported by its stage."""
     for name, stage in stages.items():
+        if name not in samplers:
+            raise ValueError(f"model.sampling has no sampler for stage {name} of this model")
         stage.schedule.solver(samplers[name].name, samplers[name].num_steps)
     return {name: samplers[name] for name in stages}
 
 
 def _device(accelerator: str) -> Any:
-    """Where Lightning will train, as a torch device. ValueError if it is not there."""
+    """The torch device on which Lightning will train. ValueError if it is not available."""
     import torch
 
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer=gpu needs a GPU, and there is none here: take trainer=cpu")
+        raise ValueError("trainer=gpu needs a GPU, and no GPU is available: give trainer=cpu")
     has_gpu = accelerator in ("auto", "gpu") and torch.cuda.is_available()
     return torch.device("cuda" if has_gpu else "cpu")
 
 
 def _class_noun(choice: dict[str, Any], subject: Subject) -> str | None:
-    """class=none, wrong or correct, or class.noun=anything."""
+    """The noun of class=none, wrong or correct, or the value of class.noun."""
     if choice["noun"] is not None:
         return str(choice["noun"])
     return {"none": None, "wrong": subject.wrong_class_noun, "correct": subject.class_noun}[
@@ -311,7 +345,7 @@ def _class_noun(choice: dict[str, Any], subject: Subject) -> str | None:
 
 
 def _identifier(settings: dict[str, Any], model: dict[str, Any], backbone: Backbone) -> str:
-    """identifier=rare, common or random, or identifier.text=anything."""
+    """The text of identifier=rare, common or random, or the value of identifier.text."""
     text: str | None = settings["text"]
     if text is None and settings["kind"] == "rare":
         first, end = model["rare_token_ids"]

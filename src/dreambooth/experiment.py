@@ -1,4 +1,4 @@
-"""One DreamBooth run, from photos to scores; each step reads and writes the run folder."""
+"""One DreamBooth run, from photos to scores. Each step reads and writes the run folder."""
 
 import logging
 import time
@@ -44,12 +44,13 @@ from dreambooth.training.loggers import publish
 
 log = logging.getLogger(__name__)
 
-_NUM_BEFORE = 8  # pictures of the class by the model as it was pretrained
+_NUM_IMAGES_BEFORE = 8  # class images drawn by the pretrained model, for comparison
 
 
 @dataclass
 class Experiment:
-    """Everything that a run needs, built and checked; see `assemble`."""
+    """The parts of a run, built and checked by `assemble`, and its three steps: `train`, `draw` and
+    `score`."""
 
     run: Run
     subject: Subject
@@ -58,28 +59,31 @@ class Experiment:
     method: Method
     prior: Prior
     prior_sampling: Sampling
-    sampling: Sampling  # of all other pictures
+    sampling: Sampling  # for all images but the prior images
     drawing: Drawing
     sr: SuperResolution
-    training: Mapping[str, Training]  # of the stages that are fine-tuned, in this order
+    training: Mapping[str, Training]  # the stages to fine-tune, in this order
     timesteps: TimestepDistribution
-    ema_decay: float | None  # of a moving average of the weights, which is what is kept
-    trainer: Callable[..., L.Trainer]  # of its callbacks and its loggers
-    callbacks: Callable[[str], Sequence[L.Callback]]  # of the stage that is trained
+    ema_decay: float | None  # if given, the moving average of the weights is saved
+    trainer: Callable[..., L.Trainer]  # called with callbacks, loggers and max_steps
+    callbacks: Callable[[str], Sequence[L.Callback]]  # called with the stage's name
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
-    device: torch.device  # where pictures are drawn
-    base_state: Mapping[str, Tensor] | None = None  # of a run whose base stage is taken over
+    device: torch.device  # the device that draws images
+    base_state: Mapping[str, Tensor] | None = None  # the trained base stage of an earlier run
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
-        """Samples of the frozen model under the class prompt, from the cache where they are there;
-        None if lambda is 0."""
+        """The prior images, encoded for a stage; None if lambda is 0.
+
+        They are samples of the frozen model under the class prompt. Those that the cache lacks are
+        drawn now.
+        """
         if self.prior.weight == 0:
             return None
         stage = self.backbone.stages[stage_name]
         sampler = self.prior_sampling.samplers[stage_name]
-        key: dict[str, str | int | float] = {
+        cache_key: dict[str, str | int | float] = {
             "model": self.backbone.fingerprint(),
             "stage": stage_name,
             "prompt": self.names.class_prompt,
@@ -88,59 +92,60 @@ class Experiment:
             "guidance": sampler.guidance_scale,
             "resolution_px": stage.resolution_px,
         }
-        if stage_name != "base":  # its pictures follow from the stage before it too
-            before = self.prior_sampling.samplers["base"]
-            key["base"] = f"{before.name} {before.num_steps} {before.guidance_scale:g}"
-        digest = key_digest(key)
+        if stage_name != "base":  # these images depend on the base stage's sampler too
+            base = self.prior_sampling.samplers["base"]
+            cache_key["base"] = f"{base.name} {base.num_steps} {base.guidance_scale:g}"
+        digest = key_digest(cache_key)
         to_device(self.backbone, self.device)
 
         def make(indices: list[int]) -> Any:
-            keys: list[tuple] = [("prior", digest, i) for i in indices]
+            noise_keys: list[tuple] = [("prior", digest, i) for i in indices]
             prompts = [self.names.class_prompt] * len(indices)
             sampling = replace(self.prior_sampling, last_stage=stage_name)
-            images = self.backbone.generate(prompts, keys, sampling)
+            images = self.backbone.generate(prompts, noise_keys, sampling)
             return images.permute(0, 2, 3, 1).numpy()
 
-        found = prior_images(self.prior.cache, key, self.prior.num_images, make, batch_size=16)
+        prior = prior_images(
+            self.prior.cache, cache_key, self.prior.num_images, make, batch_size=16
+        )
         log.info(
             "prior images: %d of %r (%d made now)",
-            len(found.images),
+            len(prior.images),
             self.names.class_prompt,
-            found.made,
+            prior.made,
         )
-        images = from_uint8(torch.from_numpy(found.images).permute(0, 3, 1, 2))
+        images = from_uint8(torch.from_numpy(prior.images).permute(0, 3, 1, 2))
         return stage.encode(images)
 
     def train(self) -> None:
         """Fine-tune the stages, one after the other, and save the model.
 
-        What an earlier start of this run has done is taken over: weights of trained stages, and the
-        newest checkpoint of one that is not.
+        A run that is started again loads the stages that it has trained, and resumes the training
+        of the next one from its newest checkpoint.
         """
-        trained = {name: read_trained(self.run, name) for name in self.training}
-        left = {name: how for name, how in self.training.items() if trained[name] is None}
-        # These first: they refuse what they cannot do, and prior images take long.
-        modules = {name: self._module(name, how) for name, how in left.items()}
-        trainers = {name: self._trainer(name, how) for name, how in left.items()}
+        states = {name: read_trained(self.run, name) for name in self.training}
+        untrained = {name: t for name, t in self.training.items() if states[name] is None}
+        # Built first, because they may raise ValueError and prior images take long.
+        modules = {name: self._module(name, training) for name, training in untrained.items()}
+        trainers = {name: self._trainer(name, training) for name, training in untrained.items()}
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         photos = self._photos(self.subject.photos)
         on_rank_zero(lambda: self.run.save_images("photos", photos))
-        # All of them of the frozen model, and now: training changes it.
+        # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
-            prior = {name: self.encode_prior(name) for name in left}
-        self.draw_missing(
-            self._class_jobs("before", min(_NUM_BEFORE, self.drawing.num_class_images))
-        )
+            prior = {name: self.encode_prior(name) for name in untrained}
+        num_before = min(_NUM_IMAGES_BEFORE, self.drawing.num_class_images)
+        self.draw_missing(self._class_jobs("before", num_before))
         if self.base_state is not None:
             self.method.load_state(self.backbone.stages["base"], self.base_state)
-        for name, state in trained.items():
+        for name, state in states.items():
             stage = self.backbone.stages[name]
             if state is None:
-                self._fit(modules[name], trainers[name], prior[name], left[name].batch_size)
+                self._fit(modules[name], trainers[name], prior[name], untrained[name].batch_size)
                 on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
                 stop_if_asked()
             else:
-                log.info("%s: trained already", name)
+                log.info("%s: already trained", name)
                 self.method.load_state(stage, state)
         on_rank_zero(self._save)
 
@@ -165,52 +170,55 @@ class Experiment:
             partial(stage.added_condition, noise_level=self.sr.noise_level),
             self.prior.caption_dropout,
         )
-        of_steps = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
+        batch_sampler = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
         checkpoint = newest_checkpoint(self.run, stage.name)
         if checkpoint is not None:
-            log.info("%s: going on from %s", stage.name, checkpoint)
+            log.info("%s: resuming from %s", stage.name, checkpoint)
         started = time.monotonic()
-        loader = DataLoader(draws, batch_sampler=of_steps)
+        loader = DataLoader(draws, batch_sampler=batch_sampler)
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
-        log.info("%s: %d steps, in %.1f s", stage.name, steps, time.monotonic() - started)
+        log.info("%s: %d steps in %.1f s", stage.name, steps, time.monotonic() - started)
 
-    def _module(self, stage_name: str, how: Training) -> TwoTermModule:
-        names, steps = list(self.training), [one.max_steps for one in self.training.values()]
-        module: TwoTermModule = how.module(
+    def _module(self, stage_name: str, training: Training) -> TwoTermModule:
+        names, steps = list(self.training), [t.max_steps for t in self.training.values()]
+        module: TwoTermModule = training.module(
             stage=self.backbone.stages[stage_name],
             method=self.method,
             prompts=self.method.prompts(self.names),
             prior_weight=self.prior.weight,
             steps_before=sum(steps[: names.index(stage_name)]) / sum(steps),
-            steps_here=how.max_steps / sum(steps),
+            steps_here=training.max_steps / sum(steps),
         )
         return module
 
-    def _trainer(self, stage_name: str, how: Training) -> L.Trainer:
+    def _trainer(self, stage_name: str, training: Training) -> L.Trainer:
         callbacks = [*self.callbacks(stage_name)]
         if self.ema_decay is not None:
-            callbacks.insert(0, EMAWeightAveraging(decay=self.ema_decay))  # score_curves draws it
+            # Before score_curves, which draws with the averaged weights.
+            callbacks.insert(0, EMAWeightAveraging(decay=self.ema_decay))
         return self.trainer(
             callbacks=callbacks,
             logger=self.loggers,
-            max_steps=how.max_steps,
-            # Said, since Lightning else takes an allocation of SLURM that it is started in for
-            # one that has started it.
+            max_steps=training.max_steps,
+            # The environment is explicit: inside a SLURM allocation, Lightning would otherwise
+            # assume that SLURM has started this process as one of its tasks.
             plugins=[
                 AtomicCheckpoints(),
                 TorchElasticEnvironment() if num_ranks() > 1 else LightningEnvironment(),
             ],
-            use_distributed_sampler=False,  # the loader's batches are each rank's own
+            use_distributed_sampler=False,  # Batches divides each batch over the ranks
         )
 
     def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
-        """At the resolution of the last stage."""
+        """Photos of the subject as pictures, at the resolution of the last stage."""
         resolution_px = list(self.backbone.stages.values())[-1].resolution_px
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
 
     def draw(self) -> None:
-        """The subject under every prompt of its set, and the class under its own prompt; of what is
-        there already, nothing."""
+        """Draw the subject under each of its prompts, and the class under the class prompt.
+
+        Pictures that the run folder has are not drawn again.
+        """
         jobs = [
             ("prompts", template, template.format(self.names.subject), i)
             for template in self.subject.prompts
@@ -219,74 +227,85 @@ class Experiment:
         self.draw_missing(jobs + self._class_jobs("class", self.drawing.num_class_images))
         if "sr" in self.backbone.stages:
             stop_if_asked()
-            on_rank_zero(self._restore)
+            on_rank_zero(self._restore_originals)
 
     def _class_jobs(self, image_set: str, count: int) -> list[tuple[str, str, str, int]]:
         return [(image_set, "a {}", self.names.class_prompt, i) for i in range(count)]
 
     def draw_missing(self, jobs: Sequence[tuple[str, str, str, int]]) -> None:
-        """Pictures of (image set, template, prompt, index), saved batch by batch, or as many
-        batches as there are ranks. A batch of which a picture is missing is drawn as a whole: its
-        size may be in the bits."""
+        """Draw the pictures (image set, template, prompt, index) that the run folder lacks.
+
+        The ranks draw one batch each at a time, and rank 0 saves the pictures. A batch with a
+        missing picture is drawn as a whole, since the bits of an image may depend on the size of
+        its batch.
+        """
         to_device(self.backbone, self.device)
-        every = batches(jobs, self.backbone.batch_size)
-        left = on_rank_zero(lambda: [b for b in every if not all(map(self._is_drawn, b))])
-        log.info("drawing %d pictures of %d", sum(map(len, left)), len(jobs))
-        for at_once in batches(left, num_ranks()):
+        all_batches = batches(jobs, self.backbone.batch_size)
+        unfinished = on_rank_zero(
+            lambda: [batch for batch in all_batches if not all(map(self._is_drawn, batch))]
+        )
+        log.info("drawing %d of %d pictures", sum(map(len, unfinished)), len(jobs))
+        for batch_per_rank in batches(unfinished, num_ranks()):
             stop_if_asked()
-            some = [job for batch in at_once for job in batch]
-            images = draw_pictures(self.backbone, [job[1:] for job in some], self.sampling)
-            on_rank_zero(partial(self._save_drawn, some, images))
+            chunk = [job for batch in batch_per_rank for job in batch]
+            pictures = draw_pictures(self.backbone, [job[1:] for job in chunk], self.sampling)
+            on_rank_zero(partial(self._save_drawn, chunk, pictures))
 
     def _save_drawn(
         self, jobs: Sequence[tuple[str, str, str, int]], pictures: Sequence[Picture]
     ) -> None:
         for image_set in dict.fromkeys(job[0] for job in jobs):
-            chosen = [p for p, job in zip(pictures, jobs, strict=True) if job[0] == image_set]
-            self.run.save_images(image_set, chosen)
+            of_set = [p for p, job in zip(pictures, jobs, strict=True) if job[0] == image_set]
+            self.run.save_images(image_set, of_set)
 
     def _is_drawn(self, job: tuple[str, str, str, int]) -> bool:
         image_set, template, prompt, index = job
         return self.run.has_image(image_set, prompt, index, template)
 
-    def _restore(self) -> None:
-        """Photos of the subject, if possible not those of the training, shrunk to the base stage's
-        resolution and enlarged again: what super-resolution does to a known truth."""
+    def _restore_originals(self) -> None:
+        """Shrink photos of the subject to the base stage's resolution, and restore them with the SR
+        stage, to compare the result with the originals.
+
+        The photos are held-out ones if the subject has any, else the training photos.
+        """
         photos = self.subject.held_out or self.subject.photos
         self.run.save_images("originals", self._photos(photos))
         originals = self.run.read_images("originals")
         if all(self._is_drawn(("restored", p.template, p.prompt, p.index)) for p in originals):
             return
-        low = self.backbone.stages["base"].resolution_px
-        pixels = from_uint8(torch.stack([p.pixels for p in originals]))
-        images = self.backbone.super_resolve(
-            F.adaptive_avg_pool2d(pixels, low),
+        low_resolution_px = self.backbone.stages["base"].resolution_px
+        images = from_uint8(torch.stack([p.pixels for p in originals]))
+        restored = self.backbone.super_resolve(
+            F.adaptive_avg_pool2d(images, low_resolution_px),
             [p.prompt for p in originals],
             [("restored", p.index) for p in originals],
             self.sampling,
         )
-        found = zip(images, originals, strict=True)
-        self.run.save_images("restored", [replace(p, pixels=image) for image, p in found])
+        pairs = zip(originals, restored, strict=True)
+        self.run.save_images("restored", [replace(p, pixels=pixels) for p, pixels in pairs])
 
     def score(self) -> dict[str, Metric]:
-        """scores.csv and metrics.json of what `draw` has drawn."""
-        pairs = ("restored", "originals") if "sr" in self.backbone.stages else ()
-        pictures = [self.run.read_images(name) for name in ("prompts", "class", *pairs)]
+        """Score the pictures that `draw` has drawn; write scores.csv and metrics.json."""
+        sr_sets = ("restored", "originals") if "sr" in self.backbone.stages else ()
+        pictures = [self.run.read_images(name) for name in ("prompts", "class", *sr_sets)]
         sets = PictureSets(self.subject, self.names.identifier, *pictures)
         scores = evaluate(self.scorers, sets, self.seed)
 
-        def write() -> None:
+        def write_and_publish() -> None:
             self.run.write_scores(scores.rows)
             self.run.write_metrics(scores.metrics)
             publish(self.loggers, scores.metrics, scores.rows, sets.scored)
 
-        on_rank_zero(write)
+        on_rank_zero(write_and_publish)
         log.info("scores: %s", summary_line(scores.metrics) or "none (metrics=none)")
         return scores.metrics
 
 
 def to_device(backbone: Backbone, device: torch.device) -> Backbone:
-    """All stages: Lightning moves the one it trains only, and takes it back to the CPU."""
+    """Move all stages to a device.
+
+    Lightning moves only the stage that it trains, and moves it back to the CPU afterwards.
+    """
     for stage in backbone.stages.values():
         stage.denoiser.to(device)
     return backbone
@@ -295,19 +314,19 @@ def to_device(backbone: Backbone, device: torch.device) -> Backbone:
 def draw_pictures(
     backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Sampling
 ) -> list[Picture]:
-    """Pictures of (template, prompt, index). The noise follows from template and index alone, so
-    that all runs of a sweep, whatever they call the subject, are compared on the same noise. Each
-    batch is drawn by one rank; all get all."""
+    """Draw one picture for each (template, prompt, index).
 
-    def draw(batch: Sequence[tuple[str, str, int]]) -> Tensor:
-        keys: list[tuple] = [("image", template, index) for template, _, index in batch]
-        return backbone.generate([prompt for _, prompt, _ in batch], keys, sampling)
+    The noise follows from template and index alone: all runs of a sweep, whatever they call the
+    subject, are compared on the same noise. The ranks share the batches, and each returns all
+    pictures.
+    """
 
-    images = [
-        image
-        for drawn in map_over_ranks(draw, batches(jobs, backbone.batch_size))
-        for image in drawn
-    ]
+    def draw_batch(batch: Sequence[tuple[str, str, int]]) -> Tensor:
+        noise_keys: list[tuple] = [("image", template, index) for template, _, index in batch]
+        return backbone.generate([prompt for _, prompt, _ in batch], noise_keys, sampling)
+
+    drawn_batches = map_over_ranks(draw_batch, batches(jobs, backbone.batch_size))
+    images = [image for drawn in drawn_batches for image in drawn]
     return [
         Picture(image, prompt, index, template)
         for image, (template, prompt, index) in zip(images, jobs, strict=True)
@@ -315,5 +334,5 @@ def draw_pictures(
 
 
 def pictures_of(images: Tensor, prompt: str) -> list[Picture]:
-    """Images [-1, 1] (N, 3, H, W) as pictures of a prompt."""
+    """Turn images [-1, 1] (N, 3, H, W) into pictures of one prompt."""
     return [Picture(image, prompt, index) for index, image in enumerate(to_uint8(images))]

@@ -4,7 +4,7 @@
       + lambda  *  w_t' || x_hat(alpha_t' x_pr + sigma_t' eps', c_pr) - x_pr ||^2    prior term
 
 x is a photo of the subject and c = "a [V] [class noun]"; x_pr is a sample of the frozen, pretrained
-model under c_pr = "a [class noun]". Each image has a t and an eps of its own. For a batch:
+model under c_pr = "a [class noun]". Each image has its own t and eps. For a batch:
 
     loss = two_term_loss(
         subject=term(prediction, target, loss_weights(weighting, snr(t), prediction_type)),
@@ -12,7 +12,7 @@ model under c_pr = "a [class noun]". Each image has a t and an eps of its own. F
         prior_weight=prior_weight,  # lambda
     ).total
 
-where `prediction` and `target` are in the parametrisation of the model (see schedules.py).
+where `prediction` and `target` are in the model's parametrisation (see schedules.py).
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ MIN_SNR_GAMMA = 5.0
 
 
 class Losses(NamedTuple):
-    """Scalars. `prior` is before the multiplication by lambda; None where there is no such term."""
+    """Scalars. `prior` is not yet multiplied by lambda; it is None if there is no prior term."""
 
     total: Tensor
     subject: Tensor
@@ -33,7 +33,7 @@ class Losses(NamedTuple):
 
 
 def two_term_loss(subject: Tensor, prior: Tensor | None, prior_weight: float) -> Losses:
-    """subject + lambda * prior. With lambda = 0 there is no prior term at all: `prior` is None."""
+    """subject + lambda * prior. With lambda = 0 there is no prior term, and `prior` is None."""
     assert (prior is None) == (prior_weight == 0), "a prior term if and only if lambda > 0"
     if prior is None:
         return Losses(subject, subject, None)
@@ -41,20 +41,20 @@ def two_term_loss(subject: Tensor, prior: Tensor | None, prior_weight: float) ->
 
 
 def term(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """One of the two terms: the batch's mean of weight * mean square error, a scalar.
+    """One of the two terms: the mean of weight * mean squared error over the batch, a scalar.
 
-    prediction and target (B, C, H, W); weights (B,), of this term's own timesteps.
+    prediction and target (B, C, H, W); weights (B,), from this term's timesteps.
     """
-    assert prediction.shape == target.shape, "an error that broadcasts is not the loss"
+    assert prediction.shape == target.shape, "a difference that broadcasts is not the error"
     assert weights.shape == prediction.shape[:1], "one weight for each image of this term"
     mean_square = (prediction - target).square().flatten(start_dim=1).mean(dim=1)  # (B,)
     return (weights * mean_square).mean()
 
 
 def loss_weights(weighting: str, snr: Tensor, prediction_type: str) -> Tensor:
-    """Weights (B,) of the square error in the model's own parametrisation, from snr(t) (B,).
+    """Weights (B,) of the squared error in the model's parametrisation, from snr(t) (B,).
 
-    `uniform`: 1, the plain mean square error that the model was pretrained with.
+    `uniform`: 1, the plain mean squared error of pretraining.
     `min_snr`: w_t = min(snr, gamma) on || x_hat - x ||^2, gamma = 5 (Hang et al., arXiv 2303.09556,
     section 3.4), converted: || eps_hat - eps ||^2 = snr * || x_hat - x ||^2, || v_hat - v ||^2 =
     (snr + 1) * || x_hat - x ||^2, and for flow matching (1 + sqrt(snr))^2 * || x_hat - x ||^2.

@@ -1,7 +1,7 @@
-"""Ancestral and fast sampling with classifier-free guidance, by the solvers of a noise schedule.
+"""Ancestral and fast sampling with classifier-free guidance.
 
-Each image has a random generator of its own, which gives its initial noise and the noise of each
-ancestral step: an image does not depend on the batch that it was made in.
+Each image has its own random generator, for its initial noise and the noise of each ancestral step:
+the noise of an image does not depend on the batch that it is drawn in.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ from dreambooth.schedules import NoiseSchedule, Solver
 
 
 class DenoisingStage(Protocol):
-    """What is drawn from: of a stage (backbones/stage.py) as much as a sampler needs."""
+    """The part of a stage (backbones/stage.py) that sampling needs."""
 
     denoiser: nn.Module
     schedule: NoiseSchedule
     x_shape: tuple[int, ...]
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        """The output of the network, in the parametrisation of `schedule.prediction_type`."""
+        """The denoiser's output, in the parametrisation of `schedule.prediction_type`."""
 
 
 @torch.no_grad()
@@ -34,24 +34,24 @@ def sample(
     solver: Solver,
     guidance_scale: float,
 ) -> Tensor:
-    """x (B, *stage.x_shape), drawn from pure noise under a condition of B rows.
+    """Sample x (B, *stage.x_shape) from pure noise, under a condition of B rows.
 
-    `null_condition`, of B rows too, is what guidance leads away from; unused at guidance_scale 1.
-    `generators`: B of them, on CPU. `solver`: a fresh one of the stage's schedule. The denoiser
-    runs in eval mode, and is afterwards as it was before.
+    `null_condition`: B rows that guidance leads away from; unused with guidance_scale 1.
+    `generators`: B of them, on CPU. `solver`: a fresh one from the stage's schedule. The denoiser
+    runs in eval mode; its own mode is restored afterwards.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
-    rows = list(generators)  # a list is what diffusers draws from image by image
-    assert all(len(value) == len(rows) for value in condition.values()), "one generator an image"
+    rngs = list(generators)  # diffusers needs a list to draw each image from its own generator
+    assert all(len(v) == len(rngs) for v in condition.values()), "one generator for each image"
     device = next(iter(condition.values())).device
     if guidance_scale != 1:
         condition = {k: torch.cat([null_condition[k], condition[k]]) for k in condition}
     with evaluation_mode(stage.denoiser):
-        z_t = randn_tensor((len(rows), *stage.x_shape), generator=rows, device=device)
+        z_t = randn_tensor((len(rngs), *stage.x_shape), generator=rngs, device=device)
         for t in solver.timesteps:
             x_hat = guided_x(stage, z_t, t.item(), condition, guidance_scale)
-            z_t = solver.step(x_hat, t, z_t, generator=rows).prev_sample
+            z_t = solver.step(x_hat, t, z_t, generator=rngs).prev_sample
     return z_t
 
 
@@ -62,11 +62,11 @@ def guided_x(
     condition: Mapping[str, Tensor],
     guidance_scale: float,
 ) -> Tensor:
-    """x_hat of null + guidance_scale * (conditional - null), both from one forward.
+    """x_hat from the guided prediction, null + guidance_scale * (conditional - null).
 
-    Arguments as in `sample`, except `condition`: with guidance it has 2B rows, null ones first.
-    The prediction becomes x_hat here, so that every solver sees the same clipping to
-    [-1, 1] (Imagen's static thresholding, arXiv 2205.11487, section 2.3) for pixel models.
+    Both predictions come from one forward pass. Arguments as in `sample`, except `condition`: with
+    guidance it has 2B rows, of which the first B are the null condition. For pixel models x_hat is
+    clipped to [-1, 1] (Imagen's static thresholding, arXiv 2205.11487, section 2.3).
     """
     times = torch.full((len(z_t),), t, device=z_t.device)
     if guidance_scale == 1:
@@ -81,7 +81,7 @@ def guided_x(
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule is in its own mode of before."""
+    """Eval mode inside the context; afterwards each submodule is in its previous mode again."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

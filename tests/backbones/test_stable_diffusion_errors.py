@@ -39,7 +39,7 @@ def error_of(pretrained: Path | str, **options) -> str:
 
 def test_a_prompt_of_more_than_77_tokens_says_how_many(backbone):
     backbone.check_prompt("dog " * 75)
-    message = r"78 tokens .* takes 77: shorten it by 1$"
+    message = r"78 tokens, .* takes 77: shorten it by 1$"
     with pytest.raises(ValueError, match=message):
         backbone.check_prompt("dog " * 76)
     with pytest.raises(ValueError, match=message):

@@ -151,7 +151,7 @@ def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(t
     assert run.status().state == "preempted"
     ended = process("src/train.py", f"run={run.folder}")
     assert ended.code == 0, ended.output
-    assert "going on from" in ended.output
+    assert "resuming from" in ended.output
     assert same_files(run.weights, tmp_path / "whole" / "weights", "*.safetensors")
 
 
@@ -180,7 +180,7 @@ def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path
         (["trainer.num_nodes=2"], "several nodes need launcher=slurm, with -m"),
         (["trainer.devices=3"], "method.batch_size=4 is of all 3 devices: give a multiple of 3"),
         (["trainer.strategy=deepspeed"], "=deepspeed is not known: give auto (ddp) or fsdp"),
-        (["trainer.strategy=fsdp"], "=fsdp splits a model: give trainer.devices=2 or more"),
+        (["trainer.strategy=fsdp"], "=fsdp needs at least two devices: give trainer.devices=2"),
     ],
 )
 def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):

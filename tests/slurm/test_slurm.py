@@ -204,7 +204,7 @@ def test_a_run_of_two_nodes_that_is_told_to_stop_goes_on_to_the_same_bits(jobs, 
     log = jobs.log("nodes")
     assert run.status().state == "finished", log
     assert "stopped as asked, at step" in log
-    assert "going on from" in log
+    assert "resuming from" in log
     (there,) = local("nodes", *TWO_NODES, "launcher.jobs=2", "trainer.devices=2")
     assert same_files(run.weights, there.weights, "*.safetensors")
     assert losses_of(run.folder) == losses_of(there.folder)
@@ -230,7 +230,7 @@ def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_ends_with_the_same
     log = jobs.log(name)
     assert "stopped as asked, at step" in log
     assert log.count("Starting with JobEnvironment") > 1  # it was queued again
-    assert "going on from" in log
+    assert "resuming from" in log
     assert same_files(run.weights, undisturbed.weights, "*.safetensors")
     assert same_files(run.folder / "images", undisturbed.folder / "images", "*.png")
 

@@ -44,7 +44,7 @@ def test_the_split_into_batches_does_not_change_a_draw():
 def test_neither_the_order_of_reading_nor_a_resume_changes_a_draw():
     draws = draws_of()
     backwards = [draws[i] for i in reversed(range(70))][::-1]
-    batches = Batches(num_steps=14, batch_size=5, first=lambda: 7)
+    batches = Batches(num_steps=14, batch_size=5, first_step=lambda: 7)
     resumed = flat(DataLoader(draws_of(), batch_sampler=batches))
     assert len(batches) == 14
     for i in range(35, 70):

@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(train, split, tmp_path):
     assert list(run.checkpoints.glob("base-*.ckpt"))
     ended = process("src/train.py", f"run={run.folder}")
     assert ended.code == 0, ended.output
-    assert "going on from" in ended.output
+    assert "resuming from" in ended.output
     assert same_files(run.weights, split.weights, "*.safetensors")
 
 
@@ -122,9 +122,9 @@ def test_stable_diffusion_is_split_too(stable_diffusion, tmp_path):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("method.ema_decay=0.9", "fsdp has no moving average: method.ema_decay=null"),
-        ("callbacks=score_curves", "fsdp draws after training only: callbacks=default"),
-        ("metrics=none", "fsdp splits a model: give trainer.devices=2 or more"),
+        ("method.ema_decay=0.9", "fsdp does not support a moving average of the weights"),
+        ("callbacks=score_curves", "fsdp cannot draw pictures during training: give callbacks"),
+        ("metrics=none", "fsdp needs at least two devices: give trainer.devices=2"),
     ],
 )
 def test_what_it_does_not_do_is_said(tiny, tmp_path, override, sentence):

@@ -114,7 +114,7 @@ def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():
 
 
 def test_curves_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="callbacks=score_curves has nothing to draw curves of"):
+    with pytest.raises(ValueError, match="callbacks=score_curves has no scores to draw curves of"):
         ScoreCurves(None, SUBJECT, NAMES, [])
     with pytest.raises(ValueError, match=r"callbacks\.score_curves\.every_n_steps=0: give a whole"):
         ScoreCurves(None, SUBJECT, NAMES, [Recorded()], every_n_steps=0)

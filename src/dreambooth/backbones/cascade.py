@@ -19,31 +19,31 @@ from dreambooth.sampling import sample
 from dreambooth.schedules import schedule_of
 from dreambooth.subjects.photos import to_uint8
 
-NOISE_LEVEL = 1e-3  # variance on the SR stage's condition, where nothing else is asked for
+NOISE_LEVEL = 1e-3  # default variance of the noise on the SR stage's condition
 
 
 class PromptEncoder:
-    """A text encoder that keeps what it has encoded, until it is asked with gradient."""
+    """A text encoder with a cache of the prompts that it has encoded without gradient."""
 
     def __init__(self, tokenizer: Any, model: Any, max_tokens: int):
         self.tokenizer, self.model, self.max_tokens = tokenizer, model.eval(), max_tokens
-        self._kept: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     def __call__(self, prompts: Sequence[str], with_gradient: bool = False) -> Tensor:
-        """Hidden states (N, max_tokens, width)."""
+        """Hidden states (N, max_tokens, width). With gradient, the cache is cleared."""
         if with_gradient:
-            self._kept.clear()
+            self._cache.clear()
             tokens = self.tokens(prompts).to(self.model.device)
             return self.model(tokens).last_hidden_state
-        new = [p for p in dict.fromkeys(prompts) if p not in self._kept]
+        new = [p for p in dict.fromkeys(prompts) if p not in self._cache]
         if new:
             with torch.no_grad():
                 states = self.model(self.tokens(new).to(self.model.device)).last_hidden_state
-            self._kept.update(zip(new, states, strict=True))
-        return torch.stack([self._kept[p] for p in prompts])
+            self._cache.update(zip(new, states, strict=True))
+        return torch.stack([self._cache[p] for p in prompts])
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        """Ids (N, max_tokens)."""
+        """Token ids (N, max_tokens), padded or truncated."""
         padded = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens
         )
@@ -54,26 +54,27 @@ class PromptEncoder:
         count = len(self.tokenizer(prompt, verbose=False).input_ids)
         if count > self.max_tokens:
             raise ValueError(
-                f"the prompt {prompt!r} has {count} tokens; this model reads {self.max_tokens}: "
-                "shorten it"
+                f"the prompt {prompt!r} has {count} tokens, and this model's text encoder takes "
+                f"{self.max_tokens}: shorten it by {count - self.max_tokens}"
             )
 
 
 class CascadeStage:
     """One U-Net of a cascade, on pixels rearranged into patches.
 
-    Pixel (un)shuffling is a permutation: z_t, eps and the loss are those of the plain image, and a
-    `patch_px` x `patch_px` square of pixels is one position of the U-Net. The SR stage
-    (`low_resolution_px` given) also sees the low-resolution image and its noise level. It predicts
-    x, and its U-Net only what the enlarged low-resolution image lacks of it: little, and nothing
-    in flat areas, where noise would otherwise have to pass the whole network to be taken away.
+    A square of `patch_px` x `patch_px` pixels is one position of the U-Net. This rearrangement
+    (pixel unshuffle) is a permutation, so that z_t, eps and the loss are those of the plain image.
+
+    A stage with `low_resolution_px` is an SR stage: it also sees the low-resolution image and its
+    noise level. It predicts x as the enlarged low-resolution image plus the U-Net's output. The
+    U-Net thus has only the missing detail to predict, which in flat areas is zero.
     """
 
     def __init__(
         self,
         name: str,
         denoiser: Any,  # UNet2DConditionModel
-        scheduler: Any,  # of diffusers: what the denoiser was trained with
+        scheduler: Any,  # the diffusers scheduler that the denoiser was trained with
         prompt_encoder: PromptEncoder,
         resolution_px: int,
         patch_px: int,
@@ -97,40 +98,39 @@ class CascadeStage:
     def added_condition(
         self, x: Tensor, generator: torch.Generator, noise_level: float | None
     ) -> Condition:
-        """The image shrunk by area, with noise of variance `noise_level` (paper, section 3.4)."""
+        """For an SR stage, the image at low resolution (averaged over areas), with noise of
+        variance `noise_level` (paper, section 3.4)."""
         if self.low_resolution_px is None:
             return {}
         low = F.adaptive_avg_pool2d(x[None], self.low_resolution_px)
-        return {k: row[0] for k, row in self.low_condition(low, noise_level, [generator]).items()}
+        return {k: v[0] for k, v in self.low_condition(low, noise_level, [generator]).items()}
 
     def low_condition(
         self, low: Tensor, noise_level: float | None, generators: Sequence[torch.Generator]
     ) -> Condition:
-        """Low-resolution images [-1, 1] (B, 3, h, w), each with noise of its own generator."""
-        level = torch.full((len(low),), NOISE_LEVEL if noise_level is None else noise_level)
+        """The SR condition from images [-1, 1] (B, 3, h, w); a generator for each image's noise."""
+        s = torch.full((len(low),), NOISE_LEVEL if noise_level is None else noise_level)
         eps = torch.stack([torch.randn(low.shape[1:], generator=g) for g in generators])
-        level, eps = level.to(low.device), eps.to(low.device)
-        return {
-            "low_resolution": corrupt_low_resolution(low, level, eps),
-            "noise_level": level,
-        }
+        s, eps = s.to(low.device), eps.to(low.device)
+        return {"low_resolution": corrupt_low_resolution(low, s, eps), "noise_level": s}
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        inputs, level, low = F.pixel_unshuffle(z_t, self.patch_px), None, None
+        inputs, level_input, enlarged = F.pixel_unshuffle(z_t, self.patch_px), None, None
         if self.low_resolution_px is not None:
-            low = F.interpolate(condition["low_resolution"], self.resolution_px, mode="bilinear")
-            inputs = torch.cat([inputs, F.pixel_unshuffle(low, self.patch_px)], 1)
-            level = noise_level_input(condition["noise_level"])
+            low = condition["low_resolution"]
+            enlarged = F.interpolate(low, self.resolution_px, mode="bilinear")
+            inputs = torch.cat([inputs, F.pixel_unshuffle(enlarged, self.patch_px)], 1)
+            level_input = noise_level_input(condition["noise_level"])
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        out = self.denoiser(inputs, t, condition["text"], class_labels=level).sample
-        out = F.pixel_shuffle(out.float(), self.patch_px)
-        return out if low is None else low + out
+        output = self.denoiser(inputs, t, condition["text"], class_labels=level_input).sample
+        output = F.pixel_shuffle(output.float(), self.patch_px)
+        return output if enlarged is None else enlarged + output
 
 
 def noise_level_input(noise_level: Tensor) -> Tensor:
-    """The number that stands for the noise variance s (B,) of its condition, for the SR U-Net.
+    """The SR U-Net's input for the noise variance s (B,) of its condition.
 
-    1000 (6 + log10 max(s, 1e-6)) / 6: from 0 at s <= 1e-6 to 1000 at s = 1, as timesteps run.
+    1000 (6 + log10 max(s, 1e-6)) / 6: from 0 at s <= 1e-6 to 1000 at s = 1, the range of timesteps.
     """
     return 1000 / 6 * (6 + noise_level.clamp(min=1e-6).log10())
 
@@ -142,7 +142,10 @@ def corrupt_low_resolution(low: Tensor, noise_level: Tensor, eps: Tensor) -> Ten
 
 
 class CascadeBackbone:
-    """A base stage and, where the model has one, an SR stage that share one frozen text encoder."""
+    """A base stage and an optional SR stage, which share one frozen text encoder.
+
+    With `known_words_only`, each word of a prompt must be one token of the vocabulary.
+    """
 
     def __init__(
         self,
@@ -159,19 +162,19 @@ class CascadeBackbone:
 
     @classmethod
     def load(cls, pretrained: str | Path, **kwargs: Any) -> "CascadeBackbone":
-        """From a folder with cascade.json and diffusers folders of its parts.
+        """Load a folder that has cascade.json and a diffusers folder for each part of the model.
 
-        Raises ValueError if there is no such folder, or if a part of it is missing or damaged.
+        ValueError if there is no such folder, or if a part of it is missing or damaged.
         """
         folder = Path(pretrained)
         if not (folder / "cascade.json").is_file():
             raise ValueError(
                 f"there is no cascade in {folder} (no cascade.json): give "
-                "model.backbone.pretrained=FOLDER of a saved one, or make it with src/pretrain.py"
+                "model.backbone.pretrained=FOLDER of a saved one, or make one with src/pretrain.py"
             )
         try:
             return cls._load(folder, **kwargs)
-        except Exception as error:  # each library has its own: OSError, SafetensorError, KeyError
+        except Exception as error:  # the libraries raise OSError, SafetensorError, KeyError ...
             reason = " ".join(str(error).split())
             raise ValueError(f"the cascade in {folder} is damaged ({reason})") from error
 
@@ -181,30 +184,30 @@ class CascadeBackbone:
         from diffusers.models.attention_processor import AttnProcessor
         from transformers import AutoTokenizer, CLIPTextModel
 
-        about = json.loads((folder / "cascade.json").read_text())
+        description = json.loads((folder / "cascade.json").read_text())
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         prompt_encoder = PromptEncoder(
             tokenizer, text_encoder, text_encoder.config.max_position_embeddings
         )
         stages = {}
-        for name, numbers in about["stages"].items():
+        for name, sizes in description["stages"].items():
             unet = UNet2DConditionModel.from_pretrained(folder / name)
-            # On a CPU, plain matrix products beat the fused attention kernel at these small sizes.
+            # At these small sizes plain attention is faster than the fused kernel on a CPU.
             unet.set_attn_processor(AttnProcessor())
             unet.to(memory_format=torch.channels_last).eval()
             scheduler = DDPMScheduler.from_pretrained(folder / name)
-            stages[name] = CascadeStage(name, unet, scheduler, prompt_encoder, **numbers)
+            stages[name] = CascadeStage(name, unet, scheduler, prompt_encoder, **sizes)
         return cls(
-            about["name"],
+            description["name"],
             stages,
             prompt_encoder,
-            known_words_only=about["known_words_only"],
+            known_words_only=description["known_words_only"],
             **kwargs,
         )
 
     def save(self, folder: Path) -> None:
-        """Everything that `load` reads."""
+        """Save everything that `load` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, stage in self.stages.items():
             stage.denoiser.save_pretrained(folder / name)
@@ -214,16 +217,17 @@ class CascadeBackbone:
         self.describe(folder)
 
     def describe(self, folder: Path) -> None:
-        """cascade.json: what the folder's parts are."""
-        numbers = ("resolution_px", "patch_px", "low_resolution_px")
-        about = {
+        """Write cascade.json, which describes the parts of the folder."""
+        sizes = ("resolution_px", "patch_px", "low_resolution_px")
+        description = {
             "name": self.name,
             "known_words_only": self.known_words_only,
             "stages": {
-                name: {n: getattr(stage, n) for n in numbers} for name, stage in self.stages.items()
+                name: {size: getattr(stage, size) for size in sizes}
+                for name, stage in self.stages.items()
             },
         }
-        (folder / "cascade.json").write_text(json.dumps(about, indent=2) + "\n")
+        (folder / "cascade.json").write_text(json.dumps(description, indent=2) + "\n")
 
     def fingerprint(self) -> str:
         models = (self.prompt_encoder.model, *(s.denoiser for s in self.stages.values()))
@@ -234,52 +238,54 @@ class CascadeBackbone:
         self.prompt_encoder.check_length(prompt)
         if not self.known_words_only:
             return
-        own = set(identifier.split())
         for word in prompt.split():
+            if word in identifier.split():
+                continue
             tokens = self.tokenizer.tokenize(word)
-            if word not in own and (len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token):
+            if len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token:
                 raise ValueError(
                     f"the word {word!r} of {prompt!r} is outside the vocabulary of model "
-                    f"{self.name}; the nearest words are {', '.join(self._nearest(word))}"
+                    f"{self.name}; the nearest words are {', '.join(self._nearest_words(word))}"
                 )
 
-    def _nearest(self, word: str) -> list[str]:
+    def _nearest_words(self, word: str) -> list[str]:
         import difflib
 
         words = [w for w in self.tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
         return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.0)
 
     def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
-        return self._in_batches(prompts, keys, sampling, None)
+        return self._draw(prompts, keys, sampling, None)
 
     def super_resolve(
         self, low: Tensor, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling
     ) -> Tensor:
-        return self._in_batches(prompts, keys, sampling, low)
-
-    def _in_batches(
-        self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling, low: Tensor | None
-    ) -> Tensor:
-        """`low`: images [-1, 1] (N, 3, h, w) in the place of the base stage's."""
-        for prompt in prompts:
-            self.prompt_encoder.check_length(prompt)
-        of_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
-        lows = [None] * len(of_batches) if low is None else low.split(self.batch_size)
-        pairs = zip(of_batches, lows, strict=True)
-        return torch.cat([self._draw(jobs, sampling, images) for jobs, images in pairs])
+        return self._draw(prompts, keys, sampling, low)
 
     def _draw(
-        self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling, images: Tensor | None
+        self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling, low: Tensor | None
     ) -> Tensor:
-        prompts = [prompt for prompt, _ in jobs]
+        """Draw images in batches. `low`: images [-1, 1] (N, 3, h, w) to use as the base stage's."""
+        for prompt in prompts:
+            self.prompt_encoder.check_length(prompt)
+        job_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
+        low_batches = [None] * len(job_batches) if low is None else low.split(self.batch_size)
+        pairs = zip(job_batches, low_batches, strict=True)
+        return torch.cat([self._draw_batch(jobs, sampling, images) for jobs, images in pairs])
+
+    def _draw_batch(
+        self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling, low: Tensor | None
+    ) -> Tensor:
+        """Draw the images of one batch of (prompt, key), as `_draw` does."""
+        prompts, images = [prompt for prompt, _ in jobs], low
         for name, stage in self.stages.items():
             is_sr = stage.low_resolution_px is not None
-            if not is_sr and images is not None:
+            if not is_sr and low is not None:
                 continue
             if is_sr and not sampling.super_resolution:
                 assert images is not None
-                size = stage.resolution_px
-                images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+                size_px = stage.resolution_px
+                images = F.interpolate(images, size_px, mode="bicubic", antialias=True).clamp(-1, 1)
                 continue
             condition = stage.encode_prompts(prompts)
             null = stage.encode_prompts([""] * len(prompts))
@@ -287,8 +293,8 @@ class CascadeBackbone:
             if is_sr:
                 assert images is not None, "an SR stage follows a base stage"
                 images = images.to(condition["text"].device)
-                extra = stage.low_condition(images, sampling.noise_level, generators)
-                condition, null = {**condition, **extra}, {**null, **extra}
+                low_condition = stage.low_condition(images, sampling.noise_level, generators)
+                condition, null = {**condition, **low_condition}, {**null, **low_condition}
             sampler = sampling.samplers[name]
             solver = stage.schedule.solver(sampler.name, sampler.num_steps)
             x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
@@ -300,10 +306,10 @@ class CascadeBackbone:
 
 
 def save_as(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """`save_pretrained` in a precision of its own."""
+    """`save_pretrained` in the precision `dtype`. The model itself keeps its precision."""
     (model if model.dtype == dtype else copy.deepcopy(model).to(dtype)).save_pretrained(folder)
 
 
 def log10_uniform(low: float, high: float, u: Tensor) -> Tensor:
-    """Variances between `low` and `high`, uniform in their logarithm, from uniform u."""
+    """Map u, uniform in (0, 1), to values in (low, high) with a uniform logarithm."""
     return 10 ** (math.log10(low) + u * (math.log10(high) - math.log10(low)))

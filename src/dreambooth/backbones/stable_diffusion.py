@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 and 2.1: one stage, whose x is the latent of a frozen VAE."""
+"""Stable Diffusion 1.5 and 2.1: one stage, in the latent space of a frozen VAE."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
 from dreambooth.schedules import schedule_of
 
-SCHEDULERS = {  # of diffusers, for each sampler
+SCHEDULERS = {  # sampler -> class of diffusers
     "ancestral": "DDPMScheduler",
     "ddim": "DDIMScheduler",
     "dpm": "DPMSolverMultistepScheduler",
@@ -23,23 +23,23 @@ SCHEDULERS = {  # of diffusers, for each sampler
 
 
 class LatentStage:
-    """The U-Net of a StableDiffusionPipeline; its VAE and text encoder are frozen.
+    """The U-Net of a StableDiffusionPipeline, with its frozen VAE and text encoder.
 
-    The frozen parts follow the U-Net's device when they are used. What is kept is on the CPU: the
-    encoded images, whose noise is drawn there, and the text of every prompt so far.
+    The VAE and the text encoder are moved to the U-Net's device when they are used. Encoded images
+    and cached prompts stay on the CPU, where noise is drawn.
     """
 
     def __init__(self, pipeline: Any, resolution_px: int | None = None):
         scale_px = pipeline.vae_scale_factor  # image pixels per latent pixel
-        own_px = pipeline.unet.config.sample_size * scale_px
-        resolution_px = own_px if resolution_px is None else resolution_px
+        default_px = pipeline.unet.config.sample_size * scale_px
+        resolution_px = default_px if resolution_px is None else resolution_px
         if resolution_px < scale_px or resolution_px % scale_px:
             raise ValueError(
-                f"resolution_px={resolution_px} does not fit this model: its VAE needs a positive "
-                f"multiple of {scale_px}, such as {own_px}"
+                f"resolution_px={resolution_px} does not fit this model: give a positive multiple "
+                f"of {scale_px}, such as {default_px}"
             )
         size = resolution_px // scale_px
-        # A saved model then draws at this resolution in plain diffusers too, when nothing is said.
+        # The saved model then has this resolution as its default in diffusers.
         pipeline.unet.register_to_config(sample_size=size)
         for frozen in (pipeline.vae, pipeline.text_encoder):
             frozen.requires_grad_(False).eval()
@@ -50,7 +50,7 @@ class LatentStage:
         self.resolution_px = resolution_px
         self.x_shape: tuple[int, ...] = (pipeline.vae.config.latent_channels, size, size)
         self._pipeline = pipeline
-        self._texts: dict[str, Tensor] = {}  # of every prompt so far, (tokens, width)
+        self._text_cache: dict[str, Tensor] = {}  # prompt -> (tokens, width), on the CPU
 
     @property
     def _device(self) -> torch.device:
@@ -63,7 +63,7 @@ class LatentStage:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Encoded:
-        # One by one: memory stays that of one image, and its bits do not depend on its batch.
+        # One image at a time: this saves memory, and the bits do not depend on a batch size.
         vae, device = self._pipeline.vae.to(self._device), self._device
         posteriors = [vae.encode(image.to(device)).latent_dist for image in images.split(1)]
         scale = vae.config.scaling_factor
@@ -73,18 +73,18 @@ class LatentStage:
         )
 
     def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
-        """`text` (B, tokens, width). Raises ValueError on a prompt that is too long."""
+        """Encode prompts as `text` (B, tokens, width). ValueError if a prompt is too long."""
         if with_gradient:
-            self._texts.clear()
-            return {"text": torch.stack([self._encode(prompt) for prompt in prompts])}
+            self._text_cache.clear()
+            return {"text": torch.stack([self._encode_prompt(prompt) for prompt in prompts])}
         for prompt in prompts:
-            if prompt not in self._texts:
+            if prompt not in self._text_cache:
                 with torch.no_grad():
-                    self._texts[prompt] = self._encode(prompt).cpu()
-        return {"text": torch.stack([self._texts[p] for p in prompts]).to(self._device)}
+                    self._text_cache[prompt] = self._encode_prompt(prompt).cpu()
+        return {"text": torch.stack([self._text_cache[p] for p in prompts]).to(self._device)}
 
-    def _encode(self, prompt: str) -> Tensor:
-        """(tokens, width), of one prompt at a time: the bits do not depend on the batch."""
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        """Encode one prompt as (tokens, width); one at a time, so no batch changes the bits."""
         self.check_prompt(prompt)
         self._pipeline.text_encoder.to(self._device)
         text, _ = self._pipeline.encode_prompt(prompt, self._device, 1, False)
@@ -92,11 +92,11 @@ class LatentStage:
 
     def check_prompt(self, prompt: str) -> None:
         tokenizer = self._pipeline.tokenizer
-        count, most = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
-        if count > most:
+        count, max_count = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
+        if count > max_count:
             raise ValueError(
-                f"the prompt {prompt!r} has {count} tokens with the start and end marks, and this "
-                f"model's text encoder takes {most}: shorten it by {count - most}"
+                f"the prompt {prompt!r} has {count} tokens, start and end tokens included, and "
+                f"this model's text encoder takes {max_count}: shorten it by {count - max_count}"
             )
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -105,11 +105,10 @@ class LatentStage:
 
 
 class LatentBackbone:
-    """A Stable Diffusion pipeline as a backbone of one stage, `base`.
+    """A Stable Diffusion pipeline as a backbone with one stage, `base`.
 
-    Pictures are drawn by the pipeline's own call, from our embeddings of the prompts and one
-    generator for each image: they are those of plain diffusers.
-    `batch_size`: how many images are denoised at once when pictures are drawn.
+    Images are drawn by the diffusers pipeline itself, from our prompt embeddings and with one
+    generator for each image. `batch_size`: how many images are denoised at once.
     """
 
     def __init__(
@@ -125,14 +124,14 @@ class LatentBackbone:
     def load(
         cls, pretrained: str | Path, resolution_px: int | None = None, batch_size: int = 4
     ) -> "LatentBackbone":
-        """From a folder or a hub id, with the errors of `load_pipeline`.
+        """Load a folder or a model from the Hub. ValueError as in `load_pipeline`.
 
-        `resolution_px`: of the images; the model's own (512, or 768) by default.
+        `resolution_px`: the size of the images; None for the model's default (512 or 768).
         """
         return cls(Path(pretrained).name, load_pipeline(pretrained), resolution_px, batch_size)
 
     def fingerprint(self) -> str:
-        # The same weights mean another model where the prediction type differs.
+        # The same weights with another prediction type are another model.
         parts: list[Any] = [self._stage.schedule.prediction_type]
         for part in ("text_encoder", "unet", "vae"):
             for name, value in sorted(getattr(self._pipeline, part).state_dict().items()):
@@ -148,12 +147,13 @@ class LatentBackbone:
     def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
         for prompt in prompts:
             self.check_prompt(prompt)
-        of_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
-        return torch.cat([self._draw(jobs, sampling) for jobs in of_batches])
+        job_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
+        return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
 
-    def _draw(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
+    def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
+        """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
-        pipeline = self._drawing_pipeline(sampler)
+        pipeline = self._with_sampler(sampler)
         with evaluation_mode(stage.denoiser):
             images = pipeline(
                 prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
@@ -167,8 +167,11 @@ class LatentBackbone:
             ).images
         return (images * 255).round().to(torch.uint8).cpu()
 
-    def _drawing_pipeline(self, sampler: Sampler) -> Any:
-        """The same parts with the sampler's scheduler, whose other settings are the model's own."""
+    def _with_sampler(self, sampler: Sampler) -> Any:
+        """A pipeline of the same models with the scheduler of `sampler`.
+
+        The scheduler takes its noise schedule from the model's own scheduler.
+        """
         import diffusers
 
         scheduler = getattr(diffusers, SCHEDULERS[sampler.name]).from_config(
@@ -181,22 +184,23 @@ class LatentBackbone:
         return pipeline.to(next(self._stage.denoiser.parameters()).device)
 
     def save(self, folder: Path) -> None:
-        """A complete diffusers folder: `StableDiffusionPipeline.from_pretrained` reads it."""
+        """Save a diffusers folder, which `StableDiffusionPipeline.from_pretrained` reads."""
         self._pipeline.save_pretrained(folder)
 
 
 def load_pipeline(pretrained: str | Path) -> Any:
-    """A StableDiffusionPipeline without its safety checker, from a folder or a hub id; float32.
+    """Load a StableDiffusionPipeline in float32, without its safety checker.
 
-    Raises ValueError if there is no such model, or if it is of another family or damaged.
+    `pretrained`: a folder, or the id of a model on the Hub. ValueError if there is no such model,
+    or if the model is of another family or damaged.
     """
     from diffusers import StableDiffusionPipeline
 
     folder = Path(pretrained).expanduser()
-    source, found = str(folder if folder.exists() else pretrained), folder.exists()
+    source, exists = str(folder if folder.exists() else pretrained), folder.exists()
     try:
         index = StableDiffusionPipeline.load_config(source)
-        found = True
+        exists = True
         if index.get("_class_name") != "StableDiffusionPipeline":
             raise ValueError(f"it is of another family, {index.get('_class_name')}")
         pipeline = StableDiffusionPipeline.from_pretrained(
@@ -206,21 +210,22 @@ def load_pipeline(pretrained: str | Path) -> Any:
             feature_extractor=None,
             use_safetensors=True,
         )
-        # transformers makes an empty tokenizer where the files are missing, and says nothing.
+        # If its files are missing, transformers makes an empty tokenizer without any error.
         if len(pipeline.tokenizer) < pipeline.text_encoder.config.vocab_size:
             raise ValueError("its tokenizer has fewer tokens than its text encoder")
-    except Exception as error:  # each library has its own: OSError, SafetensorError, bare Exception
+    except Exception as error:  # the libraries raise OSError, SafetensorError or a bare Exception
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         problem = f"model {str(pretrained)!r} cannot be used ({reason})"
-        if not found:
+        if not exists:
             problem = (
                 f"there is no model {str(pretrained)!r}: no folder {folder.absolute()}, nothing of "
-                "this name in the Hugging Face cache, and the Hub does not know or reach it"
+                "this name in the Hugging Face cache, and the Hub lacks it or cannot be reached"
             )
         raise ValueError(
-            f"{problem}; give model.backbone.pretrained=/path/to/folder, a Stable Diffusion 1.5 or "
-            "2.1 in the diffusers layout with safetensors weights (model_index.json, unet/, vae/, "
-            "text_encoder/, tokenizer/, scheduler/)"
+            f"{problem}; give model.backbone.pretrained=/path/to/folder with a Stable Diffusion "
+            "1.5 or 2.1 in the diffusers layout with safetensors weights (model_index.json, unet/, "
+            "vae/, text_encoder/, tokenizer/, scheduler/)"
         ) from error
-    pipeline.text_encoder.float()  # else in the precision of its file; diffusers loads in float32
+    # diffusers loads in float32, but transformers in the precision of the file.
+    pipeline.text_encoder.float()
     return pipeline

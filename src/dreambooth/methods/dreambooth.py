@@ -1,4 +1,4 @@
-"""DreamBooth: the denoiser itself is fine-tuned (Ruiz et al., arXiv 2208.12242, section 3)."""
+"""DreamBooth: fine-tune the denoiser itself (Ruiz et al., arXiv 2208.12242, section 3)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from dreambooth.subjects.prompts import PromptNames
 
 @dataclass(frozen=True)
 class DreamBooth:
-    """A Method that trains all of the denoiser or its cross-attention, and keeps a whole model.
+    """A Method that trains the whole denoiser or only its cross-attention, and saves a whole model.
 
-    `train`: of the base stage, `all` or `cross_attention`; `train_sr`: of the SR stage.
+    `train` (`all` or `cross_attention`) is for the base stage, `train_sr` for the SR stage.
     """
 
     train: Layers = "all"
@@ -31,7 +31,7 @@ class DreamBooth:
         return Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
 
     def prompts(self, names: PromptNames) -> TermPrompts:
-        """ "a [V] [class noun]", and "a [class noun]" for what is to stay as it was."""
+        """ "a [V] [class noun]" for the subject, and "a [class noun]" for the prior."""
         return TermPrompts([names.subject_prompt], [names.class_prompt, ""])
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
@@ -42,14 +42,14 @@ class DreamBooth:
         stage.denoiser.load_state_dict(state)
 
     def save(self, backbone: Backbone, folder: Path) -> None:
-        """In the diffusers layout, which plain diffusers reads too."""
+        """Save the model in the diffusers layout."""
         backbone.save(folder)
 
     def load(self, pretrained: Callable[..., Backbone], folder: Path) -> Backbone:
         return pretrained(folder)
 
     def _parameters(self, stage: Stage) -> list[nn.Parameter]:
-        """Cross-attention: the attention from image to text (`attn2`)."""
+        """The parameters to train. In diffusers, `attn2` is the cross-attention to the text."""
         layers = self.train if stage.name == "base" else self.train_sr
         named = stage.denoiser.named_parameters()
         return [p for name, p in named if layers == "all" or ".attn2." in name]

@@ -1,7 +1,7 @@
-"""What a personalization method is: what it changes in a backbone, what it keeps of a run.
+"""The interface of a personalization method: what it trains in a backbone, and what it saves.
 
-The two-term loss and its LightningModule (two_terms.py) are shared by all methods.
-docs/extending.md shows how to add one, and which checks it must pass.
+All methods share the two-term loss and its LightningModule (two_terms.py). docs/extending.md shows
+how to add a method, and which checks it must pass.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,11 @@ from dreambooth.subjects.prompts import PromptNames
 
 @dataclass(frozen=True)
 class Trained:
-    """What trains in a stage."""
+    """The trainable parts of a stage."""
 
-    modules: Mapping[str, nn.Module]  # that hold it, by name
-    groups: Sequence[dict[str, Any]]  # of parameters, as a torch optimizer takes them
-    text: bool = False  # whether the text of the prompts depends on it
+    modules: Mapping[str, nn.Module]  # the modules that contain the trainable parameters, by name
+    groups: Sequence[dict[str, Any]]  # the parameter groups of the optimizer
+    text: bool = False  # whether the encoded prompts depend on these parameters
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -30,37 +30,36 @@ class Trained:
 
 @dataclass(frozen=True)
 class TermPrompts:
-    """The prompts of the two terms. A Draw says by its number which one an image has."""
+    """The prompts of the two terms. `Draw.prompt` is an index into them."""
 
     subject: Sequence[str]
-    prior: Sequence[str]  # the class prompt, and the empty prompt of dropped captions
+    prior: Sequence[str]  # the class prompt, then the empty prompt, for caption dropout
 
 
 class Method(Protocol):
-    """Fine-tuning, an adapter, new tokens: all that a run trains and keeps follows from it."""
+    """A personalization method, such as fine-tuning, an adapter, or new tokens."""
 
     def prepare(self, stage: Stage) -> None:
-        """Adds to the stage what is new in it and freezes what does not train."""
+        """Add the method's new parts to the stage, and freeze everything that does not train."""
 
     def trained(self, stage: Stage) -> Trained:
-        """What trains in a prepared stage."""
+        """The trainable parts of a prepared stage."""
 
     def prompts(self, names: PromptNames) -> TermPrompts:
-        """What the two terms see as text."""
+        """The prompts of the two terms."""
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
-        """The values of a trained stage, as few as tell it from the pretrained one."""
+        """The tensors in which a trained stage differs from the pretrained one."""
 
     def load_state(self, stage: Stage, state: Mapping[str, Tensor]) -> None:
-        """Turns a stage as it was pretrained into the trained one that `state` was taken of."""
+        """Turn a pretrained stage into the trained one, from what `state` returned."""
 
     def save(self, backbone: Backbone, folder: Path) -> None:
-        """Writes into an empty folder what a finished run keeps, in a format that other tools
-        read."""
+        """Save the result of a run into an empty folder, in a format that other tools read."""
 
     def load(self, pretrained: Callable[..., Backbone], folder: Path) -> Backbone:
-        """The fine-tuned model from what `save` wrote.
+        """Load the fine-tuned model from what `save` wrote.
 
-        `pretrained()` loads the model that the run started from; `pretrained(folder)` loads one in
-        the same format from another folder.
+        `pretrained()` loads the model that the run started from. `pretrained(folder)` loads a model
+        of the same format from another folder.
         """

@@ -19,12 +19,12 @@ class DivergedError(RuntimeError):
 
 
 class TwoTermModule(L.LightningModule):
-    """Trains what `method` names in a stage, on the subject and on the class (paper, section 3.3).
+    """Trains one stage with a personalization method on the two-term loss (paper, section 3.3).
 
     `prior_weight` is lambda >= 0; with 0 there is no prior term. The learning rate is constant, or
     falls linearly to 0 over the last `cooldown_fraction` (0..1) of the steps.
-    `optimizer`: called with the groups of parameters and `lr`. `steps_before`: share (0..1) of the
-    run's steps that other stages had before this one, `steps_here`: of this one.
+    `optimizer`: called with the parameter groups and `lr`. `steps_before`: the fraction (0..1) of
+    the run's steps that earlier stages take. `steps_here`: the fraction that this stage takes.
     """
 
     def __init__(
@@ -47,27 +47,27 @@ class TwoTermModule(L.LightningModule):
         self.steps_before, self.steps_here = steps_before, steps_here
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         method.prepare(stage)
-        self._take_trained()
+        self._set_trained()
         self.prompts = {"subject": prompts.subject}
         if prior_weight:
             self.prompts["prior"] = prompts.prior
-        # Text that does not train is encoded once.
+        # Prompts are encoded once, unless what trains changes their encoding.
         self.text: dict[str, Condition] = {}
         if not self.trained.text:
             self.text = {name: stage.encode_prompts(p) for name, p in self.prompts.items()}
 
     def configure_model(self) -> None:
-        """With trainer.strategy=fsdp, what trains is split over the devices."""
+        """With trainer.strategy=fsdp, shard the stage over the devices."""
         if isinstance(self.trainer.strategy, Sharded):
-            self.trainer.strategy.split(self.stage)
-            self._take_trained()
+            self.trainer.strategy.shard(self.stage)
+            self._set_trained()
 
     def on_train_end(self) -> None:
         if isinstance(self.trainer.strategy, Sharded):
-            self.trainer.strategy.join(self.stage)
-            self._take_trained()
+            self.trainer.strategy.gather(self.stage)
+            self._set_trained()
 
-    def _take_trained(self) -> None:
+    def _set_trained(self) -> None:
         self.trained = self.method.trained(self.stage)
         self.trained_modules = nn.ModuleDict(self.trained.modules)
 
@@ -86,11 +86,12 @@ class TwoTermModule(L.LightningModule):
         return losses.total
 
     def calc_loss(self, subject: Draw, prior: Draw | None) -> Losses:
-        """Both terms, from one forward of the denoiser over both batches."""
+        """Both terms of the loss, from one forward pass over both batches."""
         draws = {"subject": subject} | ({} if prior is None else {"prior": prior})
         conditions = [self._condition(name, draw) for name, draw in draws.items()]
-        parts = zip(*[(d.x, d.eps, d.t) for d in draws.values()], strict=True)
-        x, eps, t = (torch.cat(part) for part in parts)
+        x = torch.cat([draw.x for draw in draws.values()])
+        eps = torch.cat([draw.eps for draw in draws.values()])
+        t = torch.cat([draw.t for draw in draws.values()])
 
         schedule = self.stage.schedule
         z_t = schedule.corrupt(x, eps, t)
@@ -99,8 +100,8 @@ class TwoTermModule(L.LightningModule):
         weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
 
         sizes = [len(draw.t) for draw in draws.values()]
-        of_terms = zip(*(part.split(sizes) for part in (prediction, target, weights)), strict=True)
-        terms = [term(*of_term) for of_term in of_terms]
+        splits = (tensor.split(sizes) for tensor in (prediction, target, weights))
+        terms = [term(*tensors) for tensors in zip(*splits, strict=True)]
         return two_term_loss(terms[0], terms[1] if prior is not None else None, self.prior_weight)
 
     def configure_optimizers(self) -> Any:
@@ -112,15 +113,15 @@ class TwoTermModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _condition(self, name: str, draw: Draw) -> Condition:
-        """That of every image of a term's draw."""
+        """The condition of each image in the draw of the term `name`."""
         text = self.text.get(name)
         if text is None:
             text = self.stage.encode_prompts(self.prompts[name], with_gradient=True)
-        rows = {key: value.to(self.device) for key, value in text.items()}
-        return {**repeat(rows, draw.prompt), **draw.added}
+        text = {key: value.to(self.device) for key, value in text.items()}
+        return {**repeat(text, draw.prompt), **draw.added}
 
 
 def cooled_down(step: int, num_steps: int, fraction: float) -> float:
-    """Factor of the learning rate: 1, and over the last `fraction` of the steps linearly to 0."""
+    """Factor of the learning rate: 1, then linear to 0 over the last `fraction` of the steps."""
     remaining = 1 - step / num_steps
     return min(1.0, remaining / fraction) if fraction else 1.0

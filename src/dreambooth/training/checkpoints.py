@@ -1,8 +1,7 @@
-"""Checkpoints to go on from to the same bits: whole or passed over.
+"""Checkpoints. A resumed run ends with the same bits as an uninterrupted one.
 
-checkpoints/STAGE-STEP.ckpt      all that the training of a stage follows from, before that step
-            STAGE-trained.pt     the weights of a stage that is trained, as a later stage's training
-                                 and the drawing of pictures find them
+checkpoints/STAGE-STEP.ckpt      the full state of a stage's training, before that step
+            STAGE-trained.pt     the weights of a stage whose training is complete
 """
 
 import logging
@@ -24,53 +23,55 @@ from dreambooth.runs.run import Run
 
 log = logging.getLogger(__name__)
 
-_KEPT = 2
+_NUM_KEPT = 2  # checkpoints of a stage
 
 
 class Checkpoints(Checkpoint):
-    """One every `every_n_steps` steps, and one where a stop is asked for, which then stops with
-    StoppedError. The last two of a stage stay.
+    """Saves a checkpoint every `every_n_steps` steps, and when the run is asked to stop.
 
-    Saved as a step begins, when the loggers have all that the step before has said. The run's
-    config is inside, and the states of the global random streams of the first process; the draws of
-    TrainingDraws are keyed and need none.
+    When asked to stop, it raises StoppedError after saving. The last two checkpoints are kept.
+
+    A checkpoint is saved as a step begins, because then the loggers have all values of the step
+    before. It contains the run's config and the states of the global random generators of rank 0.
+    The draws of TrainingDraws are keyed and need no state.
     """
 
     def __init__(self, run: Run, stage: str, every_n_steps: int):
         self.run, self.stage, self.every_n_steps = run, stage, every_n_steps
-        self._streams: dict[str, Any] | None = None  # as they are to be found again
+        self._random_states: dict[str, Any] | None = None  # of the checkpoint that was loaded
         self._first_step = 0
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._streams = checkpoint["random_streams"]
+        self._random_states = checkpoint["random_streams"]
         self._first_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        listen(signal.SIGTERM)  # again: Lightning's own handler ends a training unsaved
-        if self._streams is not None:  # now, since loading data has drawn from them
-            _restore_streams(self._streams)
+        listen(signal.SIGTERM)  # again, since Lightning's handler would end the training unsaved
+        if self._random_states is not None:  # not earlier, since loading data changes the states
+            _restore_random_states(self._random_states)
         if trainer.is_global_zero:
             for path in _checkpoints(self.run, self.stage):
-                if path.name > self._name(self._first_step):  # damaged: passed over
+                # A checkpoint after the one that was loaded is damaged.
+                if path.name > self._name(self._first_step):
                     path.unlink()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        # Processes hear of a stop at different moments, and save together.
+        # The ranks receive a signal at different moments, and must agree to save together.
         stop = trainer.strategy.reduce_boolean_decision(asked.is_set(), all=False)
         if step > self._first_step and (stop or step % self.every_n_steps == 0):
             for logger in trainer.loggers:
                 logger.save()
             trainer.save_checkpoint(self.run.checkpoints / self._name(step))
             if trainer.is_global_zero:
-                for old in _checkpoints(self.run, self.stage)[_KEPT:]:
+                for old in _checkpoints(self.run, self.stage)[_NUM_KEPT:]:
                     old.unlink()
         if stop:
-            asked.set()  # in every process
+            asked.set()  # on every rank
             raise StoppedError(f"stopped as asked, at step {step} of {trainer.max_steps}")
 
     def _name(self, step: int) -> str:
@@ -80,18 +81,18 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = dict(self.run.config)
-        checkpoint["random_streams"] = _streams()
-        # Lightning has counted the batch that is about to begin; it is to be done again.
+        checkpoint["random_streams"] = _random_states()
+        # Lightning has already counted the batch that is about to begin. A resume must repeat it.
         for count in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
             if isinstance(count, dict):
                 count["ready"] = count["started"]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """A full disk or a kill leaves the checkpoint before whole.
+    """Writes checkpoints atomically: a full disk or a kill leaves the previous file intact.
 
-    Lightning's own goes through a temporary file in /tmp, and where that is another file system
-    than the run folder's it is copied over the checkpoint before.
+    Lightning's own class writes to /tmp first. If this is another file system than the run
+    folder's, the file is then copied over the previous one, which is not atomic.
     """
 
     def save_checkpoint(
@@ -101,63 +102,67 @@ class AtomicCheckpoints(TorchCheckpointIO):
         with whole_file(Path(path)) as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's own, of a full disk too
+            except RuntimeError as error:  # torch's error hides that of a full disk
                 raise error.__context__ or error from None
 
 
 def newest_checkpoint(run: Run, stage: str) -> Path | None:
-    """The newest that is whole, if any; a damaged one is said."""
-    return next(filter(_is_whole, _checkpoints(run, stage)), None)
+    """The newest intact checkpoint of a stage, if any. Logs a warning for each damaged one."""
+    return next(filter(_is_intact, _checkpoints(run, stage)), None)
 
 
 def save_trained(run: Run, stage: str, weights: dict[str, torch.Tensor]) -> None:
-    """Keep the weights of a stage that is trained."""
-    AtomicCheckpoints().save_checkpoint(weights, _trained(run, stage))
+    """Save the weights of a stage whose training is complete."""
+    AtomicCheckpoints().save_checkpoint(weights, _trained_path(run, stage))
 
 
 def read_trained(run: Run, stage: str) -> dict[str, torch.Tensor] | None:
-    """Those weights; None where there are none yet, or a damaged file, which is said."""
-    path = _trained(run, stage)
-    if not path.exists() or not _is_whole(path):
+    """Read the weights that `save_trained` saved; None if there are none, or if they are damaged.
+
+    Logs a warning if they are damaged.
+    """
+    path = _trained_path(run, stage)
+    if not path.exists() or not _is_intact(path):
         return None
-    found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return found
+    weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
 
 
-def _trained(run: Run, stage: str) -> Path:
+def _trained_path(run: Run, stage: str) -> Path:
     return run.checkpoints / f"{stage}-trained.pt"
 
 
 def _checkpoints(run: Run, stage: str) -> list[Path]:
-    """Of a stage, the newest first."""
+    """The checkpoints of a stage, newest first."""
     return sorted(run.checkpoints.glob(f"{stage}-*.ckpt"), reverse=True)
 
 
-def _is_whole(path: Path) -> bool:
-    """What torch saves is a ZIP archive, with a checksum for each part."""
+def _is_intact(path: Path) -> bool:
+    """Whether a file saved by torch is undamaged: it is a ZIP archive with checksums."""
     try:
         with ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damage = archive.testzip()
     except (BadZipFile, EOFError, NotImplementedError, OSError) as error:
-        damaged = str(error)
-    if damaged:
-        log.warning("%s is damaged (%s): going on from what was saved before it", path, damaged)
-    return not damaged
+        damage = str(error)
+    if damage:
+        log.warning("%s is damaged (%s): resuming from what was saved before it", path, damage)
+    return not damage
 
 
-def _streams() -> dict[str, Any]:
-    """The states of the global random streams, in types that a weights-only load reads."""
-    numpy = np.random.get_state(legacy=False)
-    assert isinstance(numpy, dict)
+def _random_states() -> dict[str, Any]:
+    """The states of the global random generators, in types that a weights-only load can read."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    mt19937 = numpy_state["state"]
     return {
         "python": random.getstate(),
-        "numpy": numpy | {"state": numpy["state"] | {"key": numpy["state"]["key"].tolist()}},
+        "numpy": numpy_state | {"state": mt19937 | {"key": mt19937["key"].tolist()}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
-def _restore_streams(states: dict[str, Any]) -> None:
+def _restore_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"].cpu())

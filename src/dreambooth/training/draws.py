@@ -1,4 +1,4 @@
-"""What each training sample sees: which photo, which timestep, which noise."""
+"""The random draws of each training sample: which image, which timestep, which noise."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,24 +13,27 @@ from dreambooth.schedules import NoiseSchedule, TimestepDistribution
 
 
 class Draw(NamedTuple):
-    """What one term trains on: one image, or a batch of them with B first. (A NamedTuple, since
-    the loader batches these by itself.)"""
+    """The draws of one term, for one image or for a batch.
+
+    A NamedTuple, because DataLoader's default collate function makes batches of these.
+    """
 
     x: Tensor  # (B, *x_shape)
     eps: Tensor  # (B, *x_shape)
     t: Tensor  # (B,)
-    prompt: Tensor  # (B,) int64: which one of the term's prompts
-    added: Condition  # what the stage's condition has beside text
+    prompt: Tensor  # (B,) int64, an index into the term's prompts
+    added: Condition  # the condition besides text
 
 
 class TrainingDraws(Dataset):
-    """Sample number i of a run: the draws of both terms, keyed by (seed, stage, term, i) alone.
+    """The training samples of a stage. Item i is {"subject": Draw, "prior": Draw}.
 
-    Neither the number of processes, nor the split into batches, nor a resume changes them. The two
-    terms draw their image, t and eps independently (paper, section 3.3). An item is
-    {"subject": Draw, "prior": Draw}, with no "prior" where there are no prior images. Its `prompt`
-    is 1, for the empty prompt, in a share `caption_dropout` of the prior term's samples, evenly
-    spread; else 0.
+    Without prior images there is no "prior". The draws are keyed by (seed, stage, term, i) alone:
+    they depend neither on the number of processes, nor on the batches, nor on a resume. The two
+    terms draw their image, t and eps independently (paper, section 3.3).
+
+    `Draw.prompt` is 0, the term's first prompt. In a fraction `caption_dropout` of the prior term's
+    samples, evenly spaced, it is 1, the empty prompt.
     """
 
     def __init__(
@@ -58,42 +61,43 @@ class TrainingDraws(Dataset):
         return {term: self._draw(term, images, i) for term, images in self.terms.items()}
 
     def _draw(self, term: str, images: Encoded, i: int) -> Draw:
-        # Each pass over the images sees every image once, in an order of its own.
-        passes, place = divmod(i, len(images.mean))
-        order = generator(self.seed, self.stage, term, "order", passes)
-        index = int(torch.randperm(len(images.mean), generator=order)[place])
-        own = generator(self.seed, self.stage, term, i)
-        t = self.schedule.draw_t(self.timesteps, own)
-        eps = torch.randn(images.mean.shape[1:], generator=own)
+        # Each epoch sees every image once, in a new order.
+        epoch, position = divmod(i, len(images.mean))
+        order_rng = generator(self.seed, self.stage, term, "order", epoch)
+        index = int(torch.randperm(len(images.mean), generator=order_rng)[position])
+        rng = generator(self.seed, self.stage, term, i)
+        t = self.schedule.draw_t(self.timesteps, rng)
+        eps = torch.randn(images.mean.shape[1:], generator=rng)
         prompt = int((i + 1) * self.dropout[term]) - int(i * self.dropout[term])
-        x = images.sample(index, own)
-        return Draw(x, eps, t, torch.tensor(prompt), self.added_condition(x, own))
+        x = images.sample(index, rng)
+        return Draw(x, eps, t, torch.tensor(prompt), self.added_condition(x, rng))
 
 
 class Batches(Sampler[list[int]]):
-    """The numbers of the samples of each step, from step `first()` on, which is asked for as they
-    begin. Of the samples of a step, each of `num_ranks` processes has an equal share, in order.
+    """The sample numbers of each step, starting at step `first_step()`.
 
-    The length is that of all steps: Lightning counts a resumed training's from 0.
+    `first_step` is called when iteration begins, because a resume sets it only then. The ranks
+    divide the samples of a step equally, in order. The length counts all steps, also after a
+    resume, since Lightning counts them from 0.
     """
 
     def __init__(
         self,
         num_steps: int,
         batch_size: int,
-        first: Callable[[], int],
+        first_step: Callable[[], int],
         rank: int = 0,
         num_ranks: int = 1,
     ):
         assert batch_size % num_ranks == 0
-        self.num_steps, self.batch_size, self.first = num_steps, batch_size, first
-        self.share = batch_size // num_ranks
-        self.offset = rank * self.share
+        self.num_steps, self.batch_size, self.first_step = num_steps, batch_size, first_step
+        self.size_per_rank = batch_size // num_ranks
+        self.offset = rank * self.size_per_rank
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first(), self.num_steps):
+        for step in range(self.first_step(), self.num_steps):
             start = step * self.batch_size + self.offset
-            yield list(range(start, start + self.share))
+            yield list(range(start, start + self.size_per_rank))
 
     def __len__(self) -> int:
         return self.num_steps

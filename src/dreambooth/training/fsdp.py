@@ -1,4 +1,4 @@
-"""FSDP: weights, gradients and optimizer states of a training, split over the devices of a run."""
+"""FSDP: weights, gradients and optimizer states are sharded over the devices of a run."""
 
 import copy
 import gc
@@ -14,23 +14,26 @@ from dreambooth.distributed.ranks import num_ranks
 
 
 class Sharded(ModelParallelStrategy):
-    """Each device has a part of all parameters, and the whole of a block only while it computes it.
+    """FSDP2 (torch's `fully_shard`): each device stores a shard of every parameter, and gathers the
+    parameters of a block only to compute this block.
 
-    Of FSDP2, which is torch's. A checkpoint is one file, written by the first process. ValueError
-    for one device.
+    A checkpoint is one file, written by rank 0. ValueError if there is only one device.
     """
 
     def __init__(self) -> None:
         if num_ranks() == 1:
-            raise ValueError("trainer.strategy=fsdp splits a model: give trainer.devices=2 or more")
+            raise ValueError(
+                "trainer.strategy=fsdp needs at least two devices: give trainer.devices=2 or more"
+            )
         super().__init__(num_ranks(), tensor_parallel_size=1, save_distributed_checkpoint=False)
 
-    def split(self, stage: Stage) -> None:
-        """The stage's denoiser becomes a copy in parts. The whole one waits on the CPU."""
-        self.whole = stage.denoiser.cpu()
-        stage.denoiser = copy.deepcopy(self.whole)
+    def shard(self, stage: Stage) -> None:
+        """Replace the stage's denoiser by a sharded copy. The original stays on the CPU."""
+        self.unsharded = stage.denoiser.cpu()
+        stage.denoiser = copy.deepcopy(self.unsharded)
         for parameter in stage.denoiser.parameters():
-            parameter.data = parameter.data.contiguous()  # channels last is not split
+            # fully_shard does not support the memory format channels_last.
+            parameter.data = parameter.data.contiguous()
         mesh = self.device_mesh["data_parallel"]
         for child in stage.denoiser.children():
             for block in child if isinstance(child, nn.ModuleList) else [child]:
@@ -38,16 +41,16 @@ class Sharded(ModelParallelStrategy):
                     fully_shard(block, mesh=mesh)
         fully_shard(stage.denoiser, mesh=mesh)
 
-    def join(self, stage: Stage) -> None:
-        """The whole one again, with the weights of the parts; one weight after the other."""
-        weights = self.whole.state_dict()
+    def gather(self, stage: Stage) -> None:
+        """Put the original denoiser back, with the trained weights, gathered one by one."""
+        weights = self.unsharded.state_dict()
         for name, value in stage.denoiser.state_dict().items():
             weights[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
-        stage.denoiser = self.whole
+        stage.denoiser = self.unsharded
 
     def teardown(self) -> None:
         super().teardown()
-        # What comes next needs the memory: another stage's training, or the whole model, to draw.
+        # Free the memory for the next stage's training, or for drawing with the whole model.
         self.optimizers, self.lr_scheduler_configs = [], []
         gc.collect()
         if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Where losses, pictures and scores go: the run folder's history.csv and Weights & Biases."""
+"""Log losses, pictures and scores to the run folder's history.csv and to Weights & Biases."""
 
 import logging
 import math
@@ -21,17 +21,17 @@ from dreambooth.runs.run import Run
 
 log = logging.getLogger(__name__)
 
-_LONGEST_NAME = 128  # of W&B
-_SECONDS_TO_CONNECT = 30.0
-_MOST_PICTURES = 500
-_STAGES = ("sr",)  # besides the base
+_MAX_NAME_LENGTH = 128  # W&B's limit
+_CONNECTION_TIMEOUT_S = 30.0
+_MAX_TABLE_ROWS = 500
+_STAGES = ("sr",)  # besides the base stage
 
 
-class _Logger(WandbLogger):
-    """Lightning gives `anonymous` to W&B, which warns that this is gone."""
+class _WandbLogger(WandbLogger):
+    """Without the argument `anonymous`, which Lightning passes and W&B warns of as removed."""
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._wandb_init.pop("anonymous", None)
 
 
@@ -42,59 +42,63 @@ def wandb_logger(
     group: str | None = None,
     name: str | None = None,
 ) -> WandbLogger:
-    """A W&B run of its own, in its sweep's group; offline unless the user is logged in, and where
-    W&B cannot be reached or refuses the user's key, which is said.
+    """Make the logger of one W&B run.
 
-    The sweep's folder names the group. The name is the run's overrides.
+    By default the group is the name of the sweep's folder, and the name lists the run's overrides.
 
-    Offline files are in `folder`/wandb; `wandb sync` uploads them later. A run that goes on has the
-    same id, kept in `folder`/wandb/id: steps that it does again are logged again, to equal values.
+    The run is offline if the user is not logged in. It is offline too, with a warning, if W&B
+    cannot be reached or refuses the user's key. Offline files are in `folder`/wandb; `wandb sync`
+    uploads them later.
+
+    A resumed run has the same W&B id, from `folder`/wandb/id. Steps that it repeats are logged
+    again, with equal values.
     """
     import wandb
 
-    # Pictures of tables wait there for their upload; W&B's own place is in the home directory.
+    # W&B stages the pictures of tables here before their upload; its default is the home directory.
     os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
     mode = os.environ.get("WANDB_MODE") or (
         "online" if wandb.login(prompt=False, verify=False) else "offline"
     )
-    make = partial(
-        _Logger,
+    make_logger = partial(
+        _WandbLogger,
         id=on_rank_zero(lambda: _wandb_id(folder / "wandb" / "id")),
         resume="allow",
         project=project,
         group=group or (folder.parent.name if read_cells(folder.parent) else None),
-        name=name or ",".join(config["overrides"])[:_LONGEST_NAME] or None,
+        name=name or ",".join(config["overrides"])[:_MAX_NAME_LENGTH] or None,
         save_dir=folder,
         config=config,
     )
-    # `mode` itself, and not Lightning's `offline=True`: that sets an environment variable for good.
+    # `mode` is used because Lightning's `offline=True` sets an environment variable permanently.
     if mode != "offline":
-        logger = make(mode=mode, settings=wandb.Settings(init_timeout=_SECONDS_TO_CONNECT))
+        logger = make_logger(mode=mode, settings=wandb.Settings(init_timeout=_CONNECTION_TIMEOUT_S))
         try:
             _ = logger.experiment  # connects
         except wandb.errors.Error as error:
             reason = str(error).partition("\n")[0]
-            log.warning("W&B: %s. The run goes on offline: `wandb sync` uploads it later", reason)
-            wandb.teardown()  # else the id is taken, by the attempt
+            log.warning("W&B: %s. The run continues offline: `wandb sync` uploads it later", reason)
+            wandb.teardown()  # the failed attempt would otherwise keep the id in use
         else:
             return logger
-    return make(mode="offline", settings=wandb.Settings(silent=True))
+    return make_logger(mode="offline", settings=wandb.Settings(silent=True))
 
 
 def _wandb_id(path: Path) -> str:
+    """The W&B id of the run, written to `path` when it is first needed."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # `wandb agent` gives its own.
+        # `wandb agent` sets the id in the environment.
         write_atomically(path, (os.environ.get("WANDB_RUN_ID") or token_hex(4)).encode())
     return path.read_text()
 
 
 class History(Logger):
-    """history.csv in the run folder, whatever else is logged to.
+    """Writes history.csv in the run folder; every run has this logger.
 
-    A row holds everything that one stage logged at one step; all columns of a stage but the base
-    have its prefix ("sr/loss/subject"). Written at checkpoints and when training ends or fails. A
-    run that goes on adds to what is there; a step that is done again replaces its row.
+    A row has all values that one stage logged at one step. The columns of the SR stage have the
+    prefix "sr/" ("sr/loss/subject"). The file is written at checkpoints and when training ends or
+    fails. A resumed run appends to it; a repeated step replaces its row.
     """
 
     def __init__(self, run: Run):
@@ -109,14 +113,14 @@ class History(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        prefix = next((f"{stage}/" for stage in _STAGES if _of_stage(stage, metrics)), "")
+        prefix = _stage_prefix(metrics)
         row = self.rows.setdefault((prefix, step or 0), {"step": step or 0})
         for key, value in metrics.items():
             if key != "epoch" and math.isfinite(value):
                 row[key if key.startswith(prefix) else prefix + key] = float(value)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """They are in config.yaml."""
+        """Does nothing: config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def save(self) -> None:
@@ -127,8 +131,12 @@ class History(Logger):
         self.save()
 
 
-def _of_stage(stage: str, metrics: Mapping[str, float]) -> bool:
-    return any(key.startswith(f"{stage}/") for key in metrics)
+def _stage_prefix(metrics: Mapping[str, float]) -> str:
+    """The prefix of the stage that has logged `metrics`: "sr/", or "" for the base stage."""
+    for stage in _STAGES:
+        if any(key.startswith(f"{stage}/") for key in metrics):
+            return f"{stage}/"
+    return ""
 
 
 def publish(
@@ -137,22 +145,22 @@ def publish(
     rows: Sequence[Mapping[str, Score]],
     pictures: Sequence[Picture],
 ) -> None:
-    """Final numbers to W&B, if it is among the loggers: also a grid of the pictures, one for each
-    prompt, a table of pictures and their scores (the first 500), and each number's count, interval
-    and protocol in its summary.
+    """Log the final results to W&B, if it is among the loggers.
 
-    `rows`: the scores of `pictures`, one to one.
+    These are the metrics; a grid with one picture for each prompt; a table of the first 500
+    pictures with their scores; and, in the run's summary, the count, interval and protocol of each
+    metric. `rows`: the scores of `pictures`, one row for each.
     """
-    numbers = {f"score/{name}": m.value for name, m in metrics.items() if math.isfinite(m.value)}
+    values = {f"score/{name}": m.value for name, m in metrics.items() if math.isfinite(m.value)}
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             continue
-        logger.log_metrics(numbers)
-        scored = list(zip(pictures, rows, strict=True))[:_MOST_PICTURES]
-        firsts = [p for p, row in scored if p.index == 0 and row["set"] == "prompts"]
-        if len({p.pixels.shape for p in firsts}) == 1:  # pictures of other systems may differ
-            captions = ["; ".join(p.prompt for p in firsts)]
-            logger.log_image("pictures", [grid(firsts)], caption=captions)
+        logger.log_metrics(values)
+        scored = list(zip(pictures, rows, strict=True))[:_MAX_TABLE_ROWS]
+        tiles = [p for p, row in scored if p.index == 0 and row["set"] == "prompts"]
+        if len({p.pixels.shape for p in tiles}) == 1:  # images of other systems may differ in size
+            captions = ["; ".join(p.prompt for p in tiles)]
+            logger.log_image("pictures", [grid(tiles)], caption=captions)
         _log_table(logger, scored)
         logger.experiment.summary.update(_summary(metrics))
         logger.save()
@@ -170,16 +178,16 @@ def _log_table(logger: WandbLogger, scored: Sequence[tuple[Picture, Mapping[str,
 
 
 def _summary(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for name, metric in metrics.items():
         low, high = metric.ci95 or (None, None)
-        found |= {f"score/{name}_count": metric.count, f"score/{name}_protocol": metric.protocol}
-        found |= {f"score/{name}_low": low, f"score/{name}_high": high}
-    return found
+        summary |= {f"score/{name}_count": metric.count, f"score/{name}_protocol": metric.protocol}
+        summary |= {f"score/{name}_low": low, f"score/{name}_high": high}
+    return summary
 
 
 def grid(pictures: Sequence[Picture], columns: int = 5) -> Any:
-    """Pictures side by side, as uint8 (H, W, 3)."""
+    """Arrange pictures in a grid, an array uint8 (H, W, 3)."""
     import torch
     from torchvision.utils import make_grid
 

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains."""
+"""Report the progress of a run while it trains."""
 
 import time
 from typing import Any
@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_WRITES = 5.0
 
 
 class Progress(L.Callback):
-    """`time/step_ms` to the logger, the share of steps done to status.json."""
+    """Logs `time/step_ms`, and writes the fraction of completed steps to status.json."""
 
     def __init__(self, run: Run):
         self.run = run

@@ -1,4 +1,4 @@
-"""Scores while training goes on: where a run begins to overfit."""
+"""Scores during training, which show when a run begins to overfit."""
 
 import logging
 import math
@@ -21,16 +21,19 @@ log = logging.getLogger(__name__)
 
 
 class ScoreCurves(L.Callback):
-    """`curves/NAME` to the loggers, of every score that needs no second picture of a prompt.
+    """Draws and scores a few pictures during training, and logs the scores as `curves/NAME`.
 
-    Before the first step and after every `every_n_steps` the same small set is drawn from the same
-    noise: one picture of each of at most `num_prompts` of the subject's prompts, spread over their
-    list, and `num_class_images` of the class prompt. The training is not touched: neither its
-    random numbers nor the mode of its modules. With method.ema_decay the moving averages of the
-    weights draw, since they are what is kept in the end. `curves/seconds` is what one point took; a
-    line at the end tells the whole cost. Where the SR stage is trained the names begin with `sr/`.
+    Before the first step and after every `every_n_steps` steps the same pictures are drawn from the
+    same noise: one for each of at most `num_prompts` prompts of the subject, evenly spaced in their
+    list, and `num_class_images` of the class prompt. Scores that need several pictures of a prompt
+    are left out. With method.ema_decay the averaged weights draw the pictures, since these are the
+    weights that the run saves. Training is not affected: neither its random numbers nor the
+    train/eval mode of its modules changes.
 
-    `draw`: (template, prompt, index) of each picture -> the pictures.
+    `curves/seconds` is the time of one point; the log has the total. For the SR stage the names
+    begin with `sr/`.
+
+    `draw`: a function from (template, prompt, index) of each picture to the pictures.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class ScoreCurves(L.Callback):
         ):
             check_count(f"callbacks.score_curves.{key}", value)
         if not scorers:
-            raise ValueError("callbacks=score_curves has nothing to draw curves of: metrics=none")
+            raise ValueError(
+                "callbacks=score_curves has no scores to draw curves of with metrics=none: "
+                "give other metrics, or callbacks=default"
+            )
         self.draw, self.subject, self.names, self.scorers = draw, subject, names, scorers
         self.every_n_steps = every_n_steps
-        chosen = subject.prompts[:: math.ceil(len(subject.prompts) / num_prompts)]
-        self.jobs = [(template, template.format(names.subject), 0) for template in chosen]
+        templates = subject.prompts[:: math.ceil(len(subject.prompts) / num_prompts)]
+        self.jobs = [(template, template.format(names.subject), 0) for template in templates]
         self.class_jobs = [("a {}", names.class_prompt, i) for i in range(num_class_images)]
         self.seconds = 0.0
 
@@ -75,7 +81,7 @@ class ScoreCurves(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         log.info(
-            "score curves: %d pictures at each point, %.1f s in all",
+            "score curves: %d pictures at each point, %.1f s in total",
             len(self.jobs + self.class_jobs),
             self.seconds,
         )
@@ -90,7 +96,7 @@ class ScoreCurves(L.Callback):
         self.seconds += seconds
         values = {name: m.value for name, m in metrics.items() if math.isfinite(m.value)}
         values["seconds"] = seconds
-        prefix = getattr(pl_module, "prefix", "")  # of its stage
+        prefix = getattr(pl_module, "prefix", "")  # "sr/" for the SR stage
         curves = {f"{prefix}curves/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(curves, step=trainer.global_step)
@@ -98,13 +104,13 @@ class ScoreCurves(L.Callback):
 
 @contextmanager
 def averaged(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
-    """The moving averages of the weights in the weights' place, where there are any."""
+    """Inside the context, the module has its averaged weights, if the trainer averages weights."""
     callbacks: Sequence[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    averages = [one for one in callbacks if isinstance(one, WeightAveraging)]
-    for one in averages:
-        one.on_validation_epoch_start(trainer, pl_module)  # swaps them
+    averagings = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    for averaging in averagings:
+        averaging.on_validation_epoch_start(trainer, pl_module)  # swaps the weights
     try:
         yield
     finally:
-        for one in averages:
-            one.on_validation_epoch_end(trainer, pl_module)  # and back
+        for averaging in averagings:
+            averaging.on_validation_epoch_end(trainer, pl_module)  # swaps them back
