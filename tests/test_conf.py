@@ -19,7 +19,12 @@ from dreambooth.runs.run import Run
 pytestmark = pytest.mark.slow
 
 CONF = ROOT / "conf"
-FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
+# Those in a folder `parts` are no choices: what several choices of a group share.
+FILES = sorted(
+    path.relative_to(CONF).with_suffix("")
+    for path in CONF.rglob("*.yaml")
+    if path.parent.name != "parts"
+)
 ENTRY_POINTS = [file for file in FILES if file.parent == Path()]
 
 # Files that need words of their own; each has a run of its own. `trainer/gpu`: see below.

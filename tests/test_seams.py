@@ -1,5 +1,6 @@
-"""The seams take more than what ships: a method and a schedule that only this file knows run
-through training, saving, drawing, scoring and the report. docs/extending.md shows both."""
+"""The seams take more than what ships: a method, a schedule, a model and a metric that only this
+file knows run through training, saving, drawing, scoring and the report. docs/extending.md shows
+the parts between the marks `docs`."""
 
 import math
 from pathlib import Path
@@ -7,12 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import command, smoke
+from commands import command, smoke, train
 from safetensors.torch import load_file, save_file
 
 from dreambooth.assemble import reload
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.methods.method import TermPrompts, Trained
+from dreambooth.metrics.evaluation import Scores
+from dreambooth.metrics.intervals import mean
 from dreambooth.runs.run import Run
 from dreambooth.schedules import FlowMatching
 
@@ -86,20 +89,41 @@ class Trigonometric:
         return SimpleNamespace(timesteps=times[:-1], step=step)
 
 
-# docs: end
-
-
+# docs: model
 def trigonometric_cascade(pretrained):
-    return with_schedule(pretrained, Trigonometric())
-
-
-def flow_cascade(pretrained):
-    return with_schedule(pretrained, FlowMatching())
-
-
-def with_schedule(pretrained, schedule):
+    """A saved cascade whose base stage is trained on another noise schedule."""
     backbone = CascadeBackbone.load(pretrained)
-    backbone.stages["base"].schedule = schedule
+    backbone.stages["base"].schedule = Trigonometric()
+    return backbone
+
+
+# docs: metric
+class Colourfulness:
+    """How colourful an image is: max - min of R, G and B, averaged over its pixels, in [0, 1]."""
+
+    def check(self, subject):
+        """Any subject will do."""
+
+    def score(self, sets):
+        rows = [{"colourfulness": self._of(p)} for p in [*sets.prompts, *sets.class_prompts]]
+        protocol = "mean of max - min of R, G and B; images of the prompts"
+        of_prompts = mean(rows[: len(sets.prompts)], "colourfulness", protocol)
+        return Scores(rows, {"colourfulness": of_prompts})
+
+    def score_restored(self, sets):
+        rows = [{"sr_colourfulness": self._of(p)} for p in sets.restored]
+        protocol = "mean of max - min of R, G and B; enlarged photos"
+        return Scores(rows, {"sr_colourfulness": mean(rows, "sr_colourfulness", protocol)})
+
+    def _of(self, picture):
+        rgb = picture.pixels.float() / 255
+        return (rgb.amax(0) - rgb.amin(0)).mean().item()
+
+
+# docs: end
+def flow_cascade(pretrained):
+    backbone = CascadeBackbone.load(pretrained)
+    backbone.stages["base"].schedule = FlowMatching()
     return backbone
 
 
@@ -148,3 +172,22 @@ def test_it_runs_from_training_to_the_report(tiny, tmp_path, monkeypatch, overri
     ended = command("report", f"sweep={sweep}")
     assert ended.code == 0, ended.output
     assert "lambda" in (tmp_path / "reports" / "sweep" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_has_the_scores_of_a_metric_that_is_given_on_the_command_line(tiny, tmp_path):
+    own = ("metrics=none", "+metrics.colourfulness._target_=test_seams.Colourfulness")
+    ended = train(tiny, tmp_path / "run", *own)
+    assert ended.code == 0, ended.output
+    run = Run.load_finished(tmp_path / "run")
+    found = run.read_metrics()["colourfulness"]
+    pictures = run.read_images("prompts")
+    expected = sum(
+        float((p.pixels.float().amax(0) - p.pixels.float().amin(0)).mean()) / 255 for p in pictures
+    )
+    assert found.value == pytest.approx(expected / len(pictures), rel=1e-4)
+    assert found.count == len(pictures) == 25
+    assert found.value > 0
+    columns = {row["set"]: set(row) for row in run.read_scores()}
+    assert all("colourfulness" in columns[name] for name in ("prompts", "class"))
+    assert "sr_colourfulness" in run.read_metrics()
