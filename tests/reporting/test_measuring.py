@@ -344,10 +344,10 @@ def test_noise_levels_are_compared_in_detail(tmp_path):
     levels = {"sr": ("off", "frozen", "noise_1e-3", "noise_1e-5")}
     table = tables_by_key(made_up_sweep(tmp_path / "s", FIVE, axes=levels))["super_resolution"]
     found = compared(table, "sr_detail", "SR noise 1e-5", "SR noise 1e-3")
-    assert found.claim.startswith("fine-tuned at a lower noise level")
+    assert found.claim.startswith("SR fine-tuned at a lower noise level")
     assert found.agrees is True
     error = compared(table, "sr_layout_error", "SR noise 1e-5", "SR as pretrained")
-    assert error.claim == "fine-tuned, SR is truer to the subject than as pretrained"
+    assert error.claim == "fine-tuned SR is more faithful to the subject than pretrained SR"
     assert error.difference.high < 0
 
 
