@@ -214,7 +214,9 @@ def test_the_papers_values_are_of_its_other_settings_too(tmp_path, override, val
     beside = {row.label for row in table.rows if row.entries["dino"].paper is not None}
     assert {label.partition("class noun")[2].removeprefix(", ") for label in beside} == papers
     assert bool(beside) == any(one.claim for one in table.comparisons)
-    assert bool(beside) != any(note.startswith("Without the paper's") for note in table.notes)
+    assert bool(beside) != any(
+        note.startswith("The paper's values and claims") for note in table.notes
+    )
 
 
 def test_applications_are_of_every_cell_that_is_as_in_the_paper(tmp_path):

@@ -150,7 +150,7 @@ def write_markdown(
     lines += _section("Gaps", _gaps(study))
     for table in tables:
         lines += [f"## {_md(table.title)}", ""]
-        lines += [f"Beside it: {_md(table.source)}.", ""] if table.source else []
+        lines += [f"Compare with {_md(table.source)}.", ""] if table.source else []
         lines += _values(table) + _differences(table)
         lines += [f"- {_md(note)}" for note in table.notes]
         lines += [f"- {_md(c.heading)}: {_md(c.protocol)}" for c in table.columns] + [""]
@@ -253,7 +253,7 @@ def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _caption(table: Table) -> str:
-    source = f" Beside it: {table.source}." if table.source else ""
+    source = f" Compare with {table.source}." if table.source else ""
     return f"{table.title}. Mean, 95 % interval and the paper's value.{source}"
 
 

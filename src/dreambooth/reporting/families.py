@@ -27,8 +27,8 @@ def family_of(template: str) -> str:
     """Return the application that a prompt belongs to; "" for none ("a {}")."""
     text = re.sub(r" in the style of .*", "", template)
     families = [name for name, pattern in _FAMILIES.items() if re.search(pattern, text)]
-    dressed = families[:1] in (["accessorization"], ["property modification"])
-    if dressed and " with a city" not in text:  # "in a purple outfit" is no context
+    modified = families[:1] in (["accessorization"], ["property modification"])
+    if modified and " with a city" not in text:  # "in a purple outfit" is no context
         rest = re.sub(r"(wearing|in) a[n]? .*?( on | in the | under |$)", r"\2", text)
         families = [n for n in families if n != "recontextualization" or _has_context(rest)]
     return families[0] if len(families) == 1 else "several at once" if families else ""
@@ -39,9 +39,9 @@ def _has_context(text: str) -> bool:
 
 
 def applications(part: Part, reader: ScoreReader) -> Table | None:
-    """Return a table with a row for each application, or None if the prompts have only one.
+    """Return a table with a row per cell and application; None if there is only one application.
 
-    Its cells are those with the paper's settings, or all if there are none.
+    Its cells are those with the paper's settings, or all cells if none has them.
     """
     finished = [cell for cell in part.study.cells if cell.finished]
     cells = [cell for cell in finished if as_in_paper(cell, part.study, "method")] or finished
@@ -62,7 +62,7 @@ def applications(part: Part, reader: ScoreReader) -> Table | None:
             rows.append(TableRow(cell.key, label, entries))
     notes = ["The paper shows its applications as pictures only."]
     if len(cells) == 1 < len(part.study.cells):
-        notes.append(f"Of {cells[0].label}.")
+        notes.append(f"All rows belong to one cell: {cells[0].label}.")
     return _table(
         "applications", "Applications", "section 4.4 of the paper", part, columns, rows, notes
     )
@@ -168,4 +168,4 @@ def _weakest_template(cell: Cell, reader: ScoreReader) -> str:
     if not means or min(means.values()) == 1:
         return ""
     weakest = min(means, key=lambda template: means[template])
-    return f"least: {weakest.format('...')}, {means[weakest]:.2f}"
+    return f"lowest: {weakest.format('...')}, {means[weakest]:.2f}"

@@ -115,8 +115,10 @@ def _all_pictures(study: Study) -> Iterator[tuple[Trial, Sample]]:
 
 
 def _choose(pictures: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[Trial, Sample]]:
-    """Return all pictures or, if they are more than `most`, three photos of each subject and the
-    same prompts and indices of every run: three quarters subject prompts, the rest class prompts.
+    """Return all pictures or, if there are more than `most`, a selection.
+
+    It has three photos of each subject and, of every run, the same prompts and indices: subject
+    prompts for three quarters of `most`, and class prompts for a quarter.
     """
     if len(pictures) <= most:
         return list(pictures)

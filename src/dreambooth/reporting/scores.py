@@ -165,16 +165,15 @@ class Part:
     """The runs of a study that may stand in one table."""
 
     study: Study
-    words: str = ""  # how it differs from the other parts; "" for a single part
+    words: str = ""  # how it differs from the other parts; "" if there are none
     note: str = ""
 
 
 def uniform_parts(study: Study, by_steps: bool = True) -> list[Part]:
-    """Split a study into parts with the same protocols, package versions, code and, `by_steps`,
-    training steps.
+    """Split a study into parts that were measured alike; runs of different parts are not compared.
 
-    Runs of different parts are never compared. The number and size of the photos in a protocol do
-    not count: they differ between subjects.
+    The runs of a part have the same protocols, package versions, code and, if `by_steps`, training
+    steps. The number and size of the photos in a protocol may differ, as they do between subjects.
     """
     groups: list[dict[str, str]] = []
     group_of: dict[int, int] = {}  # id of a trial -> number of its group

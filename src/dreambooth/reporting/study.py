@@ -194,7 +194,7 @@ def _placed(trial: Trial) -> PlacedRun:
 
 
 def _planned_gap(run: Run, overrides: Sequence[str], placed: Sequence[PlacedRun]) -> Trial:
-    """Return the gap of a planned run without a readable config.
+    """Return the trial of a planned run that has no readable config.
 
     On each axis that it overrides, it takes the value of a run with the same overrides of that
     axis. All other values are those of the run with which it shares the most overrides.
@@ -218,10 +218,10 @@ def _planned_gap(run: Run, overrides: Sequence[str], placed: Sequence[PlacedRun]
 def _product_gaps(
     folder: Path, placed: Sequence[PlacedRun], without_config: dict[str, Run]
 ) -> list[Trial]:
-    """Return the gaps in the full product of the values that vary in a folder.
+    """Return a trial for each gap in the full product of the values that vary in a folder.
 
-    Each gap has the folder that a sweep would give it. If `without_config` contains a run in that
-    folder, the gap takes the run and removes it from `without_config`.
+    Its run folder has the name that a sweep would give it. A run of that name is taken out of
+    `without_config`.
     """
     values: dict[str, dict[str, None]] = {}  # ordered sets
     for run in placed:
@@ -264,7 +264,7 @@ def _gap(run: Run, place: Mapping[str, str], overrides: Sequence[str]) -> Trial:
 
 
 def _with_subjects_named(trials: Sequence[Trial]) -> list[Trial]:
-    """Name a drawn subject in all runs as in those whose config has its name."""
+    """Give a drawn subject the same name in all runs, if any config has its name."""
     names = {}
     for trial in trials:
         identity = drawn_identity(trial.run.config)
@@ -302,9 +302,9 @@ def _without_duplicates(trials: Sequence[Trial], notes: list[str]) -> list[Trial
 
 
 def _precedence(trial: Trial) -> tuple[bool, bool, str]:
-    """Return a sort key for duplicates; the last is used: a finished run, and the latest of those.
+    """Return a sort key for duplicates, of which the last is used.
 
-    Of unfinished runs it is the one that started last.
+    Missing runs are first, then unfinished ones by their start, then finished ones by their end.
     """
     status = trial.status
     finished = status.state == "finished"

@@ -63,7 +63,7 @@ class Table:
     rows: Sequence[TableRow]
     comparisons: Sequence[Comparison]
     notes: Sequence[str]
-    part: str = ""  # what its runs share, if a study has several tables of an axis: "max_steps 200"
+    part: str = ""  # how its runs differ from those of other tables of the axis: "max_steps 200"
 
 
 @dataclass(frozen=True)
