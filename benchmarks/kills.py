@@ -172,8 +172,8 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
                 finish(process, log)
                 break
             results = outcome(folder)
-            names = expected.keys() | results.keys()
-            if differ := sorted(name for name in names if results.get(name) != expected.get(name)):
+            keys = expected.keys() | results.keys()
+            if differ := sorted(key for key in keys if results.get(key) != expected.get(key)):
                 sys.exit(f"{folder.name} differs from the uninterrupted run in {differ[:5]}")
             if partial := [p.name for p in folder.rglob("*.partial")]:
                 sys.exit(f"{folder.name} has left {partial}")

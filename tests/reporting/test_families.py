@@ -59,6 +59,6 @@ def test_applications_and_limitations_are_of_the_cells_that_are_as_in_the_paper(
     limits = tables["limitations"]
     claimed_of = [row.label for row in limits.rows if row.entries["copied"].claim]
     assert claimed_of == ["lambda 1, correct class noun"]
-    assert limits.rows[0].entries["context_accuracy"].text.startswith("lowest: a ... ")
+    assert limits.rows[0].entries["context_accuracy"].text.startswith("least: a ... ")
     told = [f for f in findings([limits]) if "training photos" in f.sentence]
     assert [f.agrees for f in told] == [True]

@@ -168,4 +168,4 @@ def _weakest_template(cell: Cell, reader: ScoreReader) -> str:
     if not means or min(means.values()) == 1:
         return ""
     weakest = min(means, key=lambda template: means[template])
-    return f"lowest: {weakest.format('...')}, {means[weakest]:.2f}"
+    return f"least: {weakest.format('...')}, {means[weakest]:.2f}"

@@ -8,9 +8,9 @@ one prompt. The means of the units already contain the spread of the lower level
 as well would count it twice.
 
 The interval is a bootstrap over the units. For few units it is widened by
-t_{n-1} / z * sqrt(n / (n - 1)), which makes it as wide as Student's interval for normal data. In
-10,000 simulated studies each (benchmarks/coverage.py) it covers the truth in the following share
-of studies; "plain" is the percentile bootstrap of all levels.
+t_{n-1} / z * sqrt(n / (n - 1)), which makes it as wide as Student's interval for normal data. The
+table shows how often it covers the truth, over 10,000 simulated studies per entry
+(benchmarks/coverage.py); "plain" is the percentile bootstrap of all levels.
 
     subjects              2     3     5     8    15    30
     normal             93.3  95.1  94.9  94.7  94.9  95.2 %
