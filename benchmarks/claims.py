@@ -1,14 +1,14 @@
-"""Do the paper's directions appear? Paired over the subjects of one or more sweeps.
+"""Do the paper's effects appear? Compares the cells of one or more sweeps, paired by subject.
 
     python src/train.py -m prior.lambda=0,1 class=none,wrong,correct \\
         subject=miniature subject.class_noun=dog,cat,car,clock,fish subject.seed=501
     python benchmarks/claims.py runs/class+lambda+class_noun+subject-miniature+seed-501
 
-Each line: the mean difference between two cells over the subjects, and its 95 % interval (t).
+Prints the mean difference between two cells over the subjects, with Student's 95 % interval. Only
+subjects with all six cells count.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ METRICS = ("identity", "class_accuracy", "context_accuracy", "drift", "diversity
 
 
 def cells(folders: list[Path]) -> dict[str, dict[Cell, dict[str, float]]]:
-    """Subject -> cell -> metric -> value, of the finished runs."""
-    found: dict[str, dict[Cell, dict[str, float]]] = {}
+    """Return subject -> cell -> metric -> value of the finished runs."""
+    values: dict[str, dict[Cell, dict[str, float]]] = {}
     for run in (run for folder in folders for run in find_runs(folder)):
         if run.config.get("method") == "external":
             continue
@@ -31,9 +31,9 @@ def cells(folders: list[Path]) -> dict[str, dict[Cell, dict[str, float]]]:
             print(f"left out: {run.folder} is {run.status().state}")
             continue
         cell = (float(run.config["prior"]["lambda"]), run.config["class"]["choice"])
-        values = {name: m.value for name, m in run.read_metrics().items()}
-        found.setdefault(subject_of(run), {})[cell] = values
-    return found
+        metrics = {name: m.value for name, m in run.read_metrics().items()}
+        values.setdefault(subject_of(run), {})[cell] = metrics
+    return values
 
 
 def subject_of(run: Run) -> str:
@@ -50,8 +50,8 @@ def difference(values: list[float]) -> str:
 
 
 def main() -> None:
-    found = cells([Path(folder) for folder in sys.argv[1:]])
-    complete = {s: c for s, c in found.items() if len(c) == 6}
+    values = cells([Path(folder) for folder in sys.argv[1:]])
+    complete = {s: c for s, c in values.items() if len(c) == 6}
     print(f"{len(complete)} subjects with all six cells: {', '.join(complete)}\n")
     print("lambda class    " + "".join(f"{name:>18s}" for name in METRICS))
     for cell in sorted({cell for c in complete.values() for cell in c}):
@@ -60,18 +60,15 @@ def main() -> None:
     print()
 
     def paired(name: str, a: Cell, b: Cell) -> str:
-        pick: Callable[[Cell], list[float]] = lambda cell: [  # noqa: E731
-            c[cell][name] for c in complete.values()
-        ]
-        return difference([x - y for x, y in zip(pick(a), pick(b), strict=True)])
+        return difference([c[a][name] - c[b][name] for c in complete.values()])
 
     print(
         "(a) drift, lambda 0 - 1, correct noun:   ", paired("drift", (0, "correct"), (1, "correct"))
     )
     for weight in (0.0, 1.0):
-        for other in ("wrong", "none"):
-            text = paired("identity", (weight, "correct"), (weight, other))
-            print(f"(b) identity, correct - {other}, lambda {weight:g}: ", text)
+        for noun in ("wrong", "none"):
+            text = paired("identity", (weight, "correct"), (weight, noun))
+            print(f"(b) identity, correct - {noun}, lambda {weight:g}: ", text)
 
 
 if __name__ == "__main__":

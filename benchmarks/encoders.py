@@ -1,10 +1,10 @@
-"""How well the miniature's own CLIP and DINO see drawn scenes that they were not trained on.
+"""How well the miniature's CLIP and DINO recognize scenes that they were not trained on.
 
     python benchmarks/encoders.py [num_individuals]
 
-CLIP, zero-shot on fresh scenes: the class as "a dog", the context as "a dog in the snow", averaged
-over the classes. DINO and CLIP-I: area under the ROC curve of the cosine, between the same
-individual in another scene and other individuals of the same class. Two scenes of each individual.
+Prints CLIP's zero-shot accuracy for the class ("a dog") and for the context ("a dog in the snow",
+averaged over the classes), and for DINO and CLIP-I the area under the ROC curve of the cosine: the
+same individual in another scene against other individuals of the same class.
 """
 
 import sys
@@ -21,7 +21,7 @@ from dreambooth.miniature.world import Scene, individual, random_scene
 
 
 def scene_pairs(num_individuals: int) -> list[Scene]:
-    """Two scenes of each individual, one after the other; as many individuals of every class."""
+    """Return two scenes of each individual, one after the other; all classes equally often."""
     rng = np.random.default_rng([SEED, 5])
     scenes = []
     for i in range(num_individuals):
@@ -31,13 +31,20 @@ def scene_pairs(num_individuals: int) -> list[Scene]:
 
 
 def zero_shot(clip: ClipEncoder, features: Tensor, prompts: list[list[str]]) -> Tensor:
-    """Which group of prompts is nearest to each image, (N,); a group is its prompts' mean."""
+    """Return the index of the prompt group nearest to each image, (N,).
+
+    A group is represented by the mean of its prompts' embeddings.
+    """
     groups = torch.stack([clip.texts(group).mean(0) for group in prompts])
     return (features @ torch.nn.functional.normalize(groups, dim=-1).T).argmax(1)
 
 
 def identity_auc(features: Tensor, nouns: list[str]) -> float:
-    """`features` (2 N, D), unit: two scenes of each individual; `nouns`, N."""
+    """Return the AUC of telling individuals of one class apart.
+
+    `features` (2 N, D) has unit length, with two scenes of each individual in a row; `nouns` has N
+    entries.
+    """
     first, second = features.view(len(nouns), 2, -1).unbind(1)
     cosines = (first @ second.T).numpy()
     same = np.eye(len(nouns), dtype=bool)
@@ -45,32 +52,32 @@ def identity_auc(features: Tensor, nouns: list[str]) -> float:
     return auc(cosines[same], cosines[others])
 
 
-def measured(num_individuals: int) -> dict[str, float]:
-    """What is printed; of encoders that are there."""
+def measure(num_individuals: int) -> dict[str, float]:
+    """Return name -> value for each printed number, of the encoders whose weights exist."""
     scenes = scene_pairs(num_individuals)
     images = [torch.from_numpy(draw(scene)).permute(2, 0, 1) for scene in scenes]
     nouns = [scene.individual.class_noun for scene in scenes]
-    found = {}
+    results = {}
     if (WEIGHTS / "clip").is_dir():
         clip = ClipEncoder(WEIGHTS / "clip")
         features = clip.images(images)
-        seen = zero_shot(clip, features, [[f"a {noun}"] for noun in world.CLASSES])
-        right = np.mean([world.CLASSES[i] == noun for i, noun in zip(seen, nouns, strict=True)])
-        found["CLIP class"] = float(right)
+        classes = zero_shot(clip, features, [[f"a {noun}"] for noun in world.CLASSES])
+        right = np.mean([world.CLASSES[i] == noun for i, noun in zip(classes, nouns, strict=True)])
+        results["CLIP class"] = float(right)
         phrases = world.CONTEXTS.values()
         prompts = [[f"a {noun} {phrase}" for noun in world.CLASSES] for phrase in phrases]
-        places = [list(world.CONTEXTS)[i] for i in zero_shot(clip, features, prompts)]
-        right = np.mean([place == s.context for place, s in zip(places, scenes, strict=True)])
-        found["CLIP context"] = float(right)
-        found["CLIP-I identity AUC"] = identity_auc(features, nouns[::2])
+        contexts = [list(world.CONTEXTS)[i] for i in zero_shot(clip, features, prompts)]
+        right = np.mean([context == s.context for context, s in zip(contexts, scenes, strict=True)])
+        results["CLIP context"] = float(right)
+        results["CLIP-I identity AUC"] = identity_auc(features, nouns[::2])
     if (WEIGHTS / "dino").is_dir():
         dino = DinoEncoder(WEIGHTS / "dino", resize_px=64, crop_px=64)
-        found["DINO identity AUC"] = identity_auc(dino.images(images), nouns[::2])
-    return found
+        results["DINO identity AUC"] = identity_auc(dino.images(images), nouns[::2])
+    return results
 
 
 def main() -> None:
-    for name, value in measured(int(sys.argv[1]) if len(sys.argv) > 1 else 1000).items():
+    for name, value in measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1000).items():
         print(f"{name:20s}{value:.4f}")
 
 

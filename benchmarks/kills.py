@@ -1,12 +1,12 @@
-"""Does a run that is killed at any moment go on to the same bits?
+"""Does a run that is killed at random moments give the same bits after it is resumed?
 
     python benchmarks/kills.py [NUMBER [SEED [OVERRIDES...]]]
 
-Starts a small run of the miniature, with W&B offline, kills it by `kill -9` at a random moment,
-starts it again with `python src/train.py run=DIR`, and so on; a finished run is followed by a new
-one, until there were NUMBER kills (30). After each kill every file must be whole (but for those
-that the next start sweeps away) and no process be left. At the end of each run weights, pictures
-and scores must be those of an undisturbed run, bit for bit.
+Starts a small run of the miniature with W&B offline, kills it with `kill -9` at a random moment,
+resumes it with `python src/train.py run=DIR`, and repeats this until the run finishes. Further runs
+follow until there have been NUMBER kills (default 30). After each kill, every file must be
+readable, except those that the next start deletes, and no process may be left. At the end of each
+run, its weights, pictures and scores must be those of an uninterrupted run, bit for bit.
 """
 
 import json
@@ -41,7 +41,7 @@ SMALL = (
 
 
 def start(log: Path, *overrides: str) -> subprocess.Popen:
-    """A training in a session of its own."""
+    """Start a training run in a process session of its own."""
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "src/train.py", *overrides],
@@ -59,13 +59,13 @@ def finish(process: subprocess.Popen, log: Path) -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen, changed_from: float) -> None:
-    """Until the process has begun its work, and written the file: what comes before is loading."""
+    """Wait until the process has loaded, which it shows by writing `path`, or has ended."""
     while process.poll() is None and (not path.exists() or path.stat().st_mtime == changed_from):
         time.sleep(0.02)
 
 
 def phase(folder: Path) -> str:
-    """What the run was doing, by what it had written last."""
+    """Return what the run was doing, judged by the last file that it had written."""
     if (folder / "scores.csv").exists():
         return "the end"
     if (folder / "images" / "restored").exists():
@@ -80,7 +80,7 @@ def phase(folder: Path) -> str:
 
 
 def check_whole(folder: Path) -> None:
-    """Every file of a killed run can be read; ValueError or the reader's own error if not."""
+    """Read every file of a killed run; a damaged one raises ValueError or its reader's error."""
     for path in folder.rglob("*"):
         if not path.is_file() or ".partial" in str(path) or "wandb" in path.parts:
             continue
@@ -98,62 +98,64 @@ def check_whole(folder: Path) -> None:
 
 
 def left_over(session: int, seconds: float = 20) -> list[str]:
-    """PromptNames of a session's processes that are still there some seconds later."""
+    """Return the names of a session's processes that still run after some seconds."""
     end = time.monotonic() + seconds
-    while names := _names(session):
+    while names := _process_names(session):
         if time.monotonic() > end:
             break
         time.sleep(0.1)
     return names
 
 
-def _names(session: int) -> list[str]:
-    found = []
+def _process_names(session: int) -> list[str]:
+    names = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # gone since
+        except OSError:  # the process has ended since
             continue
-        state, _, _, own, *_ = rest.split()
-        if int(own) == session and state != "Z":
-            found.append(name)
-    return found
+        state, _, _, session_id, *_ = rest.split()
+        if int(session_id) == session and state != "Z":
+            names.append(name)
+    return names
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """What must not depend on kills."""
-    kept = [*folder.glob("weights/**/*.safetensors"), *folder.glob("images/**/*.png")]
-    kept += [folder / "scores.csv", folder / "metrics.json"]
-    files: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in kept}
-    files["logged"] = [
+    """Return the results of a run that must not depend on kills."""
+    files = [*folder.glob("weights/**/*.safetensors"), *folder.glob("images/**/*.png")]
+    files += [folder / "scores.csv", folder / "metrics.json"]
+    results: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in files}
+    results["logged"] = [
         {k: v for k, v in row.items() if "time/" not in k} for row in Run(folder, {}).read_history()
     ]
-    return files
+    return results
 
 
 def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         root = Path(name)
-        own = (*overrides, f"prior.cache={root / 'prior'}")
-        began = time.monotonic()
+        shared = (*overrides, f"prior.cache={root / 'prior'}")
+        started = time.monotonic()
         log = root / "output.log"
-        undisturbed = start(log, *own, f"hydra.run.dir={root / 'undisturbed'}")
-        wait_for(root / "undisturbed" / "names.json", undisturbed, 0)
-        begun = time.monotonic()
-        finish(undisturbed, log)
-        seconds = time.monotonic() - begun
-        print(f"undisturbed: {seconds:.1f} s of work, {begun - began:.1f} s to load", flush=True)
-        expected = outcome(root / "undisturbed")
+        reference = start(log, *shared, f"hydra.run.dir={root / 'uninterrupted'}")
+        wait_for(root / "uninterrupted" / "names.json", reference, 0)
+        loaded = time.monotonic()
+        finish(reference, log)
+        seconds = time.monotonic() - loaded
+        print(
+            f"uninterrupted: {seconds:.1f} s of work, {loaded - started:.1f} s to load", flush=True
+        )
+        expected = outcome(root / "uninterrupted")
         kills: Counter[str] = Counter()
         runs = 0
         while kills.total() < number:
             folder = root / f"run{runs}"
-            words = (*own, f"hydra.run.dir={folder}")
+            arguments = (*shared, f"hydra.run.dir={folder}")
             while True:
                 names = folder / "names.json"
                 before = names.stat().st_mtime if names.exists() else 0
-                process = start(log, *words)
+                process = start(log, *arguments)
                 wait_for(names, process, before)
                 try:
                     process.wait(moments.uniform(0, seconds) if kills.total() < number else None)
@@ -165,21 +167,21 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
                     if left := left_over(process.pid):
                         sys.exit(f"processes are left: {', '.join(left)}")
                     check_whole(folder)
-                    words = (f"run={folder}",)
+                    arguments = (f"run={folder}",)
                     continue
                 finish(process, log)
                 break
-            found = outcome(folder)
-            differ = [k for k in expected.keys() | found.keys() if found.get(k) != expected.get(k)]
-            if differ:
-                sys.exit(f"{folder.name} differs from the undisturbed run in {sorted(differ)[:5]}")
+            results = outcome(folder)
+            keys = expected.keys() | results.keys()
+            if differ := sorted(key for key in keys if results.get(key) != expected.get(key)):
+                sys.exit(f"{folder.name} differs from the uninterrupted run in {differ[:5]}")
             if partial := [p.name for p in folder.rglob("*.partial")]:
                 sys.exit(f"{folder.name} has left {partial}")
             shutil.rmtree(folder)
             runs += 1
     where = ", ".join(f"{count} in {phase}" for phase, count in kills.most_common())
     print(
-        f"{kills.total()} kills ({where}) in {runs} runs: all as the undisturbed one, bit for bit"
+        f"{kills.total()} kills ({where}) in {runs} runs: all as the uninterrupted one, bit for bit"
     )
 
 

@@ -1,9 +1,10 @@
-"""How well the pretrained cascade does what a prompt says, as the oracle sees it.
+"""How well the pretrained cascade follows its prompts, judged by the oracle.
 
-    python benchmarks/miniature_quality.py [images per attribute] [samples.png]
+    python benchmarks/miniature_quality.py [num_prompts] [samples.png]
 
-Prompts state one attribute or a few, as captions do; "a dog" and the other bare nouns are drawn
-too, for the spread (entropy relative to the world's own, which is uniform) of what is not stated.
+Prompts state one or several attributes, as captions do. "a dog" and the other bare nouns are drawn
+as well, to measure how varied unstated attributes are: by their entropy relative to the uniform
+distribution, which the world has.
 """
 
 import sys
@@ -26,8 +27,8 @@ CONF = Path(__file__).parents[1] / "conf" / "model" / "miniature.yaml"
 
 
 def prompts(count: int, rng: np.random.Generator) -> list[str]:
-    """Random prompts: a class, and each other attribute stated in part of them."""
-    found = []
+    """Return random prompts, with a class in each and every other attribute in some of them."""
+    texts = []
     for _ in range(count):
         noun = str(rng.choice(world.CLASSES))
         live = world.kind_of(noun) == "live"
@@ -46,26 +47,26 @@ def prompts(count: int, rng: np.random.Generator) -> list[str]:
             words.append(str(rng.choice(list(world.VIEWS.values()))))
         if extra == "style":
             words.insert(0, str(rng.choice(list(world.STYLES.values()))))
-        found.append(" ".join(words))
-    return found
+        texts.append(" ".join(words))
+    return texts
 
 
 def entropy_share(values: list[str | None], size: int) -> float:
-    """Entropy of the values over that of `size` equally likely ones."""
+    """Return the entropy of the values divided by that of `size` equally likely values."""
     p = np.array(list(Counter(values).values())) / len(values)
     return float(-(p * np.log(p)).sum() / np.log(size))
 
 
 def save_samples(images: torch.Tensor, texts: list[str], path: str) -> None:
-    """The first pictures, uint8 (N, 3, 64, 64), each above its prompt."""
+    """Save pictures, uint8 (N, 3, 64, 64), each above its prompt. N is a multiple of 8."""
     columns = 8
     figure = Figure(figsize=(12, 1.85 * len(images) / columns))
     figure.subplots_adjust(0.01, 0.06, 0.99, 0.99, wspace=0.08, hspace=0.28)
     axes = figure.subplots(len(images) // columns, columns)
-    for one, image, text in zip(axes.flat, images, texts, strict=False):
-        one.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
-        one.set_axis_off()
-        one.text(0.5, -0.05, fill(text, 24), transform=one.transAxes, ha="center", va="top", size=7)
+    for ax, image, text in zip(axes.flat, images, texts, strict=False):
+        ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        ax.set_axis_off()
+        ax.text(0.5, -0.05, fill(text, 24), transform=ax.transAxes, ha="center", va="top", size=7)
     figure.savefig(path, dpi=110)
 
 
@@ -87,11 +88,11 @@ def main() -> None:
             right.setdefault(name, []).append(values[name] == value)
     for name, hits in right.items():
         print(f"{name:11s}{np.mean(hits):8.1%}  of {len(hits)}")
-    rest = seen[len(texts) :]
+    seen_of_bare = seen[len(texts) :]
     for name, size in (("colour", len(world.COLOURS)), ("context", len(world.CONTEXTS))):
         shares = []
         for i in range(len(world.CLASSES)):
-            of_class = rest[i * (count // 10) : (i + 1) * (count // 10)]
+            of_class = seen_of_bare[i * (count // 10) : (i + 1) * (count // 10)]
             shares.append(entropy_share([values[name] for values in of_class], size))
         print(f"{name} entropy of bare nouns: mean {np.mean(shares):.1%}, least {min(shares):.1%}")
     print(f"{1e3 * seconds / len(images):.0f} ms an image")

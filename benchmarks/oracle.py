@@ -1,10 +1,10 @@
-"""How well the oracle reads drawn scenes that it was not trained on.
+"""How well the oracle reads scenes that it was not trained on.
 
     python benchmarks/oracle.py [num_scenes]
 
-Accuracy of each attribute on fresh scenes of the world's own distribution; area under the ROC curve
-of the identity score, between the same individual in another scene and other individuals of the
-same class and main colour.
+Prints the accuracy of each attribute on new scenes from the world's distribution, and the area
+under the ROC curve of the identity score: the same individual in another scene against other
+individuals of the same class and main colour.
 """
 
 import sys
@@ -17,7 +17,7 @@ from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.oracle import ATTRIBUTES, IdentityBatches, Oracle, scene_values
 from dreambooth.miniature.scenes import scene_number, to_tensor
 
-SEED = 991  # of no training
+SEED = 991  # used by no training
 
 
 def accuracies(oracle: Oracle, num_scenes: int) -> dict[str, float]:
@@ -31,7 +31,11 @@ def accuracies(oracle: Oracle, num_scenes: int) -> dict[str, float]:
 
 
 def identity_auc(oracle: Oracle, num_groups: int) -> float:
-    """Pairs: each individual's two scenes, and its first scene with its group's others."""
+    """Return the AUC of the cosine for telling an individual from the others of its group.
+
+    Positive pairs are an individual's two scenes; negative pairs are its first scene and the second
+    scene of another individual.
+    """
     batches = IdentityBatches(num_steps=1, seed=SEED, groups=num_groups)
     embeddings = oracle.read(batches[0]["images"]).embeddings
     first, second = embeddings.view(num_groups, batches.per_group, 2, -1).unbind(2)
@@ -41,7 +45,7 @@ def identity_auc(oracle: Oracle, num_groups: int) -> float:
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """P(positive > negative), ties half (Mann-Whitney)."""
+    """Return P(positive > negative); ties count one half (Mann-Whitney)."""
     from scipy.stats import mannwhitneyu
 
     return float(mannwhitneyu(positive, negative).statistic) / (len(positive) * len(negative))

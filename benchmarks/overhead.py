@@ -1,9 +1,9 @@
-"""What the training loop costs beyond forward, backward and optimizer step.
+"""How much time the training loop adds to the forward pass, backward pass and optimizer step.
 
     python benchmarks/overhead.py [steps]
 
-Alternates bare steps on fixed batches with whole training loops (drawing the samples, Lightning,
-logging to a CSV file, progress bar) of the same module, and prints the median ratio of the pairs.
+Alternates bare steps on prepared batches with complete training loops of the same module (random
+draws, Lightning, CSV logging, progress bar). Prints the median ratio loop / bare.
 """
 
 import sys
@@ -32,19 +32,19 @@ PAIRS = 5
 def bare_seconds(
     experiment: Experiment, module: TwoTermModule, prior: Encoded, steps: int
 ) -> float:
-    stage, how = module.stage, experiment.training["base"]
+    stage, settings = module.stage, experiment.training["base"]
     draws = TrainingDraws(
         stage.encode(experiment.subject.photos(stage.resolution_px)),
         prior,
         stage.schedule,
         experiment.timesteps,
-        steps * how.batch_size,
+        steps * settings.batch_size,
         experiment.seed,
         "base",
         partial(stage.added_condition, noise_level=None),
         experiment.prior.caption_dropout,
     )
-    batches = list(DataLoader(draws, batch_size=how.batch_size))
+    batches = list(DataLoader(draws, batch_size=settings.batch_size))
     optimizer = module.optimizer(module.trained.groups, lr=module.learning_rate)
     started = time.perf_counter()
     for batch in batches:
@@ -55,20 +55,20 @@ def bare_seconds(
 
 
 def loop_seconds(experiment: Experiment, module: TwoTermModule, prior: Encoded) -> float:
-    """From the first batch to the last: not the set-up, which a run pays once."""
-    marks: list[float] = []
-    module.on_train_start = lambda: marks.append(time.perf_counter())  # type: ignore[method-assign]
-    module.on_train_end = lambda: marks.append(time.perf_counter())  # type: ignore[method-assign]
-    how = experiment.training["base"]
-    experiment._fit(module, experiment._trainer("base", how), prior, how.batch_size)
-    return marks[1] - marks[0]
+    """Return the time from the first batch to the last, without the set-up, which happens once."""
+    times: list[float] = []
+    module.on_train_start = lambda: times.append(time.perf_counter())  # type: ignore[method-assign]
+    module.on_train_end = lambda: times.append(time.perf_counter())  # type: ignore[method-assign]
+    settings = experiment.training["base"]
+    experiment._fit(module, experiment._trainer("base", settings), prior, settings.batch_size)
+    return times[1] - times[0]
 
 
 def main(steps: int = 100) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(CONF, version_base="1.3"):
             overrides = [f"method.max_steps={steps}", "prior.num_images=8", "logger=csv"]
-            overrides += [f"method.checkpoint_every={steps + 1}"]  # they are not overhead
+            overrides += [f"method.checkpoint_every={steps + 1}"]  # checkpoints are not timed
             config = plain_config(compose("train", overrides), overrides)
         print(yaml.safe_dump(config["method"]))
         experiment = assemble(Run.create(Path(folder) / "run", config))

@@ -1,17 +1,17 @@
-"""The full paper on 8, 64 and 512 GPUs: GPU-hours, storage, files, and what breaks first.
+"""Estimates GPU-hours, storage, files and load of the whole paper on 8, 64 and 512 GPUs.
 
-python benchmarks/scale.py
+    python benchmarks/scale.py
 
-A model, not a measurement. Put your own numbers in the inputs: those of your first run are in its
-train.log and its folder. docs/scale.md says what follows.
+This is a model, not a measurement. Replace the inputs by your numbers; those of your first run are
+in its train.log and its folder. docs/scale.md draws the conclusions.
 """
 
 from math import ceil
 
-# What is run
+# The runs
 SUBJECTS, CLASSES, SEEDS = 30, 15, 1
 PROMPTS, IMAGES_PER_PROMPT, CLASS_IMAGES = 25, 4, 100
-# Settings of each subject and seed; those that are the default are counted once.
+# Settings per subject and seed; the default, which several ablations share, is counted once.
 ABLATIONS = {
     "lambda x class noun": 6,
     "super-resolution: off, frozen, 1e-3, 1e-5": 3,
@@ -19,24 +19,24 @@ ABLATIONS = {
     "identifier: rare, common, random": 2,
 }
 
-# One run of Stable Diffusion 1.5 on one A100. The paper has the first (section 4); the other times
-# are GUESSES, to be replaced: nothing could be measured on a GPU here.
+# One run of Stable Diffusion 1.5 on one A100. The training time is the paper's (section 4). The
+# other times are GUESSES: replace them by measured ones.
 TRAIN_SECONDS = 300.0
 PICTURE_SECONDS = 1.5  # 25 steps with guidance, in batches
 PRIOR_PICTURE_SECONDS = 6.0  # 100 ancestral steps
 START_SECONDS = 60.0  # imports, weights into memory
 SCORE_SECONDS = 20.0
-PRIOR_IMAGES = 1000  # of each class: about 200 for each of 3 to 5 photos in the paper
+PRIOR_IMAGES = 1000  # per class; the paper uses about 200 per photo, with 3 to 5 photos
 
-# What it leaves: sizes of the float32 model; numbers of files as counted in a run of the miniature
+# What a run writes: sizes of the float32 model; numbers of files, counted in a run of the miniature
 WEIGHTS_GB = 4.3
-CHECKPOINT_GB = 10.3  # weights, and two moments of each parameter of the U-Net that trains
+CHECKPOINT_GB = 10.3  # weights, and two moments for each parameter of the U-Net, which is trained
 CHECKPOINT_EVERY_SECONDS = 60.0  # 200 steps of 0.3 s
 PICTURE_MB = 0.45
-FILES_BESIDE_PICTURES = 150  # weights 20, W&B offline 110, the rest 20
+FILES_BESIDE_PICTURES = 150  # weights 20, W&B offline 110, others 20
 MODULES = 5000  # files that Python opens to start, counted
 STATUS_SECONDS = 5.0  # between two writes of status.json
-WANDB_SECONDS = 15.0  # between two uploads of an online run; a guess too
+WANDB_SECONDS = 15.0  # between two uploads of an online run; also a guess
 
 RUNS = SUBJECTS * SEEDS * sum(ABLATIONS.values())
 PICTURES = PROMPTS * IMAGES_PER_PROMPT + CLASS_IMAGES
@@ -57,7 +57,7 @@ def main() -> None:
     )
     gigabytes = RUNS * (WEIGHTS_GB + PICTURES * PICTURE_MB / 1000)
     print(
-        f"left: {gigabytes / 1000:.1f} TB ({RUNS * WEIGHTS_GB / 1000:.1f} of weights), "
+        f"stored: {gigabytes / 1000:.1f} TB ({RUNS * WEIGHTS_GB / 1000:.1f} of weights), "
         f"{RUNS * (PICTURES + FILES_BESIDE_PICTURES):,} files"
     )
     print()
@@ -75,10 +75,10 @@ def main() -> None:
     for gpus in (8, 64, 512):
         at_once = min(gpus, RUNS)
         waves = ceil(RUNS / gpus)
-        # All that start at once for a class wait for its one maker, unless it went ahead.
-        makers = min(CLASSES, at_once)
-        wait = PRIOR_IMAGES * PRIOR_PICTURE_SECONDS * ceil(CLASSES / makers) / 3600
-        idle = (at_once - makers) * wait
+        # One run of each class draws the prior images; runs that start with it wait for them.
+        drawing_runs = min(CLASSES, at_once)
+        wait = PRIOR_IMAGES * PRIOR_PICTURE_SECONDS * ceil(CLASSES / drawing_runs) / 3600
+        idle = (at_once - drawing_runs) * wait
         row = (
             f"{gpus}",
             f"{waves * seconds / 3600 + wait:.1f}",

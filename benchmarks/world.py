@@ -1,4 +1,4 @@
-"""How fast scenes are drawn, on one core. Wanted: 300 a second or more.
+"""How many scenes per second are drawn on one core. The target is at least 300.
 
 python benchmarks/world.py [num_scenes]
 """
@@ -18,7 +18,7 @@ def main(num_scenes: int = 2000) -> None:
     for i in range(num_scenes):
         draw(scene_number(i, 0))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{num_scenes / cpu:.0f} scenes/s of a core's time, {num_scenes / wall:.0f} on the clock")
+    print(f"{num_scenes / cpu:.0f} scenes/s of CPU time, {num_scenes / wall:.0f}/s of wall time")
 
 
 if __name__ == "__main__":

@@ -17,4 +17,4 @@ def test_three_kills_at_random_moments_change_no_bit(tiny, tmp_path):
     ended = process("benchmarks/kills.py", 3, 0, *own)
     assert ended.code == 0, ended.output
     assert "3 kills (" in ended.output
-    assert ended.output.strip().endswith("all as the undisturbed one, bit for bit")
+    assert ended.output.strip().endswith("all as the uninterrupted one, bit for bit")

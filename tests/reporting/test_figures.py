@@ -8,7 +8,7 @@ from made_up import made_up_sweep
 
 from dreambooth.reporting import figures as module
 from dreambooth.reporting.figures import write_figures
-from dreambooth.reporting.look import DASHES, PAPER, SERIES, looks, mentioned, wrapped
+from dreambooth.reporting.look import DASHES, PAPER, SERIES, join_words, looks, wrapped
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
 
@@ -159,7 +159,10 @@ def test_colours_stand_out_on_white_and_on_the_page_light_and_dark():
 
 
 def test_where_more_steps_buy_nothing():
-    assert module._enough([(0, 0.2), (100, 0.61), (200, 0.695), (300, 0.7), (400, 0.66)]) == 200
+    assert (
+        module._sufficient_step([(0, 0.2), (100, 0.61), (200, 0.695), (300, 0.7), (400, 0.66)])
+        == 200
+    )
 
 
 def test_a_running_mean_keeps_a_straight_line_and_its_ends():
@@ -172,5 +175,5 @@ def test_a_running_mean_keeps_a_straight_line_and_its_ends():
 def test_text_is_wrapped_at_commas_and_lists_are_sentences():
     assert wrapped("lambda 0, no class noun", 16) == "lambda 0,\nno class noun"
     assert wrapped("short, too", 16) == "short, too"
-    assert mentioned(["a"]) == "a"
-    assert mentioned(["a", "b", "c"]) == "a, b and c"
+    assert join_words(["a"]) == "a"
+    assert join_words(["a", "b", "c"]) == "a, b and c"

@@ -214,7 +214,9 @@ def test_the_papers_values_are_of_its_other_settings_too(tmp_path, override, val
     beside = {row.label for row in table.rows if row.entries["dino"].paper is not None}
     assert {label.partition("class noun")[2].removeprefix(", ") for label in beside} == papers
     assert bool(beside) == any(one.claim for one in table.comparisons)
-    assert bool(beside) != any(note.startswith("Without the paper's") for note in table.notes)
+    assert bool(beside) != any(
+        note.startswith("The paper's values and claims") for note in table.notes
+    )
 
 
 def test_applications_are_of_every_cell_that_is_as_in_the_paper(tmp_path):
@@ -344,10 +346,10 @@ def test_noise_levels_are_compared_in_detail(tmp_path):
     levels = {"sr": ("off", "frozen", "noise_1e-3", "noise_1e-5")}
     table = tables_by_key(made_up_sweep(tmp_path / "s", FIVE, axes=levels))["super_resolution"]
     found = compared(table, "sr_detail", "SR noise 1e-5", "SR noise 1e-3")
-    assert found.claim.startswith("fine-tuned at a lower noise level")
+    assert found.claim.startswith("SR fine-tuned at a lower noise level")
     assert found.agrees is True
     error = compared(table, "sr_layout_error", "SR noise 1e-5", "SR as pretrained")
-    assert error.claim == "fine-tuned, SR is truer to the subject than as pretrained"
+    assert error.claim == "fine-tuned SR is more faithful to the subject than pretrained SR"
     assert error.difference.high < 0
 
 

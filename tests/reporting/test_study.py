@@ -278,8 +278,8 @@ def test_sweeps_are_joined_and_of_a_cell_found_twice_the_later_finished_one_coun
     assert study.name == "a+b"
     assert [cell.trials[0].run.folder for cell in study.cells] == [a / "0", b / "0", b / "1"]
     (note,) = study.notes
-    assert "are the same cell, subject and seed" in note
-    assert f"{b / '0'} counts (finished)" in note
+    assert "have the same settings, subject and seed" in note
+    assert f"{b / '0'} is used (finished)" in note
     shutil.copytree(a / "0", b / "7")
     (b / "7" / "status.json").write_text(json.dumps(status | {"state": "failed", "reason": "x"}))
     assert read_study([a, b]).cells[0].trials[0].run.folder == a / "0"
@@ -343,7 +343,7 @@ def test_steps_that_follow_from_the_method_are_said_and_are_no_axis(tmp_path):
     study = read_study([sweep])
     assert study.axes == ("method", "lambda")
     assert "Textual Inversion, lambda 0" in [cell.label for cell in study.cells]
-    assert any("method.max_steps differs with the method" in note for note in study.notes)
+    assert any("method.max_steps depends on the method" in note for note in study.notes)
 
 
 def test_several_commits_versions_and_uncommitted_changes_are_said(tmp_path):

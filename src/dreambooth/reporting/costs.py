@@ -1,4 +1,4 @@
-"""What runs cost, by what they say of themselves."""
+"""The time and memory that runs took, from their provenance."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dreambooth.reporting.study import Trial
 
 
 def costs(trials: Sequence[Trial]) -> list[tuple[str, str]]:
-    """Name and words: the time of all runs and of its parts, and the most memory that one took."""
+    """Return (name, text) pairs: the time of all runs by phase, and the peak memory of a run."""
     known = [trial.provenance for trial in trials if trial.provenance]
     seconds: Counter[str] = Counter()
     for provenance in known:
         seconds.update(provenance.get("seconds", {}))
-    found = []
+    costs = []
     if seconds:
         parts = [f"{name.replace('_', ' ')} {_hours(s)}" for name, s in seconds.most_common()]
-        all_of_it = f"{_hours(sum(seconds.values()))} ({', '.join(parts)})"
-        found.append(("time of all runs", f"{all_of_it}; energy was not measured"))
+        total = f"{_hours(sum(seconds.values()))} ({', '.join(parts)})"
+        costs.append(("time of all runs", f"{total}; energy was not measured"))
     for key, name in (
         ("peak_memory_bytes", "peak memory of a run"),
         ("peak_gpu_memory_bytes", "peak GPU memory of a run"),
     ):
         if peaks := [provenance[key] for provenance in known if key in provenance]:
-            found.append((name, f"{max(peaks) / 1e9:.2f} GB at most"))
-    return found
+            costs.append((name, f"{max(peaks) / 1e9:.2f} GB at most"))
+    return costs
 
 
 def _hours(seconds: float) -> str:

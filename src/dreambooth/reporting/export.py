@@ -1,4 +1,4 @@
-"""Tables as LaTeX, CSV and Markdown; every mean with its interval and its count."""
+"""Writes the tables as LaTeX, CSV and Markdown; every mean has its interval and its count."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VERDICTS = {True: "agrees", False: "the opposite", None: "not settled"}
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """KEY.tex and KEY.csv of each table, and KEY_differences.csv of its comparisons."""
+    """Write KEY.tex and KEY.csv for each table, and KEY_differences.csv for its comparisons."""
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for table in tables:
@@ -50,8 +50,8 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
 
 
 def rows_of(table: Table) -> list[dict[str, Score]]:
-    """A row per cell; a score takes the columns dino, dino_low, dino_high, dino_subjects ..."""
-    found = []
+    """Return a CSV row per cell, with the columns dino, dino_low, dino_high ... for each score."""
+    rows = []
     for row in table.rows:
         flat: dict[str, Score] = {"cell": row.cell, "label": row.label}
         for column in table.columns:
@@ -65,37 +65,42 @@ def rows_of(table: Table) -> list[dict[str, Score]]:
                 f"{key}_remark": entry.text,
                 f"{key}_protocol": column.protocol,
             }
-        found.append(flat)
-    return found
+        rows.append(flat)
+    return rows
 
 
 def differences_of(table: Table) -> list[dict[str, Score]]:
-    """A row per comparison, a - b."""
+    """Return a CSV row per comparison a - b."""
     labels = {row.cell: row.label for row in table.rows}
-    return [
-        {
-            "score": one.metric,
-            "a": labels[one.a],
-            "b": labels[one.b],
-            "difference": one.difference.mean,
-            "low": _number(one.difference.low),
-            "high": _number(one.difference.high),
-            "p": _number(one.difference.p),
-            "p_holm": _number(one.difference.p_holm),
-            "effect_size": _number(one.difference.effect_size),
-            "subjects": one.difference.num_subjects,
-            "pairs": one.difference.num_pairs,
-            "interval_over": one.difference.unit,
-            "paper": one.paper,
-            "claim": one.claim,
-            "agrees": _verdict(one),
+    rows = []
+    for comparison in table.comparisons:
+        d = comparison.difference
+        row: dict[str, Score] = {
+            "score": comparison.metric,
+            "a": labels[comparison.a],
+            "b": labels[comparison.b],
+            "difference": d.mean,
+            "low": _number(d.low),
+            "high": _number(d.high),
+            "p": _number(d.p),
+            "p_holm": _number(d.p_holm),
+            "effect_size": _number(d.effect_size),
+            "subjects": d.num_subjects,
+            "pairs": d.num_pairs,
+            "interval_over": d.unit,
+            "paper": comparison.paper,
+            "claim": comparison.claim,
+            "agrees": _verdict(comparison),
         }
-        for one in table.comparisons
-    ]
+        rows.append(row)
+    return rows
 
 
 def latex(table: Table) -> str:
-    r"""A floating table for \usepackage{booktabs}: values, under them interval and the paper's."""
+    r"""Return a floating table for \usepackage{booktabs}.
+
+    Below each mean are its interval, a remark and the paper's value, where they exist.
+    """
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
     headings = [f"{_tex(c.heading)}{arrows[c.better]}" for c in table.columns]
     lines = [
@@ -112,12 +117,12 @@ def latex(table: Table) -> str:
     ]
     for row in table.rows:
         entries = [row.entries.get(c.key, Entry()) for c in table.columns]
-        for number, part in enumerate((_mean, _interval, _remark, _paper)):
+        for line, part in enumerate((_mean, _interval, _remark, _paper)):
             cells = [_tex(part(entry)) for entry in entries]
-            if number:
+            if line:
                 cells = [rf"{{\scriptsize {cell}}}" if cell else "" for cell in cells]
             if any(cells):
-                label = "" if number else _tex(row.label)
+                label = "" if line else _tex(row.label)
                 lines.append(f"{' & '.join([label, *cells])} \\\\")
         lines.append(r"\addlinespace[2pt]")
     notes = " ".join(table.notes)
@@ -133,20 +138,19 @@ def write_markdown(
     figures: Sequence[Figure],
     folder: Path,
 ) -> Path:
-    """report.md: summary, tables, figures, gaps and where it all comes from."""
+    """Write report.md: summary, gaps, tables, figures and provenance."""
     lines = [f"# {_md(study.name)}", "", _what_was_run(study), ""]
     for verdict, title in (
         (True, "Agrees with the paper"),
         (False, "The opposite of the paper"),
         (None, "Not settled"),
     ):
-        some = [f"- {_md(f.sentence)}" for f in findings if f.agrees is verdict]
-        lines += [f"## {title}", "", *some, ""] if some else []
+        lines += _section(title, [f"- {_md(f.sentence)}" for f in findings if f.agrees is verdict])
     lines += _section("Remarks", [f"- {_md(note)}" for note in study.notes])
     lines += _section("Gaps", _gaps(study))
     for table in tables:
         lines += [f"## {_md(table.title)}", ""]
-        lines += [f"Beside it: {_md(table.source)}.", ""] if table.source else []
+        lines += [f"Compare with {_md(table.source)}.", ""] if table.source else []
         lines += _values(table) + _differences(table)
         lines += [f"- {_md(note)}" for note in table.notes]
         lines += [f"- {_md(c.heading)}: {_md(c.protocol)}" for c in table.columns] + [""]
@@ -169,27 +173,30 @@ def _what_was_run(study: Study) -> str:
         states[trial.status.state] = states.get(trial.status.state, 0) + 1
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     seeds = {trial.seed for trial in study.trials if trial.seed}
-    of = {"cell": study.cells, "subject": study.subjects, "training seed": seeds}
-    told = ", ".join(counted(len(some), noun) for noun, some in of.items())
+    parts = {"cell": study.cells, "subject": study.subjects, "training seed": seeds}
+    design = ", ".join(counted(len(items), noun) for noun, items in parts.items())
     runs = counted(len(study.trials), "run")
-    return _md(f"{told}: {runs} ({counts}). From {', '.join(map(str, study.folders))}.")
+    return _md(f"{design}: {runs} ({counts}). From {', '.join(map(str, study.folders))}.")
 
 
 def _gaps(study: Study) -> list[str]:
     gaps = [(cell, t) for cell in study.cells for t in cell.trials if t.status.state != "finished"]
     if not gaps:
         return []
-    lines = ["| cell | subject | seed | state | what fills it |", "|---|---|---|---|---|"]
+    lines = [
+        "| cell | subject | seed | state | command that fills the gap |",
+        "|---|---|---|---|---|",
+    ]
     for cell, trial in gaps:
-        told = [cell.label, trial.subject, trial.seed, describe(trial.status)]
-        command = _code(trial.command).replace("|", "\\|")  # a bar would end the cell
-        lines.append(f"| {' | '.join(map(_md, told))} | {command} |")
+        texts = [cell.label, trial.subject, trial.seed, describe(trial.status)]
+        command = _code(trial.command).replace("|", "\\|")  # a bar would end the table cell
+        lines.append(f"| {' | '.join(map(_md, texts))} | {command} |")
     return lines
 
 
 def _values(table: Table) -> list[str]:
-    heads = [f"{_md(c.heading)}<br>{_md(_counts(table, c.key))}" for c in table.columns]
-    lines = [f"| {' | '.join(['', *heads])} |", "|---" * (len(heads) + 1) + "|"]
+    headings = [f"{_md(c.heading)}<br>{_md(_counts(table, c.key))}" for c in table.columns]
+    lines = [f"| {' | '.join(['', *headings])} |", "|---" * (len(headings) + 1) + "|"]
     for row in table.rows:
         cells = [_md_entry(row, c.key) for c in table.columns]
         lines.append(f"| {' | '.join([_md(row.label), *cells])} |")
@@ -207,54 +214,53 @@ def _differences(table: Table) -> list[str]:
         return []
     lines = ["| difference | 95 % interval | p after Holm | effect size | pairs | the paper | |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for one in table.comparisons:
-        d = one.difference
-        name = one.sentence.rpartition(" (")[0]
-        paper = "" if one.paper is None else f"{one.paper:+.3f}"
+    for comparison in table.comparisons:
+        d = comparison.difference
+        name = comparison.sentence.rpartition(" (")[0]
+        paper = "" if comparison.paper is None else f"{comparison.paper:+.3f}"
         size = "-" if math.isnan(d.effect_size) else f"{d.effect_size:+.2f}"
         count = f"{d.num_pairs} of {counted(d.num_subjects, 'subject')}"
         cells = [name, f"({d.low:+.3f}, {d.high:+.3f})", p_in_words(d.p_holm), size, count, paper]
-        lines.append(f"| {' | '.join(map(_md, [*cells, _verdict(one)]))} |")
+        lines.append(f"| {' | '.join(map(_md, [*cells, _verdict(comparison)]))} |")
     return [*lines, ""]
 
 
 def _sources(study: Study) -> list[str]:
-    """Commands, and what else the runs say of themselves, each value with the runs it is of."""
-    known = [trial for trial in study.trials if trial.provenance]
-    values: dict[str, dict[str, int]] = {}
-    for trial in known:
+    """List the recorded provenance, each value with its number of runs, the costs and commands."""
+    counts: dict[str, dict[str, int]] = {}
+    for trial in study.trials:
         for key, value in _leaves(trial.provenance):
             if key.startswith(("git.", "code", "versions.", "hardware.")):
-                count = values.setdefault(key, {})
-                count[str(value)] = count.get(str(value), 0) + 1
+                of_key = counts.setdefault(key, {})
+                of_key[str(value)] = of_key.get(str(value), 0) + 1
     lines = []
-    for key, some in values.items():
-        told = ", ".join(f"{_md(value)} ({counted(n, 'run')})" for value, n in some.items())
-        lines.append(f"- {_md(key)}: {told}")
-    lines += [f"- {name}: {words}" for name, words in costs(study.trials)]
+    for key, of_key in counts.items():
+        values = ", ".join(f"{_md(value)} ({counted(n, 'run')})" for value, n in of_key.items())
+        lines.append(f"- {_md(key)}: {values}")
+    lines += [f"- {name}: {text}" for name, text in costs(study.trials)]
     commands = dict.fromkeys(_code(t.command) for t in study.trials)
     return [*lines, *(f"- {command}" for command in commands)]
 
 
 def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    leaves: list[tuple[str, Any]] = []
     for key, value in record.items():
         if isinstance(value, Mapping):
-            found += _leaves(value, f"{prefix}{key}.")
+            leaves += _leaves(value, f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", value))
-    return found
+            leaves.append((f"{prefix}{key}", value))
+    return leaves
 
 
 def _caption(table: Table) -> str:
-    source = f" Beside it: {table.source}." if table.source else ""
+    source = f" Compare with {table.source}." if table.source else ""
     return f"{table.title}. Mean, 95 % interval and the paper's value.{source}"
 
 
 def _counts(table: Table, key: str) -> str:
     """ "n = 50", or "n = 20..50" where the cells differ."""
-    found = [e.num_images for row in table.rows if (e := row.entries.get(key, Entry()).estimate)]
-    ends = dict.fromkeys(map(str, [min(found), max(found)])) if found else {"0": None}
+    counts = [e.num_images for row in table.rows if (e := row.entries.get(key, Entry()).estimate)]
+    ends = dict.fromkeys(map(str, [min(counts), max(counts)])) if counts else {"0": None}
     return f"n = {'..'.join(ends)}"
 
 
@@ -280,11 +286,12 @@ def _paper(entry: Entry) -> str:
 
 
 def counted(number: int, noun: str) -> str:
+    """ "1 run", "2 runs"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _verdict(one: Comparison) -> str:
-    return _VERDICTS[one.agrees] if one.claim else ""
+def _verdict(comparison: Comparison) -> str:
+    return _VERDICTS[comparison.agrees] if comparison.claim else ""
 
 
 def _number(value: float) -> float | None:
@@ -292,7 +299,7 @@ def _number(value: float) -> float | None:
 
 
 def _tex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], text)
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
 
 
 def _slug(key: str) -> str:
@@ -300,12 +307,12 @@ def _slug(key: str) -> str:
 
 
 def _md(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
+    """Escape text so that Markdown shows it literally, in tables too."""
     escaped = re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
     return " ".join(escaped.split())
 
 
 def _code(text: str) -> str:
-    """Inline code, with as many backticks around it as it needs."""
+    """Format text as inline code, between as many backticks as it needs."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{' '.join(text.split())}{fence}"

@@ -1,7 +1,7 @@
-"""A study as figures: what training did, and what it cost and bought. Pictures are in grids.py.
+"""Draws a study's figures: losses, score curves and trade-offs. Image grids are in grids.py.
 
-Every cell has a colour, a marker and a line style of its own, the same in all figures, so that they
-can be told apart without colour. A figure is there only where its data is.
+Each cell has one colour, marker and line style in all figures, so that cells can be distinguished
+without colour. Figures without data are not drawn.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dreambooth.reporting.look import (
     Look,
     Looks,
     heading,
+    join_words,
     looks,
-    mentioned,
     panels,
 )
 from dreambooth.reporting.plot import Plot
-from dreambooth.reporting.scores import Measured, uniform_parts
+from dreambooth.reporting.scores import ScoreReader, uniform_parts
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study
 from dreambooth.runs.files import write_atomically
@@ -44,18 +44,18 @@ Line = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as it was written, in words for those who do not see it."""
+    """A figure that was written, with a caption that describes it."""
 
-    key: str  # its file name, without .svg and .png
+    key: str  # its file name without .svg or .png
     title: str
     caption: str  # what is drawn, and how to read it
     svg: str
 
 
 def write_figures(study: Study, folder: Path) -> list[Figure]:
-    """KEY.svg and KEY.png of every figure that the study has the data for.
+    """Write KEY.svg and KEY.png of every figure that the study has data for.
 
-    Scores that were measured differently are never in one figure.
+    Scores that were measured differently are in separate figures.
     """
     import matplotlib
 
@@ -68,8 +68,8 @@ def _plots(study: Study) -> Iterator[Plot]:
     styles = looks(study)
     yield from grids.plots(study)
     for number, part in enumerate(uniform_parts(study), start=1):
-        for maker in (trade_offs, per_subject, copying, curves):
-            for plot in maker(part.study, styles):
+        for draw in (trade_offs, per_subject, copying, curves):
+            for plot in draw(part.study, styles):
                 if part.words:
                     key, title = f"{plot.key}_{number}", f"{plot.title} ({part.words})"
                     plot = replace(plot, key=key, title=title)
@@ -78,84 +78,87 @@ def _plots(study: Study) -> Iterator[Plot]:
 
 
 def losses(study: Study, styles: Looks) -> Iterator[Plot]:
+    """Draw both terms of the loss over training, a figure per stage."""
     for prefix, stage in (("", ""), ("sr/", " of the super-resolution stage")):
         names = {f"{prefix}loss/subject": "subject term", f"{prefix}loss/prior": "prior term"}
-        chosen = [(title, _means(study, name)) for name, title in names.items()]
-        chosen = [(title, lines) for title, lines in chosen if lines]
-        if not chosen:
+        terms = [(title, _means(study, name)) for name, title in names.items()]
+        terms = [(title, lines) for title, lines in terms if lines]
+        if not terms:
             continue
-        canvas, rows = panels(len(chosen), study, styles, height=2.5, lines=True)
-        for axes, (title, lines) in zip(rows, chosen, strict=True):
+        canvas, all_axes = panels(len(terms), study, styles, height=2.5, lines=True)
+        for axes, (title, lines) in zip(all_axes, terms, strict=True):
             smooth = {key: _smoothed(line) for key, line in lines.items()}
             _draw_lines(axes, smooth, styles)
             axes.set(title=title, xlabel="step")
-        top = max(axes.get_ylim()[1] for axes in rows)
-        for axes in rows:
+        top = max(axes.get_ylim()[1] for axes in all_axes)
+        for axes in all_axes:
             axes.set_ylim(0, 1.03 * top)
-        rows[0].set_ylabel("loss")
+        all_axes[0].set_ylabel("loss")
         caption = (
-            "Both terms of the loss, before lambda; running means over a tenth of the steps, and "
-            "means over the runs of a cell. Cells without a prior term have no second line."
+            "Both terms of the loss, not weighted by lambda: running means over a tenth of the "
+            "steps, averaged over the runs of a cell. Cells without a prior term have no line in "
+            "its panel."
         )
         key = "losses" + ("_sr" if prefix else "")
         yield Plot(key, f"Losses{stage} over training", caption, canvas)
 
 
 def curves(study: Study, styles: Looks) -> Iterator[Plot]:
-    """Scores over steps; the point where more steps stop to buy fidelity is marked."""
+    """Draw scores over training, and mark the step from which fidelity no longer rises."""
     order = ("dino", "identity", "clip_t", "context_accuracy", "copy", "pres", "drift", "diversity")
-    found = {name: _means(study, f"curves/{name}") for name in order}
-    chosen = {name: lines for name, lines in found.items() if lines}
-    fidelity = next((name for name in ("dino", "identity") if name in chosen), None)
+    lines_of = {name: _means(study, f"curves/{name}") for name in order}
+    lines_of = {name: lines for name, lines in lines_of.items() if lines}
+    fidelity = next((name for name in ("dino", "identity") if name in lines_of), None)
     if fidelity is None:
         return
-    canvas, all_axes = panels(len(chosen), study, styles, height=1.9, lines=True)
-    enough = {key: _enough(line) for key, line in chosen[fidelity].items()}
-    for axes, (name, lines) in zip(all_axes, chosen.items(), strict=True):
+    canvas, all_axes = panels(len(lines_of), study, styles, height=1.9, lines=True)
+    sufficient = {key: _sufficient_step(line) for key, line in lines_of[fidelity].items()}
+    for axes, (name, lines) in zip(all_axes, lines_of.items(), strict=True):
         _draw_lines(axes, lines, styles)
         axes.set(title=heading(name), xlabel="step")
-        for key, step in enough.items():
+        for key, step in sufficient.items():
             value = dict(lines.get(key, [])).get(step)
             if value is not None:
                 colour = styles[key].colour
                 axes.plot(step, value, "o", ms=10, mfc="none", mec=colour, mew=1, clip_on=False)
     caption = (
-        "The same few pictures from the same noise, scored while training goes on. The ring: the "
-        f"first step at which {heading(fidelity)} is within 0.01 of its highest. Beyond it, more "
-        "steps buy no likeness; where the prompt is followed less or the copy score rises, the run "
-        "overfits."
+        "The same few pictures, drawn from the same noise and scored during training. The ring "
+        f"marks the first step at which {heading(fidelity)} is within 0.01 of its highest value; "
+        "more steps do not increase fidelity. A run overfits where the prompt is followed less or "
+        "the copy score rises."
     )
     yield Plot("curves", "Scores over training", caption, canvas)
 
 
 def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
+    """Draw fidelity to the subject against fidelity to the prompt and against diversity."""
     fidelity, others = "dino", {"clip_t": "how well the prompt is followed"}
     others |= {"div": "how varied the pictures of a prompt are"}
     if not _estimates(study, fidelity):
         fidelity, others = "identity", {"context_accuracy": "whether the context is as prompted"}
         others |= {"diversity": "how varied the class prompt's pictures are"}
     x = _estimates(study, fidelity)
-    found = {name: _estimates(study, name) for name in others}
-    found = {name: y for name, y in found.items() if len(y.keys() & x.keys()) > 1}
-    if not found:
+    y_of = {name: _estimates(study, name) for name in others}
+    y_of = {name: y for name, y in y_of.items() if len(y.keys() & x.keys()) > 1}
+    if not y_of:
         return
-    canvas, all_axes = panels(len(found), study, styles, height=2.9)
-    for axes, (name, y) in zip(all_axes, found.items(), strict=True):
-        for key in (key for key in x if key in y):  # a set's order is another each time
+    canvas, all_axes = panels(len(y_of), study, styles, height=2.9)
+    for axes, (name, y) in zip(all_axes, y_of.items(), strict=True):
+        for key in (key for key in x if key in y):  # a set has no fixed order
             _cross(axes, x[key], y[key], styles[key])
         axes.set(xlabel=f"{heading(fidelity)} (fidelity)", ylabel=heading(name))
-    against = mentioned([f"{others[name]} ({heading(name)})" for name in found])
+    against = join_words([f"{others[name]} ({heading(name)})" for name in y_of])
     caption = (
         f"Fidelity to the subject ({heading(fidelity)}) against {against}: means of the cells with "
         "95 % intervals. Up and to the right is better."
     )
-    if "clip_t" in found and "class" in study.axes:
-        caption += " CLIP-T reads the noun as well: compare it between cells of the same noun."
+    if "clip_t" in y_of and "class" in study.axes:
+        caption += " CLIP-T also depends on the class noun: compare cells with the same noun only."
     yield Plot("trade_off", "What fidelity costs", caption, canvas)
 
 
 def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
-    """A dot for each subject, where there are several."""
+    """Draw a dot for each subject, if the study has several."""
     if len(study.subjects) < 2:
         return
     values = {m: _by_subject(study, m) for m in ("dino", "clip_t", "pres", "div")}
@@ -163,8 +166,8 @@ def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
         values = {
             m: _by_subject(study, m) for m in ("identity", "context_accuracy", "drift", "diversity")
         }
-    chosen = {name: cells for name, cells in values.items() if any(cells.values())}
-    if not chosen:
+    values = {name: by_cell for name, by_cell in values.items() if any(by_cell.values())}
+    if not values:
         return
     import numpy as np
     from matplotlib.figure import Figure as Canvas
@@ -173,11 +176,11 @@ def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
     height_of = dict(zip(study.subjects, heights, strict=True))
     cells = study.cells[::-1]
     canvas = Canvas(figsize=(WIDTH, 0.7 + 0.3 * len(cells)), layout="constrained")
-    all_axes = canvas.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
-    for axes, (name, by_cell) in zip(all_axes, chosen.items(), strict=True):
-        found = _estimates(study, name)
+    all_axes = canvas.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    for axes, (name, by_cell) in zip(all_axes, values.items(), strict=True):
+        estimates = _estimates(study, name)
         for y, cell in enumerate(cells):
-            look, dots, estimate = styles[cell.key], by_cell[cell.key], found.get(cell.key)
+            look, dots, estimate = styles[cell.key], by_cell[cell.key], estimates.get(cell.key)
             ys = [y + height_of[subject] for subject in dots]
             axes.scatter(list(dots.values()), ys, s=9, color=look.colour, alpha=0.45, linewidths=0)
             if estimate and math.isfinite(estimate.low):
@@ -190,14 +193,14 @@ def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
         axes.tick_params(axis="y", length=0)
     all_axes[0].set_yticks(range(len(cells)), [cell.label for cell in cells])
     caption = (
-        f"Each dot is one of {len(study.subjects)} subjects (mean over its runs), at its own "
-        "height, the same in all panels; the large marker and the line are the mean and its 95 % "
-        "interval."
+        f"Each dot is one of {len(study.subjects)} subjects (the mean over its runs), at the same "
+        "height in all panels. The large marker and the line are the mean and its 95 % interval."
     )
     yield Plot("per_subject", "Every subject", caption, canvas)
 
 
 def copying(study: Study, styles: Looks) -> Iterator[Plot]:
+    """Draw the copy score against DINO, a dot for each run."""
     dots = {
         cell.key: [
             (trial.metrics["dino"].value, trial.metrics["copy"].value)
@@ -206,18 +209,17 @@ def copying(study: Study, styles: Looks) -> Iterator[Plot]:
         ]
         for cell in study.cells
     }
-    dots = {key: [(a, b) for a, b in found if math.isfinite(a + b)] for key, found in dots.items()}
+    dots = {key: [(x, y) for x, y in runs if math.isfinite(x + y)] for key, runs in dots.items()}
     if not any(dots.values()):
         return
     canvas, (axes,) = panels(1, study, styles, height=3.0)
-    for key, found in dots.items():
-        many = len(found) > 1
+    for key, runs in dots.items():
         look = styles[key]
-        if many:
-            x, y = zip(*found, strict=True)
+        if len(runs) > 1:
+            x, y = zip(*runs, strict=True)
             axes.scatter(x, y, s=9, color=look.colour, alpha=0.4, linewidths=0)
-        if found:
-            mean = [fmean(values) for values in zip(*found, strict=True)]
+        if runs:
+            mean = [fmean(values) for values in zip(*runs, strict=True)]
             axes.plot(*mean, zorder=4, ms=6.5, **look.point)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color=MUTED, lw=0.8, dashes=(4, 3), zorder=1)
@@ -228,9 +230,10 @@ def copying(study: Study, styles: Looks) -> Iterator[Plot]:
     )  # fmt: skip
     axes.set(xlabel="DINO: likeness to all photos", ylabel="copy score: likeness to the nearest")
     caption = (
-        "A high DINO can be had by copying the photos. The copy score is the cosine to the nearest "
-        "photo, and so never below the mean over all of them; the further above the line, the "
-        "nearer the pictures are to one single photo. Large: means of the cells; small: runs."
+        "A run that copies the photos has a high DINO, too. The copy score is the cosine to the "
+        "nearest photo, so it is never below the mean over all photos. The further a point is "
+        "above the line, the nearer its pictures are to a single photo. Large markers are means of "
+        "the cells, small ones are runs."
     )
     yield Plot("copying", "Likeness or copying?", caption, canvas)
 
@@ -250,13 +253,14 @@ def _write(plot: Plot, folder: Path) -> Figure:
 def _draw_lines(axes: Axes, lines: Mapping[str, Line], styles: Looks) -> None:
     for number, (key, line) in enumerate(lines.items()):
         every = max(1, len(line) // 6)
-        start = number * every // max(1, len(lines))  # markers of lines on each other stay visible
+        start = number * every // max(1, len(lines))  # markers of overlapping lines stay visible
         steps, values = zip(*line, strict=True)
         look = styles[key]
         axes.plot(steps, values, markevery=(start, every), ms=4, **look.line)
 
 
 def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look) -> None:
+    """Draw a point with its horizontal and vertical interval."""
     for estimate, horizontal in ((x, True), (y, False)):
         if math.isfinite(estimate.low):
             ends = [estimate.low, estimate.high]
@@ -267,8 +271,8 @@ def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look) -> None:
 
 
 def _means(study: Study, name: str) -> dict[str, Line]:
-    """(step, mean over a cell's runs) by Cell.key, of what history.csv has under a name."""
-    found = {}
+    """Return Cell.key -> the line of a column of history.csv, averaged over the cell's runs."""
+    lines = {}
     for cell in study.cells:
         values: dict[float, list[float]] = defaultdict(list)
         for trial in cell.trials:
@@ -277,11 +281,12 @@ def _means(study: Study, name: str) -> dict[str, Line]:
                 if isinstance(value, int | float) and math.isfinite(value):
                     values[row["step"]].append(value)
         if len(values) > 1:
-            found[cell.key] = [(step, fmean(v)) for step, v in sorted(values.items())]
-    return found
+            lines[cell.key] = [(step, fmean(v)) for step, v in sorted(values.items())]
+    return lines
 
 
 def _smoothed(line: Line) -> Line:
+    """Return the running mean over a tenth of the line."""
     reach = len(line) // 20
     values = [value for _, value in line]
     return [
@@ -289,26 +294,27 @@ def _smoothed(line: Line) -> Line:
     ]
 
 
-def _enough(line: Line) -> float:
+def _sufficient_step(line: Line) -> float:
+    """Return the first step whose value is within 0.01 of the highest."""
     best = max(value for _, value in line)
     return next(step for step, value in line if value >= best - 0.01)
 
 
 def _estimates(study: Study, metric: str) -> dict[str, Estimate]:
-    """Of the cells that have the metric, by Cell.key: the same as in the tables."""
-    measured = Measured()
-    found = {cell.key: measured.estimate(cell.finished, metric) for cell in study.cells}
-    return {key: estimate for key, estimate in found.items() if estimate is not None}
+    """Return Cell.key -> estimate, as in the tables, for the cells that have the metric."""
+    reader = ScoreReader()
+    estimates = {cell.key: reader.estimate(cell.finished, metric) for cell in study.cells}
+    return {key: estimate for key, estimate in estimates.items() if estimate is not None}
 
 
 def _by_subject(study: Study, metric: str) -> dict[str, dict[str, float]]:
-    """Cell.key -> subject -> the mean of its runs."""
-    found: dict[str, dict[str, float]] = {}
+    """Return Cell.key -> subject -> the mean over its runs."""
+    means: dict[str, dict[str, float]] = {}
     for cell in study.cells:
         values: dict[str, list[float]] = defaultdict(list)
         for trial in cell.finished:
-            measured = trial.metrics.get(metric)
-            if measured and math.isfinite(measured.value):
-                values[trial.subject].append(measured.value)
-        found[cell.key] = {subject: fmean(some) for subject, some in values.items()}
-    return found
+            result = trial.metrics.get(metric)
+            if result and math.isfinite(result.value):
+                values[trial.subject].append(result.value)
+        means[cell.key] = {subject: fmean(of_runs) for subject, of_runs in values.items()}
+    return means

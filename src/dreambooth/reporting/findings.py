@@ -1,4 +1,4 @@
-"""Plain sentences for the summary, made from the tables."""
+"""The sentences of the summary, made from the tables."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ _OPENINGS = {
 
 
 def findings(tables: Sequence[Table]) -> list[Finding]:
-    """What the paper claims, and whether the tables agree; by table, then by claim.
+    """Return whether the tables agree with each claim of the paper, ordered by table and claim.
 
-    Scores of one claim with the same outcome are in one sentence, if their intervals are over the
-    same units too.
+    Scores of the same claim share a sentence if they have the same outcome and their intervals are
+    over the same units.
     """
-    found = []
+    sentences = []
     for table in tables:
         groups: dict[tuple[str, str, str, bool | None, str], list[Comparison]] = {}
-        for one in table.comparisons:
-            if one.claim:
-                alike = (one.claim, one.a, one.b, one.agrees, over(one.difference))
-                groups.setdefault(alike, []).append(one)
-        for (claim, a, b, agrees, units), some in groups.items():
-            values = ", ".join(map(_value, some))
-            which = _bracketed(table.part, _which(table, claim, a, b))
-            sentence = f"{_OPENINGS[agrees].format(claim)}{which}: {values}; {units}."
-            found.append(Finding(sentence, agrees, table.key))
-        found += _of_entries(table)
-    return found
+        for comparison in table.comparisons:
+            if comparison.claim:
+                units = _units(comparison.difference)
+                group = (comparison.claim, comparison.a, comparison.b, comparison.agrees, units)
+                groups.setdefault(group, []).append(comparison)
+        for (claim, a, b, agrees, units), comparisons in groups.items():
+            values = ", ".join(map(_value, comparisons))
+            context = _bracketed(table.part, _compared_cells(table, claim, a, b))
+            sentence = f"{_OPENINGS[agrees].format(claim)}{context}: {values}; {units}."
+            sentences.append(Finding(sentence, agrees, table.key))
+        sentences += _findings_on_entries(table)
+    return sentences
 
 
-def over(of: Difference | Estimate) -> str:
-    """What an interval is over, in words."""
-    if of.num_subjects == 1:
-        return f"one subject, over its {of.unit}"
-    return f"over {of.num_subjects} subjects"
+def _units(result: Difference | Estimate) -> str:
+    """Say which units an interval is over: "over 5 subjects"."""
+    if result.num_subjects == 1:
+        return f"one subject, over its {result.unit}"
+    return f"over {result.num_subjects} subjects"
 
 
 def p_in_words(p: float) -> str:
-    """ "p = 0.012"; "no p" of NaN."""
+    """ "p = 0.012"; "no p" for NaN."""
     if p != p:
         return "no p"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _which(table: Table, claim: str, a: str, b: str) -> str:
-    """The two cells, where several pairs have the same claim."""
-    if len({(one.a, one.b) for one in table.comparisons if one.claim == claim}) < 2:
+def _compared_cells(table: Table, claim: str, a: str, b: str) -> str:
+    """Name the two cells if the claim is about several pairs; "" otherwise."""
+    if len({(c.a, c.b) for c in table.comparisons if c.claim == claim}) < 2:
         return ""
     labels = {row.cell: row.label for row in table.rows}
     return f"{labels[a]} - {labels[b]}"
@@ -61,28 +62,28 @@ def _which(table: Table, claim: str, a: str, b: str) -> str:
 
 def _bracketed(*words: str) -> str:
     """ " (max_steps 200; lambda 1 - lambda 0)"; "" without words."""
-    said = "; ".join(filter(None, words))
-    return f" ({said})" if said else ""
+    text = "; ".join(filter(None, words))
+    return f" ({text})" if text else ""
 
 
-def _value(one: Comparison) -> str:
+def _value(comparison: Comparison) -> str:
     """ "PRES -0.171 (-0.200 to -0.150, p = 0.012; the paper -0.171)"."""
-    heading = HEADINGS.get(one.metric, Heading(one.metric)).text
-    paper = "" if one.paper is None else f"; the paper {one.paper:+.3f}"
-    d = one.difference
+    heading = HEADINGS.get(comparison.metric, Heading(comparison.metric)).text
+    paper = "" if comparison.paper is None else f"; the paper {comparison.paper:+.3f}"
+    d = comparison.difference
     p = p_in_words(d.p_holm)
     return f"{heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {p}{paper})"
 
 
-def _of_entries(table: Table) -> list[Finding]:
-    """Claims of values; cells with the same outcome are in one sentence."""
+def _findings_on_entries(table: Table) -> list[Finding]:
+    """Return findings on claims about single values; cells with the same outcome share one."""
     groups: dict[tuple[str, str, bool | None, str], list[tuple[str, Estimate]]] = {}
     for row in table.rows:
         for key, entry in row.entries.items():
             if entry.claim and entry.estimate:
-                alike = (key, entry.claim, entry.agrees, over(entry.estimate))
-                groups.setdefault(alike, []).append((row.label, entry.estimate))
-    found = []
+                group = (key, entry.claim, entry.agrees, _units(entry.estimate))
+                groups.setdefault(group, []).append((row.label, entry.estimate))
+    sentences = []
     for (key, claim, agrees, units), cells in groups.items():
         heading = next(column.heading for column in table.columns if column.key == key)
         values = "; ".join(
@@ -90,5 +91,5 @@ def _of_entries(table: Table) -> list[Finding]:
         )
         opening = f"{_OPENINGS[agrees].format(claim)}{_bracketed(table.part)}"
         sentence = f"{opening}: {heading}, {values}; {units}."
-        found.append(Finding(sentence, agrees, table.key))
-    return found
+        sentences.append(Finding(sentence, agrees, table.key))
+    return sentences

@@ -1,4 +1,4 @@
-"""A study's pictures as data of the page: which are shown, small copies, scores and commands."""
+"""The data of the page's gallery: the pictures to show, their thumbnails, scores and commands."""
 
 from __future__ import annotations
 
@@ -19,35 +19,38 @@ from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.thumbnails import thumbnails
 
 MOST_PICTURES = 2000  # on the page
-_ONCE = ("photos", "originals", "before")  # the same in all runs of a subject: shown once
-_OF_EACH_RUN = ("prompts", "class", "restored")
+_SHARED_SETS = ("photos", "originals", "before")  # the same in all runs of a subject: shown once
+_RUN_SETS = ("prompts", "class", "restored")
 _CAPTIONS = {"photos": "photo", "originals": "photo", "before": "before fine-tuning"}
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What page.js shows: plain JSON, and how much of the study it is."""
+    """The pictures that page.js shows."""
 
-    data: Mapping[str, Any]
+    data: Mapping[str, Any]  # plain JSON
     num_shown: int
-    num_pictures: int  # that there are
+    num_pictures: int  # of all runs, shown or not
 
 
 def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery:
-    """The pictures of all runs; of more than `most`, the same prompts and numbers of each run,
-    evenly spread. `folder`: of the page, which paths start from and where thumbnails are kept."""
-    everything = list(_all(study))
-    chosen = _chosen(everything, most)
+    """Choose at most `most` pictures, evenly spaced, with the same prompts and indices in each run.
+
+    `folder` is that of the page: links are relative to it, and thumbnails are cached in it.
+    """
+    pictures = list(_all_pictures(study))
+    chosen = _choose(pictures, most)
+    ordered = sorted(chosen, key=_order)
     size_px = 160 if len(chosen) <= 900 else 96
     small = thumbnails([s.path for _, s in chosen], size_px, folder / "thumbnails.json")
-    groups = list(dict.fromkeys(_group(sample) for _, sample in sorted(chosen, key=_order)))
+    groups = list(dict.fromkeys(_group(sample) for _, sample in ordered))
     runs = list(dict.fromkeys(trial for trial, _ in chosen))
-    left_out = Counter(trial for trial, _ in everything) - Counter(trial for trial, _ in chosen)
+    left_out = Counter(trial for trial, _ in pictures) - Counter(trial for trial, _ in chosen)
     cell_of = {trial: i for i, cell in enumerate(study.cells) for trial in cell.trials}
     data = {
         "cells": [cell.label for cell in study.cells],
         "subjects": list(study.subjects),
-        "groups": [{"kind": kind, "name": _in_words(kind, text)} for kind, text in groups],
+        "groups": [{"kind": kind, "name": _group_name(kind, text)} for kind, text in groups],
         "runs": [
             {
                 "cell": cell_of[trial],
@@ -68,18 +71,21 @@ def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery
                 "index": sample.index,
                 "link": _link(sample.path, folder),
                 "small": small.get(sample.path, ""),
-                "scores": {heading(k): _short(v) for k, v in sample.scores.items()},
+                "scores": {heading(k): _rounded(v) for k, v in sample.scores.items()},
                 "command": command_of(trial, sample),
             }
-            for trial, sample in sorted(chosen, key=_order)
+            for trial, sample in ordered
         ],
     }
-    return Gallery(data, len(chosen), len(everything))
+    return Gallery(data, len(chosen), len(pictures))
 
 
 def command_of(trial: Trial, sample: Sample) -> str:
-    """The command that draws a picture again, to the same bits; "" where no command of a finished
-    run does: photos, their enlargements, the pictures of other systems and unfinished runs."""
+    """Return the command that draws a picture again, bit for bit; "" if there is none.
+
+    Only pictures that a finished run with weights has drawn can be drawn again: not photos, their
+    enlargements, or images of other systems.
+    """
     if sample.image_set not in ("prompts", "class") or trial.status.state != "finished":
         return ""
     if not trial.run.weights.is_dir():
@@ -94,35 +100,43 @@ def command_of(trial: Trial, sample: Sample) -> str:
     return " ".join(words)
 
 
-def _all(study: Study) -> Iterator[tuple[Trial, Sample]]:
+def _all_pictures(study: Study) -> Iterator[tuple[Trial, Sample]]:
+    """Yield all pictures of all runs, but those of `_SHARED_SETS` once for each subject."""
     seen: set[tuple[str, str, str, int]] = set()
     for trial in study.trials:
-        for image_set in (*_ONCE, *_OF_EACH_RUN):
+        for image_set in (*_SHARED_SETS, *_RUN_SETS):
             for sample in samples_of(trial, image_set):
                 prompt = sample.prompt if image_set == "before" else ""
                 key = (trial.subject, image_set, prompt, sample.index)
-                if image_set in _ONCE and key in seen:
+                if image_set in _SHARED_SETS and key in seen:
                     continue
                 seen.add(key)
                 yield trial, sample
 
 
-def _chosen(everything: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[Trial, Sample]]:
-    if len(everything) <= most:
-        return list(everything)
-    chosen = [(trial, s) for trial, s in everything if s.image_set == "photos" and s.index < 3]
-    for image_set, part in (("prompts", most * 3 // 4), ("class", most // 4)):
-        own = [(trial, s) for trial, s in everything if s.image_set == image_set]
-        own.sort(key=lambda item: (item[1].index, _group(item[1])))
-        draws = [list(same) for _, same in groupby(own, lambda i: (i[1].index, _group(i[1])))]
-        if draws:
-            number = max(1, part // max(map(len, draws)))
-            chosen += [item for same in spread(draws, number) for item in same]
+def _choose(pictures: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[Trial, Sample]]:
+    """Return all pictures or, if there are more than `most`, a selection.
+
+    It has three photos of each subject and, of every run, the same prompts and indices: subject
+    prompts for three quarters of `most`, and class prompts for a quarter.
+    """
+    if len(pictures) <= most:
+        return list(pictures)
+    chosen = [(trial, s) for trial, s in pictures if s.image_set == "photos" and s.index < 3]
+    for image_set, share in (("prompts", most * 3 // 4), ("class", most // 4)):
+        of_set = [(trial, s) for trial, s in pictures if s.image_set == image_set]
+        of_set.sort(key=lambda item: (item[1].index, _group(item[1])))
+        same_noise = [
+            list(items) for _, items in groupby(of_set, lambda i: (i[1].index, _group(i[1])))
+        ]
+        if same_noise:
+            number = max(1, share // max(map(len, same_noise)))
+            chosen += [item for items in spread(same_noise, number) for item in items]
     return chosen
 
 
 def _group(sample: Sample) -> tuple[str, str]:
-    """Pictures side by side on the page: of one prompt, whatever a run calls the subject."""
+    """Return the group of a picture on the page, (kind, text): its prompt without the subject."""
     if sample.image_set in ("class", "before"):
         return "class", sample.prompt
     if sample.image_set in ("originals", "restored"):
@@ -135,10 +149,10 @@ def _group(sample: Sample) -> tuple[str, str]:
 def _order(item: tuple[Trial, Sample]) -> tuple[int, tuple[str, str], int, bool]:
     kind, text = _group(item[1])
     kinds = ("photos", "prompts", "class", "restored")
-    return kinds.index(kind), (kind, text), item[1].index, item[1].image_set not in _ONCE
+    return kinds.index(kind), (kind, text), item[1].index, item[1].image_set not in _SHARED_SETS
 
 
-def _in_words(kind: str, text: str) -> str:
+def _group_name(kind: str, text: str) -> str:
     if kind == "photos":
         return "the subject's photos"
     if kind == "restored":
@@ -152,5 +166,6 @@ def _link(path: Path, folder: Path) -> str:
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
 
 
-def _short(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
+    """Round a score to four significant digits."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Figures made of pictures: the paper's image grids, drift of the class prompt, enlarged detail."""
+"""Figures made of pictures: the paper's image grids, drift of the class prompt, detail after SR."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from dreambooth.reporting.pictures import Sample, samples_of, spread
 from dreambooth.reporting.plot import Plot
 from dreambooth.reporting.study import Cell, Study, Trial
 
-MOST_SUBJECTS = 2  # with figures of their own; the page's gallery has them all
+MOST_SUBJECTS = 2  # that get figures; the page's gallery shows all subjects
 COLUMNS = 7
-PIXELS = 224  # of a picture's longer side, at most: 300 a printed inch
+MAX_PX = 224  # on a picture's longer side: about 300 pixels per printed inch
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a grid; None where a picture is not there."""
+    """A row of a grid."""
 
     label: str
-    paths: Sequence[Path | None]
-    apart: bool = False  # from the row above, by a gap
+    paths: Sequence[Path | None]  # None where a picture is missing
+    gap_above: bool = False
 
 
 def plots(study: Study) -> Iterator[Plot]:
+    """Draw the grids of the first subjects, from the first finished run of each cell."""
     for number, subject in enumerate(study.subjects[:MOST_SUBJECTS]):
         runs = {
             cell: trial
             for cell in study.cells
-            for trial in cell.finished[::-1]  # of several seeds the first
+            for trial in cell.finished[::-1]  # the first seed is the last to be set
             if trial.subject == subject
         }
         if not runs:
@@ -44,32 +45,37 @@ def plots(study: Study) -> Iterator[Plot]:
 
 
 def _prompts(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]:
-    drawn = {cell: _first_of_template(trial) for cell, trial in runs.items()}
-    drawn = {cell: found for cell, found in drawn.items() if found}
-    if not drawn:
+    """Draw the first picture of the same prompts for every cell, beside the photos."""
+    samples = {cell: _first_of_template(trial) for cell, trial in runs.items()}
+    samples = {cell: by_template for cell, by_template in samples.items() if by_template}
+    if not samples:
         return
-    everywhere = [t for t in next(iter(drawn.values())) if all(t in d for d in drawn.values())]
-    templates = spread(everywhere, COLUMNS)
+    first_cell, *_ = samples.values()
+    shared = [t for t in first_cell if all(t in by_template for by_template in samples.values())]
+    templates = spread(shared, COLUMNS)
     if not templates:
         return
     photos = max((samples_of(trial, "photos") for trial in runs.values()), key=len)
-    first = [s.path for s in photos] + [None] * len(drawn)
+    first_column = [s.path for s in photos] + [None] * len(samples)
     lines = [
-        Line(cell.label, [first[i], *(found[t].path for t in templates)])
-        for i, (cell, found) in enumerate(drawn.items())
+        Line(cell.label, [photo, *(by_template[t].path for t in templates)])
+        for photo, (cell, by_template) in zip(first_column, samples.items(), strict=False)
     ]
     headings = ["real photos", *(t.replace("{}", "[V]") for t in templates)]
     caption = (
-        f"{subject}: every row is a cell, every column one prompt and one noise, the same down the "
-        "column; [V] stands for what the run calls the subject. First column: the photos that the "
-        "runs were trained on. The pictures are the first of each prompt, not chosen by eye."
+        f"{subject}: each row is a cell; all pictures of a column have the same prompt and start "
+        "from the same noise. [V] stands for the subject's name in the prompt. The first column "
+        "shows the training photos. The pictures are the first of each prompt, not selected by eye."
     )
     yield _plot(f"prompts{key}", f"The subject under its prompts: {subject}", caption, lines,
                 headings, after_first=bool(photos))  # fmt: skip
 
 
 def _drift(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]:
-    """Before and after, by class prompt: a cell with the wrong noun has another."""
+    """Draw the class prompt's pictures before and after fine-tuning.
+
+    Cells with the wrong class noun have a class prompt of their own.
+    """
     before: dict[str, dict[int, Path]] = {}
     after: dict[str, list[tuple[str, dict[int, Path]]]] = {}
     for cell, trial in runs.items():
@@ -86,21 +92,22 @@ def _drift(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]
             continue
         indices = sorted(before[prompt])[:8]
         first = [before[prompt][i] for i in indices]
-        lines.append(Line(f"“{prompt}”, before any fine-tuning", first, apart=bool(lines)))
+        label = f"“{prompt}”, before any fine-tuning"
+        lines.append(Line(label, first, gap_above=bool(lines)))
         lines += [Line(label, [paths.get(i) for i in indices]) for label, paths in cells]
     if not lines:
         return
     caption = (
-        f"What the class prompt shows before fine-tuning on {subject} and after it; the same noise "
-        "down each column. With the class kept, a column changes little; where the class has "
-        "collapsed, every picture becomes the subject."
+        f"What the class prompt shows before and after fine-tuning on {subject}; all pictures of a "
+        "column start from the same noise. If the class is preserved, the pictures change little; "
+        "if it has collapsed, all of them show the subject."
     )
     title = f"Drift of the class prompt: {subject}"
     yield _plot(f"drift{key}", title, caption, lines)
 
 
 def _detail(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]:
-    """The most detailed quarter of photos that no training saw, and what SR makes of them."""
+    """Draw the most detailed quarter of held-out photos, and of the photos that SR restored."""
     originals = next((o for t in runs.values() if (o := samples_of(t, "originals"))), [])
     photos = spread(originals, 5)
     if not photos:
@@ -114,9 +121,9 @@ def _detail(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot
     if len(lines) == 1:
         return
     caption = (
-        f"Photos of {subject} that no training saw, shrunk to the base stage's size and enlarged "
-        "again: the quarter of each photo with the most detail, pixel by pixel. Blur is detail "
-        "lost; a pattern that the original lacks is detail invented."
+        f"Photos of {subject} that were not trained on, shrunk to the base stage's size and "
+        "enlarged by super-resolution: the most detailed quarter of each photo, pixel by pixel. "
+        "Blur is lost detail; a pattern that the original lacks is invented detail."
     )
     title = f"Detail after super-resolution: {subject}"
     yield _plot(f"detail{key}", title, caption, lines, boxes=boxes)
@@ -131,14 +138,17 @@ def _plot(
     boxes: Sequence[tuple[int, int, int, int]] = (),
     after_first: bool = False,
 ) -> Plot:
-    """Pictures of one size side by side; a gap after the first column, if asked."""
+    """Draw rows of square pictures, or the `boxes` of them, a box per column.
+
+    `after_first` separates the first column by a gap.
+    """
     from matplotlib.figure import Figure as Canvas
 
     gap, line_gap, label_width, heading_height = 0.05, 0.35, 1.25, 0.42
     columns = max(len(line.paths) for line in lines)
     extra = 0.2 if after_first else 0.0
     size = min(0.95, (WIDTH - label_width) / (columns * (1 + gap) + extra))  # inches
-    height = (1 + gap) * len(lines) + line_gap * sum(line.apart for line in lines)
+    height = (1 + gap) * len(lines) + line_gap * sum(line.gap_above for line in lines)
     inches = height * size + (heading_height if headings else 0)
     canvas = Canvas(figsize=(label_width + size * (columns * (1 + gap) + extra), inches))
     width, top = canvas.get_size_inches()[0] / size, inches / size
@@ -150,7 +160,7 @@ def _plot(
     for x, text in zip(xs, headings, strict=False):
         axes.text(x + 0.5, y - 0.08, wrapped(text, 13), ha="center", va="bottom", fontsize=6.5)
     for line in lines:
-        y += line_gap if line.apart else 0
+        y += line_gap if line.gap_above else 0
         axes.text(left - 0.12, y + 0.5, wrapped(line.label, 21), ha="right", va="center",
                   fontsize=7, color=INK)  # fmt: skip
         for i, (x, path) in enumerate(zip(xs, line.paths, strict=False)):
@@ -161,27 +171,33 @@ def _plot(
             elif i or not after_first:  # there may be fewer photos than rows
                 axes.text(x + 0.5, y + 0.5, "missing", ha="center", va="center", color=MUTED)
         y += 1 + gap
-    axes.set(xlim=(0, width), ylim=(top, 0))  # imshow moves them
+    axes.set(xlim=(0, width), ylim=(top, 0))  # imshow has changed the limits
     return Plot(key, title, caption, canvas)
 
 
 def _pixels(path: Path, box: tuple[int, int, int, int] | None) -> Any:
-    """A picture, or a part of it, as an array; None if it cannot be read."""
+    """Return a picture or a part of it, uint8 (H, W, 3); None if it cannot be read.
+
+    `box` is (left, top, right, bottom), in pixels.
+    """
     import numpy as np
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             part = image.convert("RGB").crop(box or (0, 0, *image.size))
-        part.thumbnail((PIXELS, PIXELS), Image.Resampling.LANCZOS)
+        part.thumbnail((MAX_PX, MAX_PX), Image.Resampling.LANCZOS)
         return np.asarray(part)
     except (OSError, SyntaxError, ValueError):
         return None
 
 
 def _richest(path: Path) -> tuple[int, int, int, int]:
-    """Of a picture's windows of half its size, on a grid of eighths, the one whose grey varies most
-    from pixel to pixel: (left, top, right, bottom)."""
+    """Return the most detailed quarter of a picture: (left, top, right, bottom), in pixels.
+
+    Candidates are the windows of half its width and height on a grid of eighths. Detail is the sum
+    of absolute grey differences between neighbouring pixels.
+    """
     import numpy as np
     from PIL import Image
 
@@ -200,8 +216,9 @@ def _richest(path: Path) -> tuple[int, int, int, int]:
 
 
 def _first_of_template(trial: Trial) -> dict[str, Sample]:
-    found: dict[str, Sample] = {}
+    """Return template -> the picture of index 0."""
+    first: dict[str, Sample] = {}
     for sample in samples_of(trial, "prompts"):
         if sample.index == 0:
-            found.setdefault(sample.template or sample.prompt, sample)
-    return found
+            first.setdefault(sample.template or sample.prompt, sample)
+    return first

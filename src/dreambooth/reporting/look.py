@@ -1,4 +1,4 @@
-"""How the report's figures look: style, and the colour, marker and line of each cell."""
+"""The look of the report's figures: their style, and each cell's colour, marker and line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:  # matplotlib takes a second
     from matplotlib.figure import Figure as Canvas
 
 INK, MUTED, RULE, PAPER = "#1b1d21", "#5b6068", "#d8d5cf", "#fefefe"
-# After Okabe and Ito, with the light ones darkened until they stand out on white.
+# After Okabe and Ito; light colours are darkened for contrast on white.
 SERIES = ("#0072b2", "#d55e00", "#00875f", "#a8418b", "#8a6a00", "#2b93c9", "#5b4bb5")
 MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (5, 1.4, 1, 1.4)))
-WIDTH = 7.0  # inches: a page's text
+WIDTH = 7.0  # inches: the text width of a page
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 8,
@@ -53,7 +53,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "dreambooth",  # the same figure twice is the same file
+    "svg.hashsalt": "dreambooth",  # the same figure always gives the same file
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.04,
 }
@@ -61,7 +61,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a cell is drawn, everywhere."""
+    """How a cell is drawn in every figure."""
 
     colour: str
     marker: str
@@ -70,32 +70,37 @@ class Look:
 
     @property
     def point(self) -> dict[str, Any]:
-        """A marker; an empty one hides what is behind it."""
+        """The arguments of `Axes.plot` for a marker. A marker without filling is opaque."""
         face = self.colour if self.filled else PAPER
         marker = {"marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
         return marker | {"linestyle": ""}
 
     @property
     def line(self) -> dict[str, Any]:
+        """The arguments of `Axes.plot` for a line with markers."""
         return self.point | {"color": self.colour, "linestyle": self.dash}
 
 
 Looks = Mapping[str, Look]
-"""By Cell.key."""
+"""Cell.key -> look."""
 
 
 def looks(study: Study) -> Looks:
-    """Of all cells. Of two axes, the one with more values has colour and marker, the other (of two
-    values) line and filling; otherwise every cell has its own of each."""
+    """Return a look for every cell.
+
+    If the study has two axes, one of them with two values, then the axis with more values sets
+    colour and marker, and the other axis sets dashes and filling. Otherwise every cell has its own
+    colour, marker and dashes.
+    """
     values = [list(dict.fromkeys(cell.settings[a] for cell in study.cells)) for a in study.axes]
     if len(values) == 2 and min(map(len, values)) == 2 and max(map(len, values)) <= len(SERIES):
-        big = int(len(values[1]) >= len(values[0]))
-        chosen = {}
+        longer = int(len(values[1]) >= len(values[0]))
+        by_key = {}
         for cell in study.cells:
-            i = values[big].index(cell.settings[study.axes[big]])
-            last = cell.settings[study.axes[1 - big]] == values[1 - big][-1]
-            chosen[cell.key] = Look(SERIES[i], MARKERS[i], DASHES[int(not last)], last)
-        return chosen
+            i = values[longer].index(cell.settings[study.axes[longer]])
+            last = cell.settings[study.axes[1 - longer]] == values[1 - longer][-1]
+            by_key[cell.key] = Look(SERIES[i], MARKERS[i], DASHES[int(not last)], last)
+        return by_key
     return {
         cell.key: Look(
             SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], DASHES[i // len(SERIES) % 4]
@@ -107,8 +112,11 @@ def looks(study: Study) -> Looks:
 def panels(
     number: int, study: Study, styles: Looks, height: float, lines: bool = False
 ) -> tuple[Canvas, list[Axes]]:
-    """Panels of `height` inches, at most three in a row, and the cells' legend: to their right, or
-    below where the panels take the whole width. `lines`: they are what the legend tells apart."""
+    """Create panels of `height` inches, at most three in a row, and a legend of the cells.
+
+    The legend is below rows of three panels, otherwise to the right. It shows lines if `lines` is
+    set, and markers otherwise.
+    """
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
 
@@ -138,12 +146,12 @@ def panels(
 
 
 def heading(metric: str) -> str:
-    """As in the tables, and else in words."""
+    """Return a metric's heading in the tables or, if it has none, its name in words."""
     return HEADINGS[metric].text if metric in HEADINGS else metric.replace("_", " ")
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of at most `width` characters, broken after commas first; a long word stays whole."""
+    """Wrap text to lines of at most `width` characters, at commas first and never within words."""
     import textwrap
 
     parts = text.split(", ") if len(text) > width else [text]
@@ -155,7 +163,7 @@ def wrapped(text: str, width: int) -> str:
     )
 
 
-def mentioned(names: Sequence[str]) -> str:
-    """ "a, b and c" """
+def join_words(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

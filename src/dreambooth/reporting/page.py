@@ -1,7 +1,7 @@
-"""The report as one HTML file that needs nothing else: no network, no server, no folder beside it.
+"""Writes the report as one self-contained HTML file: it needs no network, server or other file.
 
-Text from runs reaches the page in two ways only: through the template, which escapes everything it
-is given, and as JSON in a block that page.js reads. The page's policy lets no other script run.
+Text from runs reaches the page in two ways only: through the template, which escapes it, and as
+JSON that page.js reads. The page's content security policy allows no other script.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any
 
 from dreambooth.reporting import look
 from dreambooth.reporting.costs import costs
+from dreambooth.reporting.export import counted
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.gallery import gallery_of
-from dreambooth.reporting.look import mentioned
-from dreambooth.reporting.settings import told
+from dreambooth.reporting.look import join_words
+from dreambooth.reporting.settings import setting_in_words
+from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.tables import Comparison, Finding, Table
 from dreambooth.runs.files import write_atomically
@@ -38,7 +40,7 @@ def write_page(
     figures: Sequence[Figure],
     folder: Path,
 ) -> Path:
-    """`folder`/index.html, with links to the pictures where they are now."""
+    """Write `folder`/index.html, which links to the pictures in their run folders."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -54,15 +56,15 @@ def write_page(
         study=study,
         tables=tables,
         labels={cell.key: cell.label for cell in study.cells},
-        same_count=same_counts(tables),
+        shared_size=shared_sample_sizes(tables),
         verdicts=[(v, [f for f in findings if f.agrees is v]) for v in VERDICTS],
         verdict=VERDICTS,
         figures=[(figure, Markup(inlined(figure))) for figure in figures],
         gallery=gallery,
         pictures=Markup(as_json(gallery.data)),
         ran=what_was_run(study),
-        counted=counted,
-        split=of_the_paper_first,
+        sample_size=sample_size,
+        split_by_claim=split_by_claim,
         headings={(t.key, column.key): column.heading for t in tables for column in t.columns},
         gaps=[(cell, t, describe(t.status)) for cell in study.cells for t in cell.trials
               if t.status.state != "finished"],
@@ -77,7 +79,7 @@ def write_page(
 
 
 def as_json(data: Any) -> str:
-    """JSON that no text in it can end or open a tag of: <, > and & are escaped."""
+    """Return JSON that is safe inside a <script> element: <, > and & are escaped."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -85,7 +87,7 @@ def as_json(data: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Three decimals, but for what is larger than scores are."""
+    """Format a number with three decimals, or one if it is at least 10; NaN is a dash."""
     if value != value:
         return "–"
     return (f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
@@ -100,69 +102,68 @@ def p_value(value: float) -> str:
 
 
 def what_was_run(study: Study) -> str:
-    """In plain sentences: how many runs of what, and what differs between them."""
+    """Say how many runs there are, how they ended and which settings vary."""
     states = Counter(trial.status.state for trial in study.trials)
     seeds = {trial.seed for trial in study.trials if trial.seed}
-    parts = [
-        _counting(len(study.cells), "cell"),
-        _counting(len(study.subjects), "subject"),
-        _counting(len(seeds), "seed"),
-    ]
-    ended = [f"{count} {state}" for state, count in states.most_common()]
+    parts = {"cell": study.cells, "subject": study.subjects, "seed": seeds}
+    design = join_words([counted(len(items), noun) for noun, items in parts.items()])
+    ended = join_words([f"{count} {state}" for state, count in states.most_common()])
     varied = []
     for axis in study.axes:
         values = dict.fromkeys(cell.settings[axis] for cell in study.cells)
-        varied.append(", ".join(told(axis, value) or "none" for value in values))
-    said = f"{_counting(len(study.trials), 'run')}: {mentioned(parts)} ({mentioned(ended)})."
-    return said + (f" What was varied: {'; '.join(varied)}." if varied else "")
+        varied.append(", ".join(setting_in_words(axis, value) or "none" for value in values))
+    text = f"{counted(len(study.trials), 'run')}: {design} ({ended})."
+    return text + (f" What was varied: {'; '.join(varied)}." if varied else "")
 
 
-def _counting(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def same_counts(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
-    """(Table.key, Column.key) -> "n = 5 / 250", where all rows have the same."""
-    said = {}
+def shared_sample_sizes(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
+    """Return (Table.key, Column.key) -> "n = 5 / 250" for columns with the same n in all rows."""
+    shared = {}
     for table in tables:
         for column in table.columns:
-            found = {
-                counted(entry.estimate)
+            sizes = {
+                sample_size(entry.estimate)
                 for row in table.rows
                 if (entry := row.entries.get(column.key)) and entry.estimate
             }
-            if len(found) == 1:
-                said[table.key, column.key] = found.pop()
-    return said
+            if len(sizes) == 1:
+                shared[table.key, column.key] = sizes.pop()
+    return shared
 
 
-def counted(estimate: Any) -> str:
+def sample_size(estimate: Estimate) -> str:
+    """ "n = SUBJECTS / PICTURES"."""
     return f"n = {estimate.num_subjects} / {estimate.num_images}"
 
 
-def of_the_paper_first(
+def split_by_claim(
     comparisons: Sequence[Comparison],
 ) -> tuple[list[Comparison], list[Comparison]]:
-    """Those of which the paper says something, and the others."""
-    told = [c for c in comparisons if c.claim or c.paper is not None]
-    return told, [c for c in comparisons if not c.claim and c.paper is None]
+    """Separate comparisons with a claim or value of the paper from those without."""
+    with_claim = [c for c in comparisons if c.claim or c.paper is not None]
+    return with_claim, [c for c in comparisons if not c.claim and c.paper is None]
 
 
 def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What the runs recorded: (name, [(value, how many runs say it)]), the most common first; and
-    what they cost together."""
-    found: dict[str, Counter[str]] = {}
+    """Return what the runs recorded, then what they cost: (name, [(value, number of runs)]).
+
+    The most common value of a name comes first.
+    """
+    counts: dict[str, Counter[str]] = {}
     for trial in trials:
         for name, value in _leaves(trial.provenance):
             if not name.startswith(("seconds ", "peak ")):
-                found.setdefault(name, Counter())[value] += 1
-    together = [(name, [(words, len(trials))]) for name, words in costs(trials)]
-    return [(name, values.most_common()) for name, values in found.items()] + together
+                counts.setdefault(name, Counter())[value] += 1
+    totals = [(name, [(text, len(trials))]) for name, text in costs(trials)]
+    return [(name, values.most_common()) for name, values in counts.items()] + totals
 
 
 def inlined(figure: Figure) -> str:
-    """The figure's SVG for the page: its colours follow the page's, light or dark, its names are
-    its own, and its pictures are WebP."""
+    """Return a figure's SVG for inclusion in the page.
+
+    Its colours become the page's CSS variables, so that they follow the light or dark scheme; its
+    ids get the figure's key as prefix; its pictures become WebP.
+    """
     from markupsafe import escape
 
     svg = figure.svg[figure.svg.index("<svg") :]
@@ -179,11 +180,11 @@ def inlined(figure: Figure) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(figure.title)}" ', 1)
 
 
-def _as_webp(found: re.Match[str]) -> str:
+def _as_webp(png: re.Match[str]) -> str:
     from PIL import Image
 
     content = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as image:
+    with Image.open(io.BytesIO(base64.b64decode(png[1]))) as image:
         image.convert("RGB").save(content, "WEBP", quality=88)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
@@ -194,6 +195,6 @@ def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
         if isinstance(value, Mapping):
             leaves += _leaves(value, f"{prefix}{name} ")
         else:
-            words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            leaves.append((f"{prefix}{name}".replace("_", " "), words))
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            leaves.append((f"{prefix}{name}".replace("_", " "), text))
     return leaves

@@ -1,7 +1,8 @@
-"""The paper's tables as data (arXiv 2208.12242): values, and what it claims, in words.
+"""The paper's tables (arXiv 2208.12242) as data: its values, and its claims in words.
 
-Where the paper has pictures only (super-resolution, identifiers), there are claims without values.
-A table's values and claims hold at the paper's other settings: see `as_in_paper`.
+Where the paper gives no numbers (super-resolution, identifiers), there are claims without values.
+A table varies one axis; its values and claims hold for cells with the paper's settings on all other
+axes: see `as_in_paper`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from dreambooth.reporting.study import Cell, Study
 class Claim:
     """`a` scores higher than `b` (sign 1) or lower (-1) in each of `metrics`.
 
-    `a` and `b` are values of the table's axis, or ">0", "number"; or a is "more" or "fewer", and b
-    any number ("number") or a certain one.
+    `a` and `b` are values of the table's axis, or patterns: "number" is any number, ">0" any
+    positive one. If `a` is "more" or "fewer", it is any number above or below that of `b`.
     """
 
     a: str
@@ -36,12 +37,12 @@ class PaperTable:
     axis: str
     title: str
     source: str
-    metrics: Sequence[str]  # its columns; ours that measure the same stand beside the paper's
+    metrics: Sequence[str]  # its columns: the paper's metrics, and ours that measure the same
     claims: Sequence[Claim] = ()
-    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # axis value -> metric
-    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # rows of the paper's
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # value -> metric
+    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # rows without a cell
     note: str = ""
-    best_first: bool = False  # whether the order of the axis' values begins with the paper's choice
+    best_first: bool = False  # whether the paper's choice is the first value, not the last
 
 
 METHODS = PaperTable(
@@ -81,7 +82,7 @@ METHODS = PaperTable(
             "DreamBooth is more faithful to the subject than a long description of it",
         ),
     ),
-    note="The paper's values of both methods are on Stable Diffusion, over 30 subjects.",
+    note="The paper's values of both methods are for Stable Diffusion, over 30 subjects.",
     best_first=True,
 )
 PRIOR = PaperTable(
@@ -111,10 +112,10 @@ PRIOR = PaperTable(
             "0",
             1,
             ("clip_t",),
-            "with the prior term pictures are as true to the prompt or more",
+            "the prior term keeps the pictures at least as faithful to the prompt",
         ),
     ),
-    note="The paper's values are of Imagen, over 15 subjects.",
+    note="The paper's values are for Imagen, over 15 subjects.",
 )
 CLASS_NOUN = PaperTable(
     key="class_noun",
@@ -151,8 +152,8 @@ CLASS_NOUN = PaperTable(
         ),
     ),
     note=(
-        "The paper's values are of Imagen, over 5 subjects. CLIP-T is left out: its text has "
-        "the noun, and so is another one in each cell."
+        "The paper's values are for Imagen, over 5 subjects. CLIP-T is left out: its text contains "
+        "the class noun, so each cell would be scored with a different text."
     ),
 )
 PHOTOS = PaperTable(
@@ -161,21 +162,22 @@ PHOTOS = PaperTable(
     title="Number of photos",
     source="Table 5 of the paper",
     metrics=("dino", "identity", "clip_i", "clip_t", "copied"),
-    values={  # of the paper's backpack and dog, the mean, which is ours
+    values={  # our mean over the paper's two subjects, backpack and dog
         "1": {"dino": (0.494 + 0.798) / 2},
         "2": {"dino": (0.515 + 0.851) / 2},
         "3": {"dino": (0.596 + 0.871) / 2},
         "4": {"dino": (0.604 + 0.876) / 2},
         "5": {"dino": (0.597 + 0.864) / 2},
     },
-    claims=tuple(  # between 3, 4 and 5 photos it has no clear order
+    claims=tuple(  # the paper shows no clear order between 3, 4 and 5 photos
         Claim("more", few, 1, ("dino", "identity"), "more photos of the subject give more fidelity")
         for few in ("1", "2")
     ),
     note=(
-        "The paper's values are the mean of its two subjects (1 to 5 photos: backpack .494 .515 "
-        ".596 .604 .597, dog .798 .851 .871 .876 .864). DINO and CLIP-I are against the photos "
-        "that the cell was trained on, so against fewer where there are fewer; identity is not."
+        "The paper's values are the means over its two subjects (1 to 5 photos: backpack .494 .515 "
+        ".596 .604 .597, dog .798 .851 .871 .876 .864). DINO and CLIP-I compare with the photos "
+        "that a cell was trained on, so with fewer photos in cells that have fewer; identity does "
+        "not depend on their number."
     ),
 )
 SUPER_RESOLUTION = PaperTable(
@@ -193,38 +195,38 @@ SUPER_RESOLUTION = PaperTable(
             "number",
             1,
             ("sr_detail", "sr_kept", "sr_identity", "sr_dino"),
-            "fine-tuned at a lower noise level, SR keeps more of the subject's detail",
+            "SR fine-tuned at a lower noise level keeps more of the subject's detail",
         ),
         Claim(
             "fewer",
             "number",
             -1,
             ("sr_layout_error",),
-            "fine-tuned at a lower noise level, SR keeps more of the subject's detail",
+            "SR fine-tuned at a lower noise level keeps more of the subject's detail",
         ),
         Claim(
             "number",
             "frozen",
             1,
             ("sr_identity", "sr_dino"),
-            "fine-tuned, SR is truer to the subject than as pretrained",
+            "fine-tuned SR is more faithful to the subject than pretrained SR",
         ),
         Claim(
             "number",
             "frozen",
             -1,
             ("sr_layout_error",),
-            "fine-tuned, SR is truer to the subject than as pretrained",
+            "fine-tuned SR is more faithful to the subject than pretrained SR",
         ),
         Claim(
             "number",
             "frozen",
             -1,
             ("sr_invented",),
-            "fine-tuned, SR invents less detail than as pretrained",
+            "fine-tuned SR invents less detail than pretrained SR",
         ),
     ),
-    note="The paper shows pictures only: its directions are from its words.",
+    note="The paper shows pictures only: its claims are taken from its text.",
 )
 IDENTIFIERS = PaperTable(
     key="identifiers",
@@ -235,19 +237,19 @@ IDENTIFIERS = PaperTable(
     claims=tuple(
         Claim(
             "rare",
-            other,
+            kind,
             1,
             ("dino", "identity", "clip_i"),
             f"a rare token is a better identifier than {words}",
         )
-        for other, words in (("common", "a common word"), ("random", "random letters"))
+        for kind, words in (("common", "a common word"), ("random", "random letters"))
     ),
-    note="The paper says so in words and gives no values.",
+    note="The paper claims this in its text and gives no values.",
     best_first=True,
 )
 PAPER_TABLES = (METHODS, PRIOR, CLASS_NOUN, PHOTOS, SUPER_RESOLUTION, IDENTIFIERS)
 
-_OWN = {  # axis -> the paper's own values of it, and the default where the paper gives none
+_PAPER_SETTINGS = {  # axis -> the paper's values, or our defaults if the paper gives none
     "method": ("dreambooth",),
     "lambda": (">0",),
     "class": ("correct",),
@@ -255,27 +257,31 @@ _OWN = {  # axis -> the paper's own values of it, and the default where the pape
     "identifier": ("rare", "chosen"),
     "sr": ("1e-5", "frozen"),
 }
-_IF_SWEPT = ("sr",)  # a model may have no SR stage
+_IF_SWEPT = ("sr",)  # axes that only count if they are swept: a model may have no SR stage
 
 
 def as_in_paper(cell: Cell, study: Study, axis: str) -> bool:
-    """Whether all settings but that of the axis are the paper's, as far as runs tell: what the
-    paper does not name must be the same in all cells of the method and model."""
-    at = {**study.fixed, **cell.settings}
-    if axis == "method" and at.get("method") != "dreambooth":
-        return True  # lambda and class noun are DreamBooth's
+    """Whether a cell has the paper's settings on all axes but `axis`.
 
-    def swept(key: str) -> bool:
-        alike = [c.settings for c in study.cells if _system(c) == _system(cell)]
-        return len({settings.get(key, ABSENT) for settings in alike} - {ABSENT}) > 1
+    A setting that the paper does not name must not vary between the cells of the same method and
+    model, since none of its values is known to be the paper's.
+    """
+    settings = {**study.fixed, **cell.settings}
+    if axis == "method" and settings.get("method") != "dreambooth":
+        return True  # lambda and class noun are settings of DreamBooth only
+
+    def is_swept(key: str) -> bool:
+        of_system = [c.settings for c in study.cells if _system(c) == _system(cell)]
+        return len({values.get(key, ABSENT) for values in of_system} - {ABSENT}) > 1
 
     def fits(key: str, value: str) -> bool:
         if key in (axis, "model") or value == ABSENT:
             return True
-        own = any(_is(pattern, value) for pattern in _OWN.get(key, ()))
-        return own or ((key not in _OWN or key in _IF_SWEPT) and not swept(key))
+        if any(_matches(pattern, value) for pattern in _PAPER_SETTINGS.get(key, ())):
+            return True
+        return (key not in _PAPER_SETTINGS or key in _IF_SWEPT) and not is_swept(key)
 
-    return all(fits(key, value) for key, value in at.items())
+    return all(fits(key, value) for key, value in settings.items())
 
 
 def _system(cell: Cell) -> tuple[str | None, str | None]:
@@ -283,40 +289,36 @@ def _system(cell: Cell) -> tuple[str | None, str | None]:
 
 
 def claimed(table: PaperTable, metric: str, a: str, b: str) -> tuple[str, int]:
-    """What the paper says of a - b in a metric: words and sign; ("", 0) where it says nothing."""
+    """Return the paper's claim about a - b in a metric, and its sign; ("", 0) if it makes none."""
     for claim in table.claims:
         if metric in claim.metrics:
-            if _fits(claim, a, b):
+            if _applies(claim, a, b):
                 return claim.words, claim.sign
-            if _fits(claim, b, a):
+            if _applies(claim, b, a):
                 return claim.words, -claim.sign
     return "", 0
 
 
 def paper_difference(table: PaperTable, metric: str, a: str, b: str) -> float | None:
-    """The paper's a - b, where it has both values."""
-    one, other = (_values(table, value).get(metric) for value in (a, b))
-    return None if one is None or other is None else round(one - other, 4)
+    """Return the paper's a - b; None if it lacks one of the values."""
+    of_a, of_b = (paper_value(table, metric, value) for value in (a, b))
+    return None if of_a is None or of_b is None else round(of_a - of_b, 4)
 
 
 def paper_value(table: PaperTable, metric: str, value: str) -> float | None:
-    return _values(table, value).get(metric)
+    return table.values.get(value, {}).get(metric)
 
 
-def _values(table: PaperTable, value: str) -> Mapping[str, float]:
-    return table.values.get(value, {})
-
-
-def _fits(claim: Claim, a: str, b: str) -> bool:
+def _applies(claim: Claim, a: str, b: str) -> bool:
     if claim.a not in ("more", "fewer"):
-        return _is(claim.a, a) and _is(claim.b, b)
-    if not (_is("number", a) and _is(claim.b, b)):
+        return _matches(claim.a, a) and _matches(claim.b, b)
+    if not (_matches("number", a) and _matches(claim.b, b)):
         return False
     return float(a) > float(b) if claim.a == "more" else float(a) < float(b)
 
 
-def _is(pattern: str, value: str) -> bool:
-    kind, number, _ = order_of("", value)  # 1: a number
+def _matches(pattern: str, value: str) -> bool:
+    kind, number, _ = order_of("", value)  # kind 1 is a number
     if pattern in (">0", "number"):
         return kind == 1 and (number > 0 or pattern == "number")
     return value == pattern or value.startswith((f"{pattern},", f"{pattern} "))

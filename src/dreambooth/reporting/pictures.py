@@ -1,4 +1,4 @@
-"""The pictures of a run as a report shows them: files, and what is known of each; no pixels."""
+"""The picture files of a run, with the prompt and the scores of each. Pixels are not read."""
 
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import picture_name
 
 T = TypeVar("T")
-_OF_THE_PICTURE = ("set", "prompt", "template", "index", "seed", "path")
+_NOT_SCORES = ("set", "prompt", "template", "index", "seed", "path")  # columns of scores.csv
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture file of a run: what it was made from, and its scores."""
+    """A picture file of a run, its prompt and its scores."""
 
     path: Path
     image_set: str  # the folder under images/: photos, prompts, class ...
     prompt: str
-    template: str  # the prompt before the subject was named; "" where nothing says
+    template: str  # the prompt with {} in place of the subject; "" if unknown
     index: int
     scores: Mapping[str, Score]
 
 
 def samples_of(trial: Trial, image_set: str) -> list[Sample]:
-    """The pictures of a set that are there, ordered by file name; [] if the run has no such set.
+    """Return the existing pictures of a set, sorted by file name; [] if the run lacks the set.
 
-    What a picture was made from is read from scores.csv, and where that is silent from the file.
+    Prompt, template and index are read from scores.csv or, for a picture without a row in it, from
+    the file's metadata.
     """
     rows = [row for row in trial.rows if row.get("set") == image_set]
-    elsewhere = [(Path(str(row["path"])), row) for row in rows if row.get("path")]
-    if elsewhere:  # pictures of another system
-        return [_from_row(path, image_set, row) for path, row in elsewhere if path.is_file()]
+    external = [(Path(str(row["path"])), row) for row in rows if row.get("path")]
+    if external:  # pictures of another system are outside the run folder
+        return [_from_row(path, image_set, row) for path, row in external if path.is_file()]
     if not trial.run.has_images(image_set):
         return []
-    named = {picture_name(str(row["prompt"]), _index(row)): row for row in rows}
+    row_of = {picture_name(str(row["prompt"]), _index(row)): row for row in rows}
     return [
-        _from_row(path, image_set, named[path.name])
-        if path.name in named
+        _from_row(path, image_set, row_of[path.name])
+        if path.name in row_of
         else _from_file(path, image_set)
         for path in trial.run.image_paths(image_set)
     ]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of the items, evenly spread over their order."""
+    """Return at most `most` of the items, evenly spaced."""
     if len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
 
 
 def _from_row(path: Path, image_set: str, row: Mapping[str, Score]) -> Sample:
-    scores = {k: v for k, v in row.items() if k not in _OF_THE_PICTURE and v is not None}
+    scores = {k: v for k, v in row.items() if k not in _NOT_SCORES and v is not None}
     template = str(row.get("template") or "")
     return Sample(path, image_set, str(row["prompt"]), template, _index(row), scores)
 
@@ -65,11 +66,11 @@ def _from_file(path: Path, image_set: str) -> Sample:
 
     try:
         with Image.open(path) as image:
-            said = {key: str(value) for key, value in image.info.items()}
-        index = int(said.get("index", 0))
+            info = {key: str(value) for key, value in image.info.items()}
+        index = int(info.get("index", 0))
     except (OSError, SyntaxError, ValueError):  # its thumbnail will be missing too
-        said, index = {}, 0
-    return Sample(path, image_set, said.get("prompt", ""), said.get("template", ""), index, {})
+        info, index = {}, 0
+    return Sample(path, image_set, info.get("prompt", ""), info.get("template", ""), index, {})
 
 
 def _index(row: Mapping[str, Score]) -> int:

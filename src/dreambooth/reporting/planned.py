@@ -1,4 +1,4 @@
-"""What a sweep was to run, and the commands that fill its gaps."""
+"""The planned runs of a sweep, and the commands that fill its gaps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,7 +17,7 @@ from dreambooth.reporting.settings import KNOWN
 from dreambooth.runs.cells import read_cells
 from dreambooth.runs.overrides import assignment
 
-_SPELLINGS = {  # axis -> the overrides that say it
+_SPELLINGS = {  # axis -> the override keys that set it
     "lambda": ("prior.lambda", "prior"),
     "class": ("class", "class.noun", "class.choice"),
     "sr": ("sr", "sr.noise_level", "sr.enabled", "sr.inference_noise_level", "stage"),
@@ -30,11 +30,19 @@ _SPELLINGS = {  # axis -> the overrides that say it
 }
 
 
-def planned(sweep: Path) -> dict[str, list[str]]:
-    """Folder name -> overrides of every run that a sweep was to have, by its sweep.json.
+class PlacedRun(NamedTuple):
+    """A run's place in the study, and the overrides that put it there."""
 
-    Where that has no overrides or is not there, by Hydra's multirun.yaml, and then {} where that
-    does not list the values, as of an interval; runs without names are named by their number.
+    place: Mapping[str, str]  # its settings, "subject" and "seed"
+    overrides: Sequence[str]
+
+
+def planned(sweep: Path) -> dict[str, list[str]]:
+    """Return folder name -> overrides for every run that a sweep planned.
+
+    They are read from sweep.json or, if that does not exist or has no overrides, from Hydra's
+    multirun.yaml. If sweep.json has no names either, runs are named by their number. {} if
+    multirun.yaml does not list the values, as for an interval.
     """
     try:
         cells = read_cells(sweep)
@@ -50,55 +58,54 @@ def planned(sweep: Path) -> dict[str, list[str]]:
 
 
 def axis_of(override: str) -> str:
-    """The axis that an override's key speaks of; the key itself, if none."""
+    """Return the axis that an override sets; the override's key, if that is no known axis."""
     key = assignment(override).key
     return next((axis for axis, keys in _SPELLINGS.items() if key in keys), key)
 
 
-def literal(override: str) -> str:
-    """What an override says, where no run tells what it resolves to."""
+def unresolved_value(override: str) -> str:
+    """Return the value as an override spells it; for overrides that no run has resolved."""
     value = assignment(override).value
     value = {"prior=off": "0", "prior=on": "1"}.get(override, value.removeprefix("noise_"))
     return value if axis_of(override) in KNOWN else value or "none"
 
 
-def recombined(
-    wanted: Mapping[str, str], runs: Sequence[tuple[Mapping[str, str], Sequence[str]]]
-) -> list[str]:
-    """Overrides of a run that is not there, from those that are: (coordinates, overrides) each.
+def recombine_overrides(wanted: Mapping[str, str], runs: Sequence[PlacedRun]) -> list[str]:
+    """Return the overrides of a missing run, assembled from those of existing runs.
 
-    The run nearest to `wanted` gives everything; where it differs, a run with the wanted value.
+    They are the overrides of the run nearest to `wanted`. On each axis where that run differs, they
+    are replaced by those of a run with the wanted value.
     """
 
-    def distance(run: tuple[Mapping[str, str], Sequence[str]]) -> int:
-        return sum(run[0].get(axis) != value for axis, value in wanted.items())
+    def distance(run: PlacedRun) -> int:
+        return sum(run.place.get(axis) != value for axis, value in wanted.items())
 
-    nearest, overrides = min(runs, key=distance)
-    found = list(overrides)
-    for axis in (axis for axis, value in wanted.items() if nearest.get(axis) != value):
-        donor = next(said for at, said in runs if at.get(axis) == wanted[axis])
-        place = next((i for i, o in enumerate(found) if axis_of(o) == axis), len(found))
-        found = [o for o in found if axis_of(o) != axis]
-        found[place:place] = [o for o in donor if axis_of(o) == axis]
-    return found
+    nearest = min(runs, key=distance)
+    overrides = list(nearest.overrides)
+    for axis in (axis for axis, value in wanted.items() if nearest.place.get(axis) != value):
+        donor = next(run.overrides for run in runs if run.place.get(axis) == wanted[axis])
+        position = next((i for i, o in enumerate(overrides) if axis_of(o) == axis), len(overrides))
+        overrides = [o for o in overrides if axis_of(o) != axis]
+        overrides[position:position] = [o for o in donor if axis_of(o) == axis]
+    return overrides
 
 
 def train_command(overrides: Iterable[str], folder: Path | None = None) -> str:
-    """The command of a run, into its own folder if one is given."""
-    into = [] if folder is None else [f"hydra.run.dir={quoted(str(folder))}"]
-    return shlex.join(["python", "src/train.py", *overrides, *into])
+    """Return the command of a run; into `folder`, if one is given."""
+    run_dir = [] if folder is None else [f"hydra.run.dir={quoted(str(folder))}"]
+    return shlex.join(["python", "src/train.py", *overrides, *run_dir])
 
 
 def external_command(config: Mapping[str, Any], folder: Path) -> str:
-    """The command that scores another system's images."""
-    said = [o for o in config.get("overrides", []) if assignment(o).key != "method"]
+    """Return the command that scores another system's images."""
+    overrides = [o for o in config.get("overrides", []) if assignment(o).key != "method"]
     images, into, name = map(quoted, (str(config.get("images")), str(folder.parent), folder.name))
-    places = [f"images={images}", *said, f"into={into}", f"name={name}"]
-    return shlex.join(["python", "src/evaluate.py", *places])
+    arguments = [f"images={images}", *overrides, f"into={into}", f"name={name}"]
+    return shlex.join(["python", "src/evaluate.py", *arguments])
 
 
 def quoted(text: str, always: bool = False) -> str:
-    """Text as a value of Hydra's command line, before the shell's own quotes."""
+    """Quote text as a value for Hydra's override parser; the shell needs quotes of its own."""
     plain = all(c.isalnum() or c in "/-_.:+@" for c in text)
     if plain and text and not always:
         return text

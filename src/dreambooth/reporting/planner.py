@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from dreambooth.reporting.measuring import tables_of
-from dreambooth.reporting.scores import Measured, image_set_of
+from dreambooth.reporting.scores import ScoreReader, image_set_of
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.variance import (
     Components,
@@ -67,7 +67,7 @@ def pilot_of(study: Study, metric: str) -> Pilot:
             f"metric={metric} is not among the scores of {study.name}: give one of "
             f"{', '.join(known) or 'a study with scores'}"
         )
-    measured = Measured()
+    measured = ScoreReader()
     cells = [cell for cell in study.cells if cell.finished]
     several = []
     for a, b in combinations(cells, 2):

@@ -1,4 +1,4 @@
-"""A figure as it is drawn, between the code that draws it and the code that writes it."""
+"""A figure that is drawn but not yet written to files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # matplotlib takes a second
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure before it is written."""
+    """A drawn figure; its fields are those of `figures.Figure`."""
 
     key: str
     title: str

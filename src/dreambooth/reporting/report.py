@@ -1,4 +1,4 @@
-"""The report of a study, written whole: page, Markdown, tables and figures."""
+"""Writes the report of a study: page, Markdown, tables and figures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ RUNS, REPORTS = Path("runs"), Path("reports")
 
 
 def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
-    """Reports on sweep folders, the latest in runs/ if there are none, into reports/NAME.
+    """Write the report of sweep folders to reports/NAME, and return the path of its page.
 
-    Gives the page in it. ValueError where there is nothing to report on.
+    Without folders, it is the report of the latest sweep in runs/; without a name, the report is
+    named after the folders. Raises ValueError if there is nothing to report on.
     """
-    own = None if name is None else checked_name(name)
+    checked = None if name is None else checked_name(name)
     study = study_of(sweeps)
-    return write_report(study, REPORTS / (own or study.name))
+    return write_report(study, REPORTS / (checked or study.name))
 
 
 def study_of(sweeps: Sequence[Path]) -> Study:
@@ -37,43 +38,43 @@ def study_of(sweeps: Sequence[Path]) -> Study:
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """index.html, which is given back, report.md, tables/ and figures/ in `folder`."""
+    """Write index.html, report.md, tables/ and figures/ to `folder`. Returns index.html's path."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = tables_of(study)
-    found = findings(tables)
+    summary = findings(tables)
     figures = write_figures(study, folder / "figures")
     written = [path.name for path in write_tables(tables, folder / "tables")]
     written = [f"tables/{name}" for name in written]
     written += [f"figures/{f.key}.{kind}" for f in figures for kind in ("svg", "png")]
     _remove_earlier(folder, written)
-    write_markdown(study, tables, found, figures, folder)
-    return write_page(study, tables, found, figures, folder)
+    write_markdown(study, tables, summary, figures, folder)
+    return write_page(study, tables, summary, figures, folder)
 
 
 def _remove_earlier(folder: Path, written: Sequence[str]) -> None:
-    """What an earlier report into the same folder has written and this one has not."""
-    known = folder / ".written.json"
-    earlier = json.loads(known.read_bytes()) if known.exists() else []
+    """Delete what an earlier report in this folder has written and this one has not."""
+    record = folder / ".written.json"
+    earlier = json.loads(record.read_bytes()) if record.exists() else []
     for name in set(earlier) - set(written):
         (folder / name).unlink(missing_ok=True)
-    write_atomically(known, json.dumps(written).encode())
+    write_atomically(record, json.dumps(written).encode())
 
 
 def latest_sweep(runs: Path) -> Path:
-    """The folder of the sweep that was started last."""
+    """Return the folder of the sweep that was started last."""
     sweeps = [path.parent for path in runs.glob("*/multirun.yaml")] if runs.is_dir() else []
     if not sweeps:
         raise ValueError(
-            f"there is no sweep in {runs}/: run one (python src/train.py -m prior.lambda=0,1), or "
-            "say where it is, as in sweep=DIR"
+            f"there is no sweep in {runs}/: run one (python src/train.py -m prior.lambda=0,1) or "
+            "give the folder of one (sweep=DIR)"
         )
     return max(sweeps, key=lambda sweep: (sweep / "multirun.yaml").stat().st_mtime)
 
 
 def checked_name(name: str) -> str:
-    """ValueError unless it names a folder in reports/, or is a path of the user's own."""
+    """Return the name of a report. Raises ValueError if it does not name a folder."""
     if Path(name).name in ("", ".."):
         raise ValueError(
-            f"name={name} names no folder: give a name for one in {REPORTS}/, or a path"
+            f"name={name} names no folder: give the name of a folder in {REPORTS}/, or a path"
         )
     return name

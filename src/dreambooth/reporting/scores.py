@@ -1,4 +1,4 @@
-"""The scores of a study: of each picture, and which runs were measured alike."""
+"""Reads a study's scores of each picture, and separates runs that were measured differently."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dreambooth.reporting.settings import told
+from dreambooth.reporting.settings import setting_in_words
 from dreambooth.reporting.statistics import Estimate, Picture, Scores, estimate, pair_influences
 from dreambooth.reporting.study import Study, Trial
 
-_COLUMNS = {  # metric -> set of pictures, column of scores.csv; others: prompts and their own name
+# metric -> (image set, column of scores.csv); for other metrics, prompts and the metric's name
+_COLUMNS = {
     "drift": ("class", "identity"),
     "pres": ("class", "pres"),
     "diversity": ("class", "diversity"),
@@ -24,7 +25,7 @@ STEPS = ("method.max_steps", "sr.max_steps")
 
 @dataclass(frozen=True)
 class Heading:
-    """A score's name in a table, which direction is better, and the values that it can have."""
+    """A score's name in a table, which direction is better, and the range of its values."""
 
     text: str
     better: str = ""
@@ -60,93 +61,100 @@ HEADINGS = {
 
 
 def image_set_of(metric: str) -> str:
-    """The set of pictures that a metric is of: prompts, class or restored."""
+    """Return the image set that a metric is computed on: prompts, class or restored."""
     if metric.startswith("sr_"):
         return "restored"
     return _COLUMNS.get(metric, ("prompts", ""))[0]
 
 
-class Measured:
-    """Scores of trials by picture, read once each."""
+class ScoreReader:
+    """Reads the scores of trials by picture, each of them once."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[int, str], dict[Picture, float]] = {}
+        self._cache: dict[tuple[int, str], dict[Picture, float]] = {}
 
     def scores(
         self,
         trials: Iterable[Trial],
         metric: str,
-        of: Callable[[str], bool] | None = None,
+        prompts: Callable[[str], bool] | None = None,
     ) -> Scores:
-        """Of the finished trials that have the metric; `of`: only prompts whose template fits."""
-        found: dict[tuple[str, str], dict[Picture, float]] = {}
+        """Return the scores of the finished trials that have the metric.
+
+        `prompts` selects templates; without it, all prompts are read.
+        """
+        scores: dict[tuple[str, str], dict[Picture, float]] = {}
         for trial in trials:
             pictures = self._of_trial(trial, metric)
-            if of is not None:
-                pictures = {key: value for key, value in pictures.items() if of(key[0])}
+            if prompts is not None:
+                pictures = {key: value for key, value in pictures.items() if prompts(key[0])}
             if pictures:
-                found[trial.subject, trial.seed] = pictures
-        return found
+                scores[trial.subject, trial.seed] = pictures
+        return scores
 
     def estimate(
         self,
         trials: Sequence[Trial],
         metric: str,
-        of: Callable[[str], bool] | None = None,
+        prompts: Callable[[str], bool] | None = None,
     ) -> Estimate | None:
-        """Of a cell. A single run that keeps no score of each picture has its own interval.
+        """Return the mean of a cell with its interval, cut off at the range of the score.
 
-        Intervals end where the score's values do.
+        A single run without scores of each picture keeps the interval that it recorded itself.
         """
-        found = estimate(self.scores(trials, metric, of))
-        if found is None:
+        result = estimate(self.scores(trials, metric, prompts))
+        if result is None:
             return None
         limits = HEADINGS.get(metric, Heading(metric))
-        found = replace(found, low=max(found.low, limits.least), high=min(found.high, limits.most))
-        if of is not None:
-            return found
-        own = [t.metrics[metric] for t in trials if self._of_trial(t, metric)]
-        if all(self._is_whole(t, metric) for t in trials if metric in t.metrics):
-            low, high = own[0].ci95 or (math.nan, math.nan)
-            if len(own) == 1:
-                found = replace(found, low=low, high=high, unit="pictures")
-            found = replace(found, num_images=sum(metric.count for metric in own))
-        return found
+        low, high = max(result.low, limits.least), min(result.high, limits.most)
+        result = replace(result, low=low, high=high)
+        if prompts is not None:
+            return result
+        recorded = [t.metrics[metric] for t in trials if self._of_trial(t, metric)]
+        if all(self._has_mean_only(t, metric) for t in trials if metric in t.metrics):
+            low, high = recorded[0].ci95 or (math.nan, math.nan)
+            if len(recorded) == 1:
+                result = replace(result, low=low, high=high, unit="pictures")
+            result = replace(result, num_images=sum(metric.count for metric in recorded))
+        return result
 
-    def _is_whole(self, trial: Trial, metric: str) -> bool:
+    def _has_mean_only(self, trial: Trial, metric: str) -> bool:
         return list(self._of_trial(trial, metric)) == [("", 0)]
 
     def _of_trial(self, trial: Trial, metric: str) -> dict[Picture, float]:
         key = (id(trial), metric)
-        if key not in self._found:
-            self._found[key] = _pictures(trial, metric)
-        return self._found[key]
+        if key not in self._cache:
+            self._cache[key] = _read_scores(trial, metric)
+        return self._cache[key]
 
 
-def _pictures(trial: Trial, metric: str) -> dict[Picture, float]:
-    """Its pictures' scores, where their mean is the run's number; else that number alone."""
-    measured = trial.metrics.get(metric)
-    if measured is None and metric != "asked":
+def _read_scores(trial: Trial, metric: str) -> dict[Picture, float]:
+    """Return a trial's scores by picture.
+
+    If their mean is not the value in metrics.json, that value is returned alone, as ("", 0).
+    """
+    recorded = trial.metrics.get(metric)
+    if recorded is None and metric != "asked":
         return {}
     image_set, column = _COLUMNS.get(metric, (image_set_of(metric), metric))
-    found: dict[Picture, float] = {}
+    scores: dict[Picture, float] = {}
     for row in trial.rows:
-        value = _asked(row) if metric == "asked" else row.get(column)
+        value = _shows_all_asked(row) if metric == "asked" else row.get(column)
         if row["set"] == image_set and isinstance(value, float):
             index = row["index"]
-            found[str(row["template"] or ""), int(index or 0)] = value
-    if measured is None:
-        return found
-    if math.isnan(measured.value):
+            scores[str(row["template"] or ""), int(index or 0)] = value
+    if recorded is None:
+        return scores
+    if math.isnan(recorded.value):
         return {}
-    mean = sum(found.values()) / len(found) if found else math.nan
-    if not math.isclose(mean, measured.value, rel_tol=1e-3, abs_tol=1e-5):
-        return {("", 0): measured.value}
-    return pair_influences(found) if metric in _MEANS_OVER_PAIRS else found
+    mean = sum(scores.values()) / len(scores) if scores else math.nan
+    if not math.isclose(mean, recorded.value, rel_tol=1e-3, abs_tol=1e-5):
+        return {("", 0): recorded.value}
+    return pair_influences(scores) if metric in _MEANS_OVER_PAIRS else scores
 
 
-def _asked(row: Mapping[str, object]) -> float | None:
-    """Whether a picture shows all that its prompt asks for, its class aside."""
+def _shows_all_asked(row: Mapping[str, object]) -> float | None:
+    """Whether a picture shows everything that its prompt asks for except the class: 1 or 0."""
     right = [v for k, v in row.items() if k.endswith("_right") and k != "class_right"]
     known = [value for value in right if isinstance(value, float)]
     return float(all(known)) if known else None
@@ -154,33 +162,33 @@ def _asked(row: Mapping[str, object]) -> float | None:
 
 @dataclass(frozen=True)
 class Part:
-    """What of a study may stand in one table."""
+    """The runs of a study that may stand in one table."""
 
     study: Study
-    words: str = ""  # how it differs from the other parts; "" if there is one
+    words: str = ""  # how it differs from the other parts; "" if there are none
     note: str = ""
 
 
 def uniform_parts(study: Study, by_steps: bool = True) -> list[Part]:
-    """The study in parts that were measured alike: protocols, package versions, code, and steps.
+    """Split a study into parts that were measured alike; runs of different parts are not compared.
 
-    Nothing is compared across them. The number and size of a subject's photos, which are in the
-    protocols too, are the subject's own.
+    The runs of a part have the same protocols, package versions, code and, if `by_steps`, training
+    steps. The number and size of the photos in a protocol may differ, as they do between subjects.
     """
     groups: list[dict[str, str]] = []
-    place: dict[int, int] = {}
+    group_of: dict[int, int] = {}  # id of a trial -> number of its group
     for trial in study.trials:
         facts = _facts(trial)
         if by_steps:
             facts |= {axis: trial.settings[axis] for axis in STEPS if axis in study.axes}
         if not facts:
-            continue  # it has its row in every part
-        fitting = (n for n, group in enumerate(groups) if _fits(facts, group))
-        number = next(fitting, len(groups))
+            continue  # an unfinished run is in every part
+        matching = (n for n, group in enumerate(groups) if _is_compatible(facts, group))
+        number = next(matching, len(groups))
         if number == len(groups):
             groups.append({})
         groups[number] |= facts
-        place[id(trial)] = number
+        group_of[id(trial)] = number
     if len(groups) < 2:
         return [Part(study)]
     differing = [
@@ -188,11 +196,12 @@ def uniform_parts(study: Study, by_steps: bool = True) -> list[Part]:
         for key in dict.fromkeys(key for group in groups for key in group)
         if len({group.get(key) for group in groups} - {None}) > 1
     ]
-    note = f"The runs differ in {', '.join(map(_said, differing))}: each has tables of its own."
+    names = ", ".join(map(_fact_name, differing))
+    note = f"The runs differ in {names} and are therefore in separate tables."
     return [
         Part(
-            _restricted(study, {key for key, n in place.items() if n != number}),
-            _distinct(groups, number, differing),
+            _without(study, {key for key, n in group_of.items() if n != number}),
+            _part_name(groups, number, differing),
             note,
         )
         for number in range(len(groups))
@@ -200,13 +209,13 @@ def uniform_parts(study: Study, by_steps: bool = True) -> list[Part]:
 
 
 def shared_protocol(text: str) -> str:
-    """A protocol without the number and size of the subject's photos."""
+    """Remove the number and size of the subject's photos from a protocol."""
     text = re.sub(r"\d+ real photos( \([^)]*\))?", "the real photos", text)
     return re.sub(r"\(\d+ photos\)", "(the photos)", text)
 
 
 def _facts(trial: Trial) -> dict[str, str]:
-    """What must be alike in one table; nothing of a run that was not measured."""
+    """Return what must be equal for all runs of a table; {} for an unfinished run."""
     if trial.status.state != "finished":
         return {}
     facts = {f"protocol of {m}": shared_protocol(v.protocol) for m, v in trial.metrics.items()}
@@ -216,28 +225,29 @@ def _facts(trial: Trial) -> dict[str, str]:
     return facts | {f"version of {key}": str(value) for key, value in versions.items()}
 
 
-def _fits(facts: Mapping[str, str], group: Mapping[str, str]) -> bool:
+def _is_compatible(facts: Mapping[str, str], group: Mapping[str, str]) -> bool:
     return all(group.get(key, value) == value for key, value in facts.items())
 
 
-def _restricted(study: Study, others: set[int]) -> Study:
-    """Without the trials of other parts, and without cells that then have no finished run."""
+def _without(study: Study, trial_ids: set[int]) -> Study:
+    """Remove trials by id, and then cells without a finished run."""
     cells = [
-        replace(cell, trials=tuple(t for t in cell.trials if id(t) not in others))
+        replace(cell, trials=tuple(t for t in cell.trials if id(t) not in trial_ids))
         for cell in study.cells
     ]
     return replace(study, cells=tuple(cell for cell in cells if cell.finished))
 
 
-def _distinct(groups: Sequence[Mapping[str, str]], number: int, differing: Sequence[str]) -> str:
-    """A few words for a part: "steps 1000", or "code 3f1c9a"; protocols are under the table."""
-    short = [key for key in differing if not key.startswith("protocol")]
-    named = [f"{_said(key)} {groups[number][key]}" for key in short if key in groups[number]]
-    named = [told(k, groups[number][k]) for k in STEPS if k in differing] or named
-    return ", ".join(named[:2]) or f"protocol {number + 1} of {len(groups)}"
+def _part_name(groups: Sequence[Mapping[str, str]], number: int, differing: Sequence[str]) -> str:
+    """Name a part by what differs: "max_steps 1000", "code 3f1c9a" or "protocol 1 of 2"."""
+    facts = groups[number]
+    short = [key for key in differing if not key.startswith("protocol") and key in facts]
+    names = [f"{_fact_name(key)} {facts[key]}" for key in short]
+    names = [setting_in_words(axis, facts[axis]) for axis in STEPS if axis in differing] or names
+    return ", ".join(names[:2]) or f"protocol {number + 1} of {len(groups)}"
 
 
-def _said(key: str) -> str:
+def _fact_name(key: str) -> str:
     if key.startswith("protocol of "):
         metric = key.removeprefix("protocol of ")
         return f"the protocol of {HEADINGS.get(metric, Heading(metric)).text}"

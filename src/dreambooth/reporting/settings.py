@@ -1,9 +1,10 @@
-"""What a run's config says, in the words of the tables: axis -> value.
+"""The settings of a run as axis -> value, in the words of the tables.
 
-Read from the resolved config, so that two runs with the same settings are the same cell however
-they were typed. Subject and seed are no axes: a cell is measured over them. What has no effect on
-the pictures (loggers, devices, caches) or is told as a protocol (metrics) is left out, and so is
-what a run does not use: settings of the prior term at lambda 0, of an SR stage that is not trained.
+They are read from the resolved config, so that runs with the same settings belong to the same cell
+however their overrides were typed. Subject and seed are no axes: a cell averages over them. Left
+out are settings without effect on the images (loggers, devices, caches), metrics, which a protocol
+describes, and what a run does not use: the prior term's settings at lambda 0, and the settings of
+an SR stage that is not trained.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 KNOWN = ("method", "model", "lambda", "class", "sr", "num_photos", "identifier")
-ABSENT = "-"  # of an axis that a run does not have, as another system's pictures have no lambda
+ABSENT = "-"  # the value on an axis that a run lacks: images of another system have no lambda
 
-_ELSEWHERE = (  # told by a known axis, by the subject, or without effect on the pictures
+_NO_AXES = (  # covered by a known axis or by the subject, or without effect on the images
     *("class", "identifier", "sr.enabled", "sr.noise_level", "sr.inference_noise_level"),
     *("prior.lambda", "prior.cache", "subject", "photos", "class_noun", "seed", "overrides"),
     *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
     *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
     *("drawing", "stage", "run", "launcher", "force", "report", "images"),
 )
-_OF_TRAINER = ("trainer.precision",)  # the rest of it says where and how often, not what
+_TRAINER_AXES = ("trainer.precision",)  # other trainer settings do not change what is computed
 _NAMES = {
     "method": {
         "dreambooth": "DreamBooth",
@@ -49,7 +50,7 @@ _TEMPLATES = {
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every axis of a run, known ones first."""
+    """Return axis -> value for every axis of a run, known axes first."""
     method = _method(config.get("method", {}))
     if method == "external":
         return {"method": method}
@@ -62,19 +63,19 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
         "num_photos": words(config.get("subject", {}).get("num_photos")),
         "identifier": _identifier(config.get("identifier", {})),
     }
-    found = {axis: value for axis, value in known.items() if value is not None}
-    unused = ["prior"] if found.get("lambda") == "0" else []
-    unused += ["sr"] if found.get("sr") in ("off", "frozen") else []
+    settings = {axis: value for axis, value in known.items() if value is not None}
+    unused = ["prior"] if settings.get("lambda") == "0" else []
+    unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []
     for key, value in _leaves(config):
-        trainers = key.startswith("trainer.") and key not in _OF_TRAINER
+        of_trainer = key.startswith("trainer.") and key not in _TRAINER_AXES
         partial = key.endswith("._partial_")
-        if not trainers and not partial and not _within(key, (*_ELSEWHERE, *unused)):
-            found[key] = words(value) or "none"
-    return found
+        if not of_trainer and not partial and not _within(key, (*_NO_AXES, *unused)):
+            settings[key] = words(value) or "none"
+    return settings
 
 
 def subject_of(config: Mapping[str, Any]) -> str:
-    """The subject's name; of a drawn one without a name, its class and number: "dog 501"."""
+    """Return the subject's name; for a drawn subject without a name, class and seed: "dog 501"."""
     subject = config.get("subject", {})
     if not isinstance(subject, Mapping):
         return str(subject)
@@ -85,8 +86,8 @@ def subject_of(config: Mapping[str, Any]) -> str:
     return " ".join(str(subject[key]) for key in ("class_noun", "seed") if key in subject)
 
 
-def drawn(config: Mapping[str, Any]) -> str:
-    """What makes a drawn subject who it is, named or not: "dog 501"; "" for photos."""
+def drawn_identity(config: Mapping[str, Any]) -> str:
+    """Return class and seed of a drawn subject, named or not: "dog 501"; "" for photos."""
     subject = config.get("subject", {})
     if not isinstance(subject, Mapping) or "photos" in subject or "seed" not in subject:
         return ""
@@ -94,7 +95,7 @@ def drawn(config: Mapping[str, Any]) -> str:
 
 
 def words(value: Any) -> str | None:
-    """A value as people write it: 1e-5 for 0.00001, 0.5, and 0 for 0.0."""
+    """Format a value as people write it: 1e-5 for 0.00001, 0.5, and 0 for 0.0."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, float):
@@ -105,8 +106,8 @@ def words(value: Any) -> str | None:
     return f"{value:g}"
 
 
-def told(axis: str, value: str) -> str:
-    """A setting in words: "lambda 0", "no class noun", "learning_rate 1e-4"."""
+def setting_in_words(axis: str, value: str) -> str:
+    """Return a setting in words: "lambda 0", "no class noun", "learning_rate 1e-4"."""
     if value == ABSENT:
         return ""
     if axis == "num_photos" and value == "1":
@@ -116,17 +117,22 @@ def told(axis: str, value: str) -> str:
 
 
 def label_of(settings: Mapping[str, str]) -> str:
-    """Several settings in words: "lambda 0, no class noun"."""
-    return ", ".join(filter(None, (told(axis, value) for axis, value in settings.items())))
+    """Return several settings in words: "lambda 0, no class noun"."""
+    parts = (setting_in_words(axis, value) for axis, value in settings.items())
+    return ", ".join(filter(None, parts))
 
 
 def key_of(label: str) -> str:
-    """Letters, digits and "-" only."""
+    """Turn a label into a key of letters, digits and "-"."""
     return re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")[:80] or "all"
 
 
 def order_of(axis: str, value: str) -> tuple[int, float, str]:
-    """Values in the order of the tables: numbers upwards, words as the paper has them."""
+    """Return the sort key of a value in the tables.
+
+    Values with a name come first, in the order of `_NAMES`, then numbers from the smallest (SR
+    noise levels from the largest), then other words.
+    """
     if value == ABSENT:
         return (9, 0.0, "")
     names = list(_NAMES.get(axis, {}))
@@ -150,7 +156,7 @@ def _method(method: Any) -> str | None:
 
 
 def _model(backbone: Mapping[str, Any]) -> str | None:
-    """The hub id or folder it was loaded from, or the part of the project that has it."""
+    """Return the last part of the hub id or folder, or the package that defines the backbone."""
     if pretrained := backbone.get("pretrained"):
         return str(pretrained).rstrip("/").rpartition("/")[2]
     parts = str(backbone.get("_target_", "")).split(".")
@@ -169,9 +175,9 @@ def _super_resolution(sr: Mapping[str, Any], stage: Any) -> str | None:
         return None
     if not sr.get("enabled", True):
         return "off"
-    level, drawn_at = sr.get("noise_level"), words(sr.get("inference_noise_level"))
+    level, inference_level = sr.get("noise_level"), words(sr.get("inference_noise_level"))
     name = "frozen" if level is None or stage == "base" else str(words(float(level)))
-    return name if drawn_at is None else f"{name}, drawn at {drawn_at}"
+    return name if inference_level is None else f"{name}, drawn at {inference_level}"
 
 
 def _identifier(identifier: Mapping[str, Any]) -> str | None:

@@ -1,27 +1,37 @@
 """Means over subjects with their intervals, and paired differences with a corrected test.
 
-Scores lie in levels: subjects, their training seeds, prompts, pictures of a prompt. A run's mean is
-over its pictures, a subject's over its seeds, and the estimate is over subjects, so that each
-subject counts alike. What is drawn anew is the highest level that has more than one member
-(`unit`): the subjects; with one subject its prompts; with one prompt its pictures. All spread
-further down is in the means of these units, and drawing it anew too would count it twice.
+Scores are nested: subjects, their training seeds, prompts, and the pictures of a prompt. A run's
+mean is over its pictures, a subject's mean over its seeds, and the estimate is the mean over
+subjects, so every subject has the same weight. The units that are resampled are the highest level
+with more than one member (`unit`): subjects; prompts if there is one subject; pictures if there is
+one prompt. The means of the units already contain the spread of the lower levels; resampling these
+as well would count it twice.
 
-The interval is a bootstrap of the units, with quantiles spread for few of them: by
-t_{n-1} / z * sqrt(n / (n - 1)), which for normal data makes it as wide as Student's. Over 10,000
-simulated studies each (benchmarks/coverage.py) of 2, 3, 5, 8, 15 and 30 subjects it covers the
-truth in 93.3, 95.1, 94.9, 94.7, 94.9 and 95.2 %; where the subjects are as skewed as an exponential
-in 91.0, 91.2, 90.3, 90.7, 92.2 and 93.8 %. Plain percentiles of all levels drawn anew cover it in
-71, 81, 87, 91, 93 and 95 %.
+The interval is a bootstrap over the units. For few units it is widened by
+t_{n-1} / z * sqrt(n / (n - 1)), which makes it as wide as Student's interval for normal data. The
+table shows how often it covers the truth, over 10,000 simulated studies per entry
+(benchmarks/coverage.py); "plain" is the percentile bootstrap of all levels.
 
-Shares (scores of 0 and 1) have Wilson's interval. Where the subjects' own are Beta(8 p, 8 (1 - p)),
-it covers the truth with as many subjects in 98.1, 95.3, 95.0, 94.8, 95.3 and 95.2 % for p = 0.5, in
-99.5, 96.1, 93.5, 93.9, 94.1 and 94.3 % for 0.9, in 99.5, 99.2, 93.1, 90.7, 91.4 and 93.1 % for 0.95
-and in 99.9, 99.3, 98.1, 97.7, 87.8 and 86.8 % for 0.99. The bootstrap, which paired differences of
-shares have, in 92.3 to 95.2 % for 0.95 - 0.6, and in 82.7 to 93.0 % for 0.99 - 0.95.
+    subjects              2     3     5     8    15    30
+    normal             93.3  95.1  94.9  94.7  94.9  95.2 %
+    skewed             91.0  91.2  90.3  90.7  92.2  93.8 %   (exponential)
+    plain                71    81    87    91    93    95 %
 
-The test is Student's t over the same units, since with few of them flipping signs cannot reach the
-levels that Holm's correction asks for (with 5 subjects its least p is 0.06). Only where all units
-differ alike, and so leave nothing to tell chance by, it is the exact test of flipped signs.
+Shares (means of scores of 0 and 1) have Wilson's interval. If the subjects' shares have the
+distribution Beta(8 p, 8 (1 - p)), its coverage is:
+
+    subjects              2     3     5     8    15    30
+    p = 0.5            98.1  95.3  95.0  94.8  95.3  95.2 %
+    p = 0.9            99.5  96.1  93.5  93.9  94.1  94.3 %
+    p = 0.95           99.5  99.2  93.1  90.7  91.4  93.1 %
+    p = 0.99           99.9  99.3  98.1  97.7  87.8  86.8 %
+
+Paired differences of shares have the bootstrap's interval. It covers the truth in 92.3 to 95.2 % of
+the studies for 0.95 - 0.6, and in 82.7 to 93.0 % for 0.99 - 0.95.
+
+The test is Student's t over the same units. A sign-flip test of few units cannot reach the levels
+that Holm's correction needs: with 5 subjects, its smallest p is 0.06. It is used only if all units
+have the same difference, where t is undefined.
 """
 
 from __future__ import annotations
@@ -43,7 +53,7 @@ _NUM_DRAWS = 10_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval; `low` and `high` are NaN where one value alone is there."""
+    """A mean and its 95 % interval; `low` and `high` are NaN if there is only one value."""
 
     mean: float
     low: float
@@ -55,11 +65,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b over what both have: the same subject, seed, prompt and index, and so the same noise.
+    """a - b over pairs with the same subject, seed, prompt and index, and so with the same noise.
 
     `p` is two-sided; `p_holm` is corrected for all comparisons of its table. `effect_size` is
-    Cohen's d of the paired units (their mean difference over its standard deviation); NaN where all
-    differences are the same.
+    Cohen's d of the paired units: the mean of their differences over its standard deviation. It is
+    NaN if all differences are equal.
     """
 
     mean: float
@@ -74,24 +84,23 @@ class Difference:
 
 
 def estimate(scores: Scores) -> Estimate | None:
-    """The mean of a cell with its interval; None without scores.
+    """Return the mean of a cell with its interval; None without scores.
 
-    Shares (scores of 0 and 1) have Wilson's interval, which stays within 0..1: see `_wilson`.
+    Shares (means of scores of 0 and 1) have Wilson's interval, which stays within 0..1.
     """
     unit, values = _units(scores)
     if not len(values):
         return None
-    share = {score for run in scores.values() for score in run.values()} <= {0.0, 1.0}
-    low, high = _wilson(values) if share else _interval(values)
+    is_share = {score for run in scores.values() for score in run.values()} <= {0.0, 1.0}
+    low, high = _wilson(values) if is_share else _interval(values)
     return Estimate(float(values.mean()), low, high, *_counts(scores), unit)
 
 
 def difference(a: Scores, b: Scores) -> Difference | None:
-    """a - b, paired; None without pairs. `p_holm` is still p: see `holm`.
+    """Return the paired difference a - b; None without pairs. `p_holm` is not corrected yet.
 
-    Where all n differences are alike, p is 1 if they are 0, else 2 / 2^n, the chance that n signs
-    that are as likely + as - are the same. NaN, and the interval with it, where one pair of units
-    alone is there.
+    If all n differences are equal, p is 1 if they are 0 and 2 / 2^n otherwise: the probability that
+    n random signs are the same. With a single pair of units, p and the interval are NaN.
     """
     pairs = {
         run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
@@ -113,22 +122,23 @@ def difference(a: Scores, b: Scores) -> Difference | None:
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
-    """The same, with p_holm (Holm 1979) over all of them; those without a p do not count."""
+    """Return the differences with p_holm set, corrected for all that have a p (Holm 1979)."""
     order = sorted(
         (d.p, i) for i, d in enumerate(differences) if not math.isnan(d.p)
     )  # from the smallest
-    corrected, least = list(differences), 0.0
+    corrected, p_holm = list(differences), 0.0
     for rank, (p, i) in enumerate(order):
-        least = max(least, min(1.0, p * (len(order) - rank)))
-        corrected[i] = replace(differences[i], p_holm=least)
+        p_holm = max(p_holm, min(1.0, p * (len(order) - rank)))
+        corrected[i] = replace(differences[i], p_holm=p_holm)
     return corrected
 
 
 def pair_influences(scores: Mapping[Picture, float]) -> dict[Picture, float]:
-    """Scores that stand for a mean over pairs, of each picture's mean over its pairs with others.
+    """Turn each picture's mean over its pairs with others into Tukey's jackknife pseudo-value.
 
-    A picture is in n - 1 pairs, so that the mean over pairs varies twice as much as these means let
-    expect: Tukey's pseudo-values of the jackknife, U + 2 (n - 1) / (n - 2) (d_i - U), vary as much.
+    U + 2 (n - 1) / (n - 2) (d_i - U), where d_i is a picture's mean over its n - 1 pairs and U the
+    mean of all d_i. Each pair is in two of the d_i, so their spread understates that of U by a
+    factor of about two; the pseudo-values have the right spread.
     """
     n = len(scores)
     if n < 3:
@@ -138,26 +148,26 @@ def pair_influences(scores: Mapping[Picture, float]) -> dict[Picture, float]:
 
 
 def _units(scores: Scores) -> tuple[str, NDArray[np.float64]]:
-    """The highest level with more than one member, and its members' means."""
+    """Return the highest level with more than one member, and the means of its members."""
     runs = {run: pictures for run, pictures in scores.items() if pictures}
     subjects: dict[str, list[float]] = {}
     for (subject, _), pictures in runs.items():
         subjects.setdefault(subject, []).append(sum(pictures.values()) / len(pictures))
     if len(subjects) != 1:
         return "subjects", np.array([sum(means) / len(means) for means in subjects.values()])
-    prompts: dict[str, list[float]] = {}
-    each: dict[Picture, list[float]] = {}
+    by_prompt: dict[str, list[float]] = {}
+    by_picture: dict[Picture, list[float]] = {}
     for pictures in runs.values():
         for picture, score in pictures.items():
-            prompts.setdefault(picture[0], []).append(score)
-            each.setdefault(picture, []).append(score)
-    if len(prompts) > 1:
-        return "prompts", np.array([sum(some) / len(some) for some in prompts.values()])
-    return "pictures", np.array([sum(some) / len(some) for some in each.values()])
+            by_prompt.setdefault(picture[0], []).append(score)
+            by_picture.setdefault(picture, []).append(score)
+    if len(by_prompt) > 1:
+        return "prompts", np.array([sum(group) / len(group) for group in by_prompt.values()])
+    return "pictures", np.array([sum(group) / len(group) for group in by_picture.values()])
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % of the mean of independent values; NaN for a single one."""
+    """Return the 95 % interval of the mean of independent values; NaN for a single value."""
     n, mean = len(values), float(values.mean())
     if n < 2:
         return math.nan, math.nan
@@ -170,7 +180,7 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 @cache
 def _draws(n: int) -> NDArray[np.float64]:
-    """Weights of n values in resampled means, (draws, n); the same at every call."""
+    """Return the weights of n values in resampled means, (draws, n); the same for every call."""
     counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=_NUM_DRAWS)
     return counts / n
 
@@ -189,10 +199,10 @@ def _t_test(effect_size: float, n: int) -> float:
 
 
 def _wilson(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % of a share, of the shares of independent units; NaN for a single one.
+    """Return the 95 % interval of a share from the shares of independent units; NaN for one unit.
 
-    Wilson's (1927), of as many draws as the spread of the units tells (share (1 - share) over the
-    variance of their mean) and with Student's quantile; of one draw a unit where all are alike.
+    Wilson's interval (1927) with the effective number of draws, share (1 - share) over the variance
+    of the units' mean, and Student's quantile. If all units are equal, each counts as one draw.
     """
     n, share = len(values), float(values.mean())
     if n < 2:

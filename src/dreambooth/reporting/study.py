@@ -1,4 +1,4 @@
-"""Run folders to a study: cells, their trials, and what is missing; no picture is opened."""
+"""Reads run folders into a study: its cells, their trials and its gaps. Opens no image file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.reporting.planned import (
+    PlacedRun,
     axis_of,
     external_command,
-    literal,
     planned,
-    recombined,
+    recombine_overrides,
     train_command,
+    unresolved_value,
 )
 from dreambooth.reporting.settings import (
     ABSENT,
     KNOWN,
-    drawn,
+    drawn_identity,
     key_of,
     label_of,
     order_of,
@@ -37,28 +38,28 @@ from dreambooth.runs.status import Status, describe
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One run: what it was, how it ended, and everything that it measured."""
+    """One run: its settings, how it ended, and everything that it measured."""
 
-    run: Run  # its folder may not exist, where the run is missing
-    settings: Mapping[str, str]  # axis -> value, of every axis of the study: {"lambda": "0"}
-    subject: str  # "biscuit", "dog 501" (a drawn one without a name), or the photos' folder
-    seed: str  # "" for pictures of another system
-    status: Status  # state finished, running, failed, damaged, missing, or another of a run's own
-    metrics: Mapping[str, Metric]  # of a finished one; empty otherwise
-    rows: Sequence[Mapping[str, Score]]  # scores.csv; empty likewise
-    history: Sequence[Mapping[str, float]]  # history.csv: `step` and what was logged at it
-    provenance: Mapping[str, Any]  # provenance.json; {} in older folders
-    command: str  # the exact command that makes it; of an unfinished one, into its own folder
+    run: Run  # the folder of a missing run does not exist
+    settings: Mapping[str, str]  # axis -> value, for every axis of the study: {"lambda": "0"}
+    subject: str  # "biscuit", "dog 501" (a drawn subject without a name), or the photos' folder
+    seed: str  # "" for images of another system
+    status: Status
+    metrics: Mapping[str, Metric]  # empty unless the run is finished
+    rows: Sequence[Mapping[str, Score]]  # scores.csv; empty unless the run is finished
+    history: Sequence[Mapping[str, float]]  # history.csv: `step` and the values logged at it
+    provenance: Mapping[str, Any]  # provenance.json; {} in older run folders
+    command: str  # repeats a finished run, or completes an unfinished one in its own folder
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Trials that differ in subject and seed only."""
+    """The trials with the same settings; they differ in subject and seed only."""
 
-    key: str  # letters, digits and "-"; unique in the study: for ids and file names
+    key: str  # for ids and file names: letters, digits and "-"; unique in the study
     label: str  # "lambda 0, no class noun"
     settings: Mapping[str, str]
-    trials: tuple[Trial, ...]  # missing ones too
+    trials: tuple[Trial, ...]  # including missing ones
 
     @property
     def finished(self) -> tuple[Trial, ...]:
@@ -67,14 +68,14 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One or several sweeps as cells."""
+    """The cells of one or several sweeps."""
 
-    name: str  # of its folders
+    name: str  # the names of its folders, joined by "+"
     folders: tuple[Path, ...]
-    axes: tuple[str, ...]  # that vary: lambda, class, sr, num_photos, identifier, method, model ...
-    fixed: Mapping[str, str]  # the same for the known axes that do not
+    axes: tuple[str, ...]  # the settings that vary: lambda, class, sr, num_photos, identifier ...
+    fixed: Mapping[str, str]  # known axis -> its value, for those that do not vary
     cells: tuple[Cell, ...]
-    notes: tuple[str, ...]  # what a reader must know: damaged files, mixed code, cells found twice
+    notes: tuple[str, ...]  # warnings to the reader: damaged files, mixed code, duplicate runs
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -86,64 +87,68 @@ class Study:
 
 
 def read_study(folders: Sequence[Path]) -> Study:
-    """The runs of sweep folders, complete or not, joined. Also takes the folder of a single run.
+    """Read sweep folders, complete or not, into one study. A folder may also be that of one run.
 
-    Runs with the same resolved settings, subject and seed are one trial, however they were typed;
-    of two, the later finished one counts. Cells are in the order of their values. ValueError where
-    a folder is not there or has no runs.
+    Runs with the same resolved settings, subject and seed are one trial, however their overrides
+    were typed; the finished run that ended last is used. Cells are sorted by the values of their
+    axes. Raises ValueError if a folder does not exist or none of them contains a run.
     """
     notes: list[str] = []
-    found: list[Trial] = []
+    all_trials: list[Trial] = []
     for folder in folders:
-        found += _trials_of(folder, notes)
-    if not found:
+        all_trials += _trials_of(folder, notes)
+    if not all_trials:
         raise ValueError(
             f"there are no runs in {' and '.join(map(str, folders))}: give the folder of a sweep, "
             "as in sweep=runs/class+lambda"
         )
-    trials = _with_systems_apart(_with_subjects_named(found))
+    trials = _with_systems_apart(_with_subjects_named(all_trials))
     axes = _axes(trials, notes)
-    trials = _without_doubles([_on_axes(trial, axes) for trial in trials], notes)
-    everything = {axis: trial.settings[axis] for trial in found for axis in trial.settings}
+    trials = _without_duplicates([_on_axes(trial, axes) for trial in trials], notes)
+    values = {axis: trial.settings[axis] for trial in all_trials for axis in trial.settings}
     cells = _cells(trials, axes)
-    _note_sources(trials, notes)
+    _note_mixed_sources(trials, notes)
     return Study(
         name="+".join(dict.fromkeys(folder.resolve().name for folder in folders)),
         folders=tuple(folders),
         axes=axes,
-        fixed={axis: everything[axis] for axis in KNOWN if axis in everything and axis not in axes},
+        fixed={axis: values[axis] for axis in KNOWN if axis in values and axis not in axes},
         cells=cells,
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
 def _trials_of(folder: Path, notes: list[str]) -> list[Trial]:
-    """Those of one folder, with all their settings; missing ones by its plan or by its product."""
+    """Return the trials of one folder with all their settings.
+
+    Missing runs are those of the sweep's plan or, without a plan, of the full product of the values
+    that vary.
+    """
     if (folder / "config.yaml").exists():
-        own = folder.resolve()
-        (run,) = (run for run in find_runs(own.parent) if run.folder == own)
+        run_folder = folder.resolve()
+        (run,) = (run for run in find_runs(run_folder.parent) if run.folder == run_folder)
         return [_trial(run, run.config, notes)]
     plan = planned(folder)
-    trials, unplaced = [], []
+    trials: list[Trial] = []
+    without_config: dict[str, Run] = {}
     for run in find_runs(folder):
         if run.config:
             trials.append(_trial(run, run.config, notes))
         else:
-            unplaced.append(run)
-    told = [_said(trial) for trial in trials if trial.settings.get("method") != "external"]
-    here = {run.folder.name: run for run in unplaced}
+            without_config[run.folder.name] = run
+    placed = [_placed(trial) for trial in trials if trial.settings.get("method") != "external"]
     names = {trial.run.folder.name for trial in trials}
-    if told:
+    if placed:
         for name, overrides in plan.items():
             if name not in names:
-                run = here.pop(name, Run(folder / name, {}))
-                trials.append(_absent(run, overrides, told))
-    if not plan and told:
-        gaps = _product_gaps(folder, told, here)
+                run = without_config.pop(name, Run(folder / name, {}))
+                trials.append(_planned_gap(run, overrides, placed))
+    if not plan and placed:
+        gaps = _product_gaps(folder, placed, without_config)
         trials += [gap for gap in gaps if gap.run.folder.name not in names]
-    for run in here.values():
-        why = describe(run.status())
-        notes.append(f"run {run.folder} is left out, as nothing tells its settings: {why}")
+    for run in without_config.values():
+        reason = describe(run.status())
+        notes.append(f"run {run.folder} is left out because its settings are unknown: {reason}")
     return trials
 
 
@@ -162,7 +167,7 @@ def _trial(run: Run, config: Mapping[str, Any], notes: list[str]) -> Trial:
     try:
         history, provenance = run.read_history(), run.read_provenance()
     except ValueError as error:
-        notes.append(f"{error}: the run's scores count, but not this file")
+        notes.append(f"{error}: this file is ignored, the run's scores are used")
     settings = settings_of(config)
     if settings.get("method") == "external":
         command = external_command(config, run.folder)
@@ -183,56 +188,65 @@ def _trial(run: Run, config: Mapping[str, Any], notes: list[str]) -> Trial:
     )
 
 
-Said = tuple[Mapping[str, str], Sequence[str]]
-"""Where a run is (settings, subject and seed), and the overrides that say so."""
+def _placed(trial: Trial) -> PlacedRun:
+    place = {**trial.settings, "subject": trial.subject, "seed": trial.seed}
+    return PlacedRun(place, trial.run.config.get("overrides", []))
 
 
-def _said(trial: Trial) -> Said:
-    at = {**trial.settings, "subject": trial.subject, "seed": trial.seed}
-    return at, trial.run.config.get("overrides", [])
+def _planned_gap(run: Run, overrides: Sequence[str], placed: Sequence[PlacedRun]) -> Trial:
+    """Return the trial of a planned run that has no readable config.
 
-
-def _absent(run: Run, overrides: Sequence[str], told: Sequence[Said]) -> Trial:
-    """A planned run that is not there or cannot be read, placed by what its overrides mean."""
-    at = dict(max(told, key=lambda one: len(set(one[1]) & set(overrides)))[0])
+    On each axis that it overrides, it takes the value of a run with the same overrides of that
+    axis. All other values are those of the run with which it shares the most overrides.
+    """
+    place = dict(max(placed, key=lambda other: len(set(other.overrides) & set(overrides))).place)
     for axis in dict.fromkeys(map(axis_of, overrides)):
-        own = [o for o in overrides if axis_of(o) == axis]
-        alike = (place for place, said in told if [o for o in said if axis_of(o) == axis] == own)
-        same = next(alike, None)
-        if same is not None and axis in same:
-            at[axis] = same[axis]
-        elif axis in at:
-            at[axis] = literal(own[-1])
-    return _gap(run, at, overrides)
+        of_axis = [o for o in overrides if axis_of(o) == axis]
+        same_overrides = (
+            other.place
+            for other in placed
+            if [o for o in other.overrides if axis_of(o) == axis] == of_axis
+        )
+        donor = next(same_overrides, None)
+        if donor is not None and axis in donor:
+            place[axis] = donor[axis]
+        elif axis in place:
+            place[axis] = unresolved_value(of_axis[-1])
+    return _gap(run, place, overrides)
 
 
-def _product_gaps(folder: Path, told: Sequence[Said], unplaced: dict[str, Run]) -> list[Trial]:
-    """The cells of the full product of what varies in a folder that it has no run of, in folders
-    named as a sweep names them; out of `unplaced` go those that are there."""
+def _product_gaps(
+    folder: Path, placed: Sequence[PlacedRun], without_config: dict[str, Run]
+) -> list[Trial]:
+    """Return a trial for each gap in the full product of the values that vary in a folder.
+
+    Its run folder has the name that a sweep would give it. A run of that name is taken out of
+    `without_config`.
+    """
     values: dict[str, dict[str, None]] = {}  # ordered sets
-    for at, _ in told:
-        for key, value in at.items():
-            values.setdefault(key, {})[value] = None
-    varying = {key: some for key, some in values.items() if len(some) > 1}
-    if any(key not in at for at, _ in told for key in varying):
-        return []  # not one product
-    there = {tuple(at[key] for key in varying) for at, _ in told}
-    if math.prod(map(len, varying.values())) > 4 * len(told):
+    for run in placed:
+        for axis, value in run.place.items():
+            values.setdefault(axis, {})[value] = None
+    varying = {axis: of_axis for axis, of_axis in values.items() if len(of_axis) > 1}
+    if any(axis not in run.place for run in placed for axis in varying):
+        return []  # the runs do not form one product
+    if math.prod(map(len, varying.values())) > 4 * len(placed):
         return []  # several sweeps in one folder
-    shared = set.intersection(*(set(settings(said).items()) for _, said in told))
+    present = {tuple(run.place[axis] for axis in varying) for run in placed}
+    shared = set.intersection(*(set(settings(run.overrides).items()) for run in placed))
     gaps = []
-    for chosen in product(*varying.values()):
-        if chosen not in there:
-            at = {**told[0][0], **dict(zip(varying, chosen, strict=True))}
-            overrides = recombined(dict(zip(varying, chosen, strict=True)), told)
+    for combination in product(*varying.values()):
+        if combination not in present:
+            wanted = dict(zip(varying, combination, strict=True))
+            overrides = recombine_overrides(wanted, placed)
             name = cell_name(overrides, dict(shared))
-            run = unplaced.pop(name, Run(folder / name, {}))
-            gaps.append(_gap(run, at, overrides))
+            missing = without_config.pop(name, Run(folder / name, {}))
+            gaps.append(_gap(missing, {**placed[0].place, **wanted}, overrides))
     return gaps
 
 
 def _command(run: Run, status: Status, overrides: Sequence[str]) -> str:
-    """What makes a run again, or goes on with it; a damaged one must make way first."""
+    """Return the command that repeats or resumes a run, after deleting what is damaged."""
     if status.state == "finished":
         return train_command(overrides)
     command = train_command(overrides, run.folder)
@@ -242,72 +256,82 @@ def _command(run: Run, status: Status, overrides: Sequence[str]) -> str:
     return f"rm -r {shlex.quote(str(path))} && {command}"
 
 
-def _gap(run: Run, at: Mapping[str, str], overrides: Sequence[str]) -> Trial:
-    settings = {key: value for key, value in at.items() if key not in ("subject", "seed")}
-    why = run.status()
-    command = _command(run, why, overrides)
-    return Trial(run, settings, at["subject"], at["seed"], why, {}, [], [], {}, command)
+def _gap(run: Run, place: Mapping[str, str], overrides: Sequence[str]) -> Trial:
+    settings = {key: value for key, value in place.items() if key not in ("subject", "seed")}
+    status = run.status()
+    command = _command(run, status, overrides)
+    return Trial(run, settings, place["subject"], place["seed"], status, {}, [], [], {}, command)
 
 
 def _with_subjects_named(trials: Sequence[Trial]) -> list[Trial]:
-    """A drawn individual has one name, whether a run says it or its class and number only."""
-    names = {who: t.subject for t in trials if (who := drawn(t.run.config)) and t.subject != who}
-    return [replace(t, subject=names.get(drawn(t.run.config), t.subject)) for t in trials]
+    """Give a drawn subject the same name in all runs, if any config has its name."""
+    names = {}
+    for trial in trials:
+        identity = drawn_identity(trial.run.config)
+        if identity and trial.subject != identity:
+            names[identity] = trial.subject
+    return [replace(t, subject=names.get(drawn_identity(t.run.config), t.subject)) for t in trials]
 
 
 def _with_systems_apart(trials: Sequence[Trial]) -> list[Trial]:
-    """Images of other systems are told apart by their names where two are of one subject."""
+    """Name external systems by their folders if two of them have images of the same subject."""
     external = [t for t in trials if t.settings.get("method") == "external"]
     if len({t.subject for t in external}) == len(external):
         return list(trials)
-    named = {id(t): f"external {t.run.folder.name}" for t in external}
-    return [replace(t, settings={"method": named[id(t)]}) if id(t) in named else t for t in trials]
+    methods = {id(t): f"external {t.run.folder.name}" for t in external}
+    return [
+        replace(t, settings={"method": methods[id(t)]}) if id(t) in methods else t for t in trials
+    ]
 
 
-def _without_doubles(trials: Sequence[Trial], notes: list[str]) -> list[Trial]:
+def _without_duplicates(trials: Sequence[Trial], notes: list[str]) -> list[Trial]:
     kept: dict[tuple[Any, ...], Trial] = {}
     for trial in trials:
         place = (frozenset(trial.settings.items()), trial.subject, trial.seed)
-        other = kept.get(place)
-        if other is None:
+        if place not in kept:
             kept[place] = trial
             continue
-        first, last = sorted((other, trial), key=_precedence)
-        kept[place] = last
-        if "missing" not in (first.status.state, last.status.state):
+        dropped, used = sorted((kept[place], trial), key=_precedence)
+        kept[place] = used
+        if "missing" not in (dropped.status.state, used.status.state):
             notes.append(
-                f"{first.run.folder} and {last.run.folder} are the same cell, subject and seed: "
-                f"{last.run.folder} counts ({describe(last.status)})"
+                f"{dropped.run.folder} and {used.run.folder} have the same settings, subject and "
+                f"seed: {used.run.folder} is used ({describe(used.status)})"
             )
     return list(kept.values())
 
 
 def _precedence(trial: Trial) -> tuple[bool, bool, str]:
+    """Return a sort key for duplicates, of which the last is used.
+
+    Missing runs are first, then unfinished ones by their start, then finished ones by their end.
+    """
     status = trial.status
     finished = status.state == "finished"
     return finished, status.state != "missing", status.ended if finished else status.started
 
 
 def _axes(trials: Sequence[Trial], notes: list[str]) -> tuple[str, ...]:
-    """What varies. A setting that follows from method and model, such as its steps, is none."""
+    """Return the settings that vary, without those that are fixed by method and model."""
     values: dict[str, set[str]] = {}
-    follows: dict[str, dict[tuple[str, ...], set[str]]] = {}
+    by_system: dict[str, dict[tuple[str, ...], set[str]]] = {}  # axis -> (method, model) -> values
     for trial in trials:
-        by = tuple(trial.settings.get(axis, ABSENT) for axis in ("method", "model"))
+        system = tuple(trial.settings.get(axis, ABSENT) for axis in ("method", "model"))
         for axis, value in trial.settings.items():
             values.setdefault(axis, set()).add(value)
-            follows.setdefault(axis, {}).setdefault(by, set()).add(value)
-    varying = [axis for axis, some in values.items() if len(some) > 1]
-    own = [axis for axis in varying if axis in KNOWN]
+            by_system.setdefault(axis, {}).setdefault(system, set()).add(value)
+    varying = [axis for axis, of_axis in values.items() if len(of_axis) > 1]
+    axes = [axis for axis in varying if axis in KNOWN]
     for axis in (axis for axis in varying if axis not in KNOWN):
-        if all(len(some) == 1 for some in follows[axis].values()):
+        if all(len(of_system) == 1 for of_system in by_system[axis].values()):
             each = "; ".join(
-                f"{next(iter(v))} with {' and '.join(by)}" for by, v in follows[axis].items()
+                f"{next(iter(value))} with {' and '.join(system)}"
+                for system, value in by_system[axis].items()
             )
-            notes.append(f"{axis} differs with the method or model: {each}")
+            notes.append(f"{axis} depends on the method or model: {each}")
         else:
-            own.append(axis)
-    return tuple(sorted(own, key=lambda axis: KNOWN.index(axis) if axis in KNOWN else len(KNOWN)))
+            axes.append(axis)
+    return tuple(sorted(axes, key=lambda axis: KNOWN.index(axis) if axis in KNOWN else len(KNOWN)))
 
 
 def _on_axes(trial: Trial, axes: Sequence[str]) -> Trial:
@@ -318,13 +342,13 @@ def _cells(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[Cell, ...]:
     groups: dict[tuple[str, ...], list[Trial]] = {}
     for trial in trials:
         groups.setdefault(tuple(trial.settings.values()), []).append(trial)
-    order = sorted(groups, key=lambda at: [order_of(a, v) for a, v in zip(axes, at, strict=True)])
+    order = sorted(groups, key=lambda vs: [order_of(a, v) for a, v in zip(axes, vs, strict=True)])
     subjects = list(dict.fromkeys(trial.subject for trial in trials))  # in the sweep's order
     cells: list[Cell] = []
-    for at in order:
-        settings = dict(zip(axes, at, strict=True))
+    for values in order:
+        settings = dict(zip(axes, values, strict=True))
         label = label_of(settings) or "all runs"
-        of_cell = sorted(groups[at], key=lambda t: (subjects.index(t.subject), t.seed))
+        of_cell = sorted(groups[values], key=lambda t: (subjects.index(t.subject), t.seed))
         key = key_of(label)
         if any(cell.key == key for cell in cells):
             key = f"{key}-{len(cells)}"
@@ -332,12 +356,12 @@ def _cells(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _note_sources(trials: Sequence[Trial], notes: list[str]) -> None:
-    """Code, commits and versions, where the finished runs differ in them."""
+def _note_mixed_sources(trials: Sequence[Trial], notes: list[str]) -> None:
+    """Add notes if finished runs differ in commit or versions, or had uncommitted changes."""
     known = [t.provenance for t in trials if t.status.state == "finished" and t.provenance]
     commits = dict.fromkeys(p.get("git", {}).get("commit", "")[:10] for p in known)
     if len(commits) > 1:
-        notes.append(f"the runs are of several commits: {', '.join(filter(None, commits))}")
+        notes.append(f"the runs come from several commits: {', '.join(filter(None, commits))}")
     if dirty := sum(bool(p.get("git", {}).get("dirty")) for p in known):
         notes.append(f"{dirty} of {len(known)} runs were made by code with uncommitted changes")
     for package in dict.fromkeys(key for p in known for key in p.get("versions", {})):
@@ -348,4 +372,4 @@ def _note_sources(trials: Sequence[Trial], notes: list[str]) -> None:
             )
     finished = sum(trial.status.state == "finished" for trial in trials)
     if known and len(known) < finished:
-        notes.append(f"{finished - len(known)} of {finished} runs do not say what made them")
+        notes.append(f"{finished - len(known)} of {finished} finished runs have no provenance")

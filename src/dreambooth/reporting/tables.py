@@ -1,4 +1,4 @@
-"""What a table of the report is: estimates, paired comparisons, the paper's values beside them."""
+"""The parts of a report's table: estimates, paired comparisons and the paper's values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dreambooth.reporting.statistics import Difference, Estimate
 
 @dataclass(frozen=True)
 class Column:
-    """A score."""
+    """A column: one score, measured by one protocol."""
 
-    key: str  # dino
+    key: str  # the metric: dino
     heading: str  # DINO
-    better: str  # "higher", "lower", or "" where neither is
-    protocol: str
+    better: str  # "higher", "lower", or "" if neither is better
+    protocol: str  # how the score was measured, in words
 
 
 @dataclass(frozen=True)
@@ -24,52 +24,52 @@ class Entry:
 
     estimate: Estimate | None = None
     paper: float | None = None
-    text: str = ""  # why there is no estimate, or what to know of it
-    claim: str = ""  # what the paper says of this value itself, in words
-    agrees: bool | None = None  # None: not settled, or no claim
+    text: str = ""  # why the estimate is missing, or a remark on it
+    claim: str = ""  # the paper's claim about this value, in words
+    agrees: bool | None = None  # whether the estimate agrees with the claim; None: not settled
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A cell of the study, or something that only the paper has."""
+    """A cell of the study, or a row that only the paper has."""
 
-    cell: str  # Cell.key, or ""
+    cell: str  # Cell.key; "" for a row of the paper
     label: str
-    entries: Mapping[str, Entry]  # of every column, by its key
+    entries: Mapping[str, Entry]  # Column.key -> entry, for every column
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows in one score, and what the paper says of them."""
+    """The difference of two rows in one score, and the paper's claim about it."""
 
     metric: str  # Column.key
     a: str  # Cell.key
     b: str
     difference: Difference  # a - b
     paper: float | None  # the paper's difference a - b
-    claim: str  # what the paper says of it, in words; "" where it says nothing
-    agrees: bool | None  # None: no claim, or not settled: 0 in the interval or p_holm >= 0.05
+    claim: str  # the paper's claim, in words; "" if it makes none
+    agrees: bool | None  # None without a claim, or if 0 is in the interval or p_holm >= 0.05
     sentence: str  # "lambda 0 - lambda 1, no class noun: drift +0.93 (+0.90, +0.95)"
 
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables, measured again."""
+    """A table of the paper, measured again, or a table of an axis that the paper does not vary."""
 
-    key: str  # prior, class_noun, ...: for ids and file names
+    key: str  # for ids and file names: prior, class_noun, ...
     title: str
-    source: str  # "Table 3 of the paper", or "" where it has none
+    source: str  # "Table 3 of the paper"; "" if the paper has no such table
     columns: Sequence[Column]
     rows: Sequence[TableRow]
     comparisons: Sequence[Comparison]
     notes: Sequence[str]
-    part: str = ""  # what its runs have in common, of several tables of a kind: "max_steps 200"
+    part: str = ""  # how its runs differ from those of other tables of the axis: "max_steps 200"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A plain sentence of the summary, made from the figures."""
+    """A sentence of the summary."""
 
     sentence: str
-    agrees: bool | None  # with the paper; None: not settled
+    agrees: bool | None  # whether the result agrees with the paper; None: not settled
     table: str = ""  # Table.key

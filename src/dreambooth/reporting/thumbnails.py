@@ -1,4 +1,4 @@
-"""Small WebP copies of pictures, made once and kept in a file beside the report."""
+"""Small WebP copies of pictures, cached in a file beside the report."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from dreambooth.runs.files import write_atomically
 
 
 def thumbnails(paths: Sequence[Path], size_px: int, store: Path) -> dict[Path, str]:
-    """The pictures as base64 of WebP files of at most `size_px` on the longer side.
+    """Return path -> base64 of a WebP file of at most `size_px` on the longer side.
 
-    `store` keeps them: a picture is made small again only if its file or the size has changed. One
-    that cannot be read is left out.
+    Thumbnails are cached in `store`: one is made again only if the picture's file or the size has
+    changed. Pictures that cannot be read are left out.
     """
-    kept = _kept(store)
+    cached = _read_cache(store)
     keys = {path: _key(path, size_px, store.parent) for path in dict.fromkeys(paths)}
-    missing = [path for path, key in keys.items() if key and key not in kept]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
+    missing = [path for path, key in keys.items() if key and key not in cached]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the GIL to decode
         made = pool.map(lambda path: small(path, size_px), missing)
-        found = kept | {keys[path]: data for path, data in zip(missing, made, strict=True)}
-    content = {key: found[key] for key in keys.values() if key}
-    if content != kept:
+        known = cached | {keys[path]: data for path, data in zip(missing, made, strict=True)}
+    content = {key: known[key] for key in keys.values() if key}
+    if content != cached:
         store.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(store, json.dumps(content, indent=0).encode())
     return {path: content[key] for path, key in keys.items() if key and content[key]}
 
 
 def small(path: Path, size_px: int) -> str:
-    """One picture; "" if it cannot be read."""
+    """Return the base64 of one thumbnail; "" if the picture cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             shrunk = max(image.size) > size_px
-            image.draft("RGB", (2 * size_px, 2 * size_px))  # JPEGs are decoded small
+            image.draft("RGB", (2 * size_px, 2 * size_px))  # decodes a JPEG at a reduced size
             rgb = image.convert("RGB")
         if shrunk:
             rgb.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
         content = io.BytesIO()
-        rgb.save(content, "WEBP", quality=76 if shrunk else 90)  # a drawn world has sharp edges
+        # Pictures that are not shrunk are those of the miniature: their sharp edges need quality.
+        rgb.save(content, "WEBP", quality=76 if shrunk else 90)
     except (OSError, SyntaxError, ValueError):
         return ""
     return b64encode(content.getvalue()).decode()
 
 
-def _kept(store: Path) -> dict[str, str]:
-    """What an earlier report left; nothing if there was none or it is damaged."""
+def _read_cache(store: Path) -> dict[str, str]:
+    """Return the thumbnails of an earlier report; {} if there is none or its file is damaged."""
     try:
         content = json.loads(store.read_bytes())
     except (OSError, ValueError):
@@ -60,7 +61,7 @@ def _kept(store: Path) -> dict[str, str]:
 
 
 def _key(path: Path, size_px: int, folder: Path) -> str:
-    """The file as it is now, named from the report's folder; "" if it is gone."""
+    """Return a key of the file's current state, relative to `folder`; "" if the file is gone."""
     try:
         state = path.stat()
     except OSError:
