@@ -32,12 +32,12 @@ PAIRS = 5
 def bare_seconds(
     experiment: Experiment, module: TwoTermModule, prior: Encoded, steps: int
 ) -> float:
-    stage, settings = module.stage, experiment.training["base"]
+    stage, settings = module.stage, experiment.fine_tuning.stages["base"]
     draws = TrainingDraws(
         stage.encode(experiment.subject.photos(stage.resolution_px)),
         prior,
         stage.schedule,
-        experiment.timesteps,
+        experiment.fine_tuning.timesteps,
         steps * settings.batch_size,
         experiment.seed,
         "base",
@@ -59,8 +59,8 @@ def loop_seconds(experiment: Experiment, module: TwoTermModule, prior: Encoded) 
     times: list[float] = []
     module.on_train_start = lambda: times.append(time.perf_counter())  # type: ignore[method-assign]
     module.on_train_end = lambda: times.append(time.perf_counter())  # type: ignore[method-assign]
-    settings = experiment.training["base"]
-    experiment._fit(module, experiment._trainer("base", settings), prior, settings.batch_size)
+    tuning = experiment.fine_tuning
+    tuning.fit(module, tuning.trainer("base"), prior)
     return times[1] - times[0]
 
 
@@ -72,7 +72,7 @@ def main(steps: int = 100) -> None:
             config = plain_config(compose("train", overrides), overrides)
         print(yaml.safe_dump(config["method"]))
         experiment = assemble(Run.create(Path(folder) / "run", config))
-        module = experiment._module("base", experiment.training["base"])
+        module = experiment.fine_tuning.module(experiment.backbone.stages["base"])
         prior = experiment.encode_prior("base")
         assert prior is not None
         bare_seconds(experiment, module, prior, 10)  # warm up

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from dreambooth.assemble import reload
-    from dreambooth.experiment import draw_pictures
+    from dreambooth.backbones.drawing import draw_pictures
     from dreambooth.launch.start import plain_config
     from dreambooth.runs.run import Run
     from dreambooth.runs.settings import check_count

@@ -22,7 +22,7 @@ SCIENCE = {"loss", "schedules", "sampling", "randomness"}
 MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
     "train": {"launch", "assemble", "runs"},
-    "generate": {"launch", "assemble", "experiment", "runs"},
+    "generate": {"launch", "assemble", "backbones", "runs"},
     "evaluate": {"launch", "assemble", "miniature"},
     "report": {"reporting"},
     "plan": {"reporting"},

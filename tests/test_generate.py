@@ -7,8 +7,8 @@ import torch
 from commands import command, same_files, train
 
 from dreambooth.assemble import reload
+from dreambooth.backbones.drawing import draw_pictures
 from dreambooth.backbones.stage import Sampling
-from dreambooth.experiment import draw_pictures
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler
 

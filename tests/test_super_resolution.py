@@ -144,16 +144,17 @@ def test_training_and_drawing_are_at_the_levels_that_are_given(tmp_path, tiny):
         ]
     ):
         experiment = assembled(tiny, tmp_path / str(number), *overrides)
-        assert experiment.sr.noise_level == trained
-        assert ("sr" in experiment.training) == (trained is not None)
-        assert experiment.sampling.super_resolution
-        assert experiment.sampling.noise_level == drawn
+        assert experiment.fine_tuning.sr_noise_level == trained
+        assert ("sr" in experiment.fine_tuning.stages) == (trained is not None)
+        assert experiment.drawing.sampling.super_resolution
+        assert experiment.drawing.sampling.noise_level == drawn
 
 
 def test_each_stage_is_trained_by_its_own_settings(tmp_path, tiny):
     own = ("sr=noise_1e-5", "sr.learning_rate=0.02", "sr.train=cross_attention", "sr.max_steps=7")
     experiment = assembled(tiny, tmp_path, *own, "method.module.learning_rate=0.01")
-    modules = {name: experiment._module(name, how) for name, how in experiment.training.items()}
+    stages = experiment.backbone.stages
+    modules = {name: experiment.fine_tuning.module(stage) for name, stage in stages.items()}
     assert {name: module.learning_rate for name, module in modules.items()} == {
         "base": 0.01,
         "sr": 0.02,
@@ -161,7 +162,7 @@ def test_each_stage_is_trained_by_its_own_settings(tmp_path, tiny):
     trained, whole = modules["sr"].trained.parameters, modules["sr"].stage.denoiser.parameters()
     assert 0 < len(trained) < len(list(whole))
     assert (modules["base"].steps_here, modules["sr"].steps_before) == (2 / 9, 2 / 9)
-    assert experiment.training["sr"].max_steps == 7
+    assert experiment.fine_tuning.stages["sr"].max_steps == 7
 
 
 def same(a, b):

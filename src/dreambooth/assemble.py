@@ -18,15 +18,24 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from pydantic import ValidationError
 
+from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
 from dreambooth.distributed.ranks import check_batch_size, num_ranks
-from dreambooth.experiment import Experiment, draw_pictures, to_device
+from dreambooth.experiment import Experiment
+from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import Sampler, Settings, Training, read, sentence_of
+from dreambooth.runs.settings import (
+    Sampler,
+    Settings,
+    SuperResolution,
+    Training,
+    read,
+    sentence_of,
+)
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.prompts import PromptNames
@@ -54,6 +63,7 @@ def assemble(run: Run) -> Experiment:
     backbone.check_prompt(names.class_prompt)
     if "sr" not in backbone.stages:
         _check_without_sr(config, backbone.name)
+    _check_sr_off(settings.sr)
     _warn_of_unused_sr_settings(config)
     base_state = _base_state(config, names, method)
     scorers = scorers_of(config["metrics"], subject)
@@ -68,6 +78,25 @@ def assemble(run: Run) -> Experiment:
         "scorers": scorers,
         "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, sampling),
     }
+    loggers = loggers_of(config, run)
+    fine_tuning = FineTuning(
+        run=run,
+        subject=subject,
+        names=names,
+        method=method,
+        prior=settings.prior,
+        stages=_trainings(config, settings),
+        timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
+        sr_noise_level=settings.sr.noise_level,
+        ema_decay=settings.method.ema_decay,
+        make_trainer=_trainer(config),
+        callbacks=lambda stage: [
+            _callback(callback, callback_arguments | {"stage": stage})
+            for callback in config["callbacks"].values()
+        ],
+        loggers=loggers,
+        seed=settings.seed,
+    )
     return Experiment(
         run=run,
         subject=subject,
@@ -76,26 +105,17 @@ def assemble(run: Run) -> Experiment:
         method=method,
         prior=settings.prior,
         prior_sampling=Sampling(_check_samplers(settings.model.sampling.prior, backbone.stages)),
-        sampling=sampling,
-        drawing=settings.drawing,
-        training=_training(config, settings),
-        timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
-        ema_decay=settings.method.ema_decay,
-        sr=settings.sr,
-        base_state=base_state,
-        trainer=_trainer(config),
-        callbacks=lambda stage: [
-            _callback(callback, callback_arguments | {"stage": stage})
-            for callback in config["callbacks"].values()
-        ],
-        loggers=loggers_of(config, run),
+        fine_tuning=fine_tuning,
+        drawing=Drawing(run, backbone, sampling, device),
+        num_images=settings.drawing,
+        loggers=loggers,
         scorers=scorers,
         seed=settings.seed,
-        device=device,
+        base_state=base_state,
     )
 
 
-def _training(config: Mapping[str, Any], settings: Settings) -> dict[str, Training]:
+def _trainings(config: Mapping[str, Any], settings: Settings) -> dict[str, Training]:
     """How to fine-tune the stages that train: the base stage, then SR if it has a noise level.
 
     With stage=sr and no noise level no stage trains: the pretrained SR stage then enlarges the
@@ -144,6 +164,12 @@ def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
     for override in config["overrides"]:
         if assignment(override).key.startswith("sr.") or override == "stage=sr":
             raise ValueError(f"the model {model} has no SR stage: leave out {override}")
+
+
+def _check_sr_off(sr: SuperResolution) -> None:
+    for key in ("noise_level", "inference_noise_level"):
+        if getattr(sr, key) is not None and not sr.enabled:
+            raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or give sr=frozen")
 
 
 def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:

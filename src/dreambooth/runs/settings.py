@@ -80,8 +80,8 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What is drawn once the model is trained."""
+class NumImages:
+    """How many pictures are drawn once the model is trained."""
 
     images_per_prompt: Count
     num_class_images: Count
@@ -133,11 +133,6 @@ class SuperResolution:
     batch_size: Count
     train: Layers
 
-    def __post_init__(self) -> None:
-        for key in ("noise_level", "inference_noise_level"):
-            if getattr(self, key) is not None and not self.enabled:
-                raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or give sr=frozen")
-
     @property
     def drawing_noise_level(self) -> float | None:
         """At which pictures are drawn; None for that of the model."""
@@ -166,7 +161,7 @@ class Settings:
     prior: Prior
     method: MethodSettings
     sr: SuperResolution
-    drawing: Drawing
+    drawing: NumImages
     model: ModelSettings
     seed: Annotated[int, Field(strict=True), _allowed("a whole number")]
     stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]

@@ -1,0 +1,125 @@
+"""Pictures of a run: drawn by all ranks, batch by batch, and saved in the run folder as they come."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreambooth.backbones.stage import Backbone, Sampling
+from dreambooth.distributed.preemption import stop_if_asked
+from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero
+from dreambooth.runs.pictures import Picture
+from dreambooth.runs.run import Run
+from dreambooth.subjects.photos import from_uint8, to_uint8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to draw."""
+
+    image_set: str  # the folder below images/
+    template: str
+    prompt: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Draws the pictures that a run folder lacks."""
+
+    run: Run
+    backbone: Backbone
+    sampling: Sampling
+    device: torch.device
+
+    def draw(self, jobs: Sequence[Job]) -> None:
+        """Draw and save the pictures that are missing.
+
+        The ranks draw one batch each at a time, and rank 0 saves the pictures. A batch with a
+        missing picture is drawn as a whole, since the bits of an image may depend on the size of
+        its batch.
+        """
+        to_device(self.backbone, self.device)
+        every = batches(jobs, self.backbone.batch_size)
+        unfinished = on_rank_zero(
+            lambda: [batch for batch in every if not all(map(self._is_drawn, batch))]
+        )
+        log.info("drawing %d of %d pictures", sum(map(len, unfinished)), len(jobs))
+        for batch_per_rank in batches(unfinished, num_ranks()):
+            stop_if_asked()
+            chunk = [job for batch in batch_per_rank for job in batch]
+            jobs_of_batch = [(job.template, job.prompt, job.index) for job in chunk]
+            pictures = draw_pictures(self.backbone, jobs_of_batch, self.sampling)
+            on_rank_zero(partial(self._save, chunk, pictures))
+
+    def restore(self, originals: Sequence[Picture]) -> None:
+        """Shrink pictures to the base stage's resolution and restore them with the SR stage, as the
+        image set `restored`."""
+        self.run.save_images("originals", originals)
+        # As they are read again, in the order of their file names.
+        originals = self.run.read_images("originals")
+        jobs = [Job("restored", p.template, p.prompt, p.index) for p in originals]
+        if all(map(self._is_drawn, jobs)):
+            return
+        images = from_uint8(torch.stack([p.pixels for p in originals]))
+        restored = self.backbone.super_resolve(
+            F.adaptive_avg_pool2d(images, self.backbone.stages["base"].resolution_px),
+            [p.prompt for p in originals],
+            [("restored", p.index) for p in originals],
+            self.sampling,
+        )
+        pairs = zip(originals, restored, strict=True)
+        self.run.save_images("restored", [replace(p, pixels=pixels) for p, pixels in pairs])
+
+    def _save(self, jobs: Sequence[Job], pictures: Sequence[Picture]) -> None:
+        for image_set in dict.fromkeys(job.image_set for job in jobs):
+            of_set = [
+                p for p, job in zip(pictures, jobs, strict=True) if job.image_set == image_set
+            ]
+            self.run.save_images(image_set, of_set)
+
+    def _is_drawn(self, job: Job) -> bool:
+        return self.run.has_image(job.image_set, job.prompt, job.index, job.template)
+
+
+def to_device(backbone: Backbone, device: torch.device) -> Backbone:
+    """Move all stages to a device.
+
+    Lightning moves only the stage that it trains, and moves it back to the CPU afterwards.
+    """
+    for stage in backbone.stages.values():
+        stage.denoiser.to(device)
+    return backbone
+
+
+def draw_pictures(
+    backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Sampling
+) -> list[Picture]:
+    """Draw one picture for each (template, prompt, index).
+
+    The noise follows from template and index alone: all runs of a sweep, whatever they call the
+    subject, are compared on the same noise. The ranks share the batches, and each returns all
+    pictures.
+    """
+
+    def draw_batch(batch: Sequence[tuple[str, str, int]]) -> Tensor:
+        noise_keys: list[tuple] = [("image", template, index) for template, _, index in batch]
+        return backbone.generate([prompt for _, prompt, _ in batch], noise_keys, sampling)
+
+    drawn_batches = map_over_ranks(draw_batch, batches(jobs, backbone.batch_size))
+    images = [image for drawn in drawn_batches for image in drawn]
+    return [
+        Picture(image, prompt, index, template)
+        for image, (template, prompt, index) in zip(images, jobs, strict=True)
+    ]
+
+
+def pictures_of(images: Tensor, prompt: str) -> list[Picture]:
+    """Turn images [-1, 1] (N, 3, H, W) into pictures of one prompt."""
+    return [Picture(image, prompt, index) for index, image in enumerate(to_uint8(images))]
