@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
-from dreambooth.distributed.preemption import stop_if_asked
+from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero, rank
 from dreambooth.methods.method import Method
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
-from dreambooth.runs.files import whole_folder
+from dreambooth.runs.files import atomic_folder
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.prior_cache import key_digest, prior_images
 from dreambooth.runs.provenance import timed
@@ -138,7 +138,7 @@ class Experiment:
             if state is None:
                 self._fit(modules[name], trainers[name], prior[name], left[name].batch_size)
                 on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
-                stop_if_asked()
+                stop_if_requested()
             else:
                 log.info("%s: trained already", name)
                 self.method.load_state(stage, state)
@@ -146,7 +146,7 @@ class Experiment:
 
     def _save(self) -> None:
         if not self.run.weights.exists():
-            with whole_folder(self.run.weights) as folder:
+            with atomic_folder(self.run.weights) as folder:
                 folder.mkdir()
                 self.method.save(self.backbone, folder)
 
@@ -218,7 +218,7 @@ class Experiment:
         ]
         self.draw_missing(jobs + self._class_jobs("class", self.drawing.num_class_images))
         if "sr" in self.backbone.stages:
-            stop_if_asked()
+            stop_if_requested()
             on_rank_zero(self._restore)
 
     def _class_jobs(self, image_set: str, count: int) -> list[tuple[str, str, str, int]]:
@@ -233,7 +233,7 @@ class Experiment:
         left = on_rank_zero(lambda: [b for b in every if not all(map(self._is_drawn, b))])
         log.info("drawing %d pictures of %d", sum(map(len, left)), len(jobs))
         for at_once in batches(left, num_ranks()):
-            stop_if_asked()
+            stop_if_requested()
             some = [job for batch in at_once for job in batch]
             images = draw_pictures(self.backbone, [job[1:] for job in some], self.sampling)
             on_rank_zero(partial(self._save_drawn, some, images))

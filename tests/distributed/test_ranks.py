@@ -43,7 +43,7 @@ def test_without_ranks_every_function_is_the_plain_thing():
     assert (ranks.rank(), ranks.num_ranks()) == (0, 1)
     assert ranks.on_rank_zero(lambda: "made") == "made"
     assert ranks.map_over_ranks(lambda item: -item, [1, 2]) == [-1, -2]
-    assert ranks.united({1: 2}) == {1: 2}
+    assert ranks.merge_over_ranks({1: 2}) == {1: 2}
 
 
 def test_batches_are_in_order_and_the_last_has_what_is_left():

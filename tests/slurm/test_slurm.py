@@ -14,10 +14,10 @@ import pytest
 import torch
 from commands import ROOT, command, process, same_files, smoke
 
-from dreambooth.distributed.slurm import waiting_or_running
+from dreambooth.distributed.slurm import active_jobs
 from dreambooth.miniature import WEIGHTS
 from dreambooth.runs.cells import find_runs
-from dreambooth.runs.orphans import status_now
+from dreambooth.runs.orphans import refresh_status
 from dreambooth.runs.run import Run
 
 pytestmark = pytest.mark.slurm
@@ -92,9 +92,9 @@ class Submitted:
         """The runs of a sweep, once none of them is SLURM's any more."""
         last = time.monotonic() + seconds
         while True:
-            there = waiting_or_running()
+            there = active_jobs()
             runs = find_runs(self.folder / name)
-            states = [status_now(run, there).state for run in runs]
+            states = [refresh_status(run, there).state for run in runs]
             if all(state in ("finished", "failed") for state in states):
                 return runs
             assert time.monotonic() < last, (states, there, self.log(name))
@@ -250,7 +250,7 @@ def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_s
     jobs.submit("cancelled", "+launcher.additional_parameters.begin=now+1hour")
     run = jobs.run("cancelled")
     assert run.status().state == "queued"
-    assert status_now(run, waiting_or_running()).state == "queued"
+    assert refresh_status(run, active_jobs()).state == "queued"
     subprocess.run(["scancel", run.status().job], check=True)
     (run,) = jobs.ended("cancelled")
     assert "CANCELLED" in run.status().reason

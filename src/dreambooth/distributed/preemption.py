@@ -6,15 +6,15 @@ from types import FrameType
 
 from dreambooth.distributed.ranks import on_rank_zero
 
-asked = Event()  # set by whoever hears it
-heard: set[int] = set()  # the signals
+stop_requested = Event()  # set by whoever hears it
+received_signals: set[int] = set()  # the signals
 
 
 class StoppedError(RuntimeError):
     """The run stopped because it was asked to; what it has done is kept."""
 
 
-def listen(*signals: int) -> None:
+def listen_for(*signals: int) -> None:
     """From now on these signals ask for a stop (of the main thread, which alone hears them)."""
     if current_thread() is main_thread():
         for one in signals:
@@ -22,12 +22,12 @@ def listen(*signals: int) -> None:
 
 
 def _hear(signum: int, _frame: FrameType | None) -> None:
-    heard.add(signum)
-    asked.set()
+    received_signals.add(signum)
+    stop_requested.set()
 
 
-def stop_if_asked() -> None:
+def stop_if_requested() -> None:
     """StoppedError if a stop was asked for: called wherever all that is done is on the disk."""
-    if on_rank_zero(asked.is_set):  # the ranks of a run hear of it at different moments
-        asked.set()
+    if on_rank_zero(stop_requested.is_set):  # the ranks of a run hear of it at different moments
+        stop_requested.set()
         raise StoppedError("stopped as asked")

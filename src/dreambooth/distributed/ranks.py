@@ -106,7 +106,7 @@ def map_over_ranks(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
 
 
-def united(own: Mapping[K, T]) -> dict[K, T]:
+def merge_over_ranks(own: Mapping[K, T]) -> dict[K, T]:
     """The entries of all ranks' mappings, in one order everywhere."""
     return {key: value for part in _gathered(dict(own)) for key, value in part.items()}
 
@@ -133,16 +133,16 @@ def run_ranks(commands: Sequence[Sequence[str]]) -> None:
     try:
         for i, command in enumerate(commands):
             own = {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(len(commands))}
-            processes.append(start(command, env | own))
+            processes.append(start_process(command, env | own))
         while any(process.poll() is None for process in processes):
             _check(processes)
             time.sleep(0.05)
         _check(processes)
     except KeyboardInterrupt:
-        interrupt(processes)
+        interrupt_processes(processes)
         raise
     finally:
-        end(processes)
+        end_processes(processes)
 
 
 def _check(processes: Sequence[subprocess.Popen]) -> None:
@@ -164,7 +164,9 @@ def num_threads(num_processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // num_processes)
 
 
-def start(command: Sequence[str], env: Mapping[str, str], output: Any = None) -> subprocess.Popen:
+def start_process(
+    command: Sequence[str], env: Mapping[str, str], output: Any = None
+) -> subprocess.Popen:
     """A process, `output` being an open file. It does not hear the terminal's Ctrl-C, but ends with
     this process, even if that is killed (on Linux, which has setpriv)."""
     with_this = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
@@ -177,14 +179,14 @@ def start(command: Sequence[str], env: Mapping[str, str], output: Any = None) ->
     )
 
 
-def interrupt(processes: Sequence[subprocess.Popen]) -> None:
+def interrupt_processes(processes: Sequence[subprocess.Popen]) -> None:
     """As Ctrl-C does."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
 
 
-def end(processes: Sequence[subprocess.Popen]) -> None:
+def end_processes(processes: Sequence[subprocess.Popen]) -> None:
     """Of those that are left: ten seconds to end by themselves, ten once asked to, then none."""
     for stop in (None, signal.SIGTERM, signal.SIGKILL):
         for process in processes:

@@ -11,7 +11,7 @@ _NOT_ENDED = (
 )
 
 
-def waiting_or_running() -> dict[str, str] | None:
+def active_jobs() -> dict[str, str] | None:
     """Job ("12", of an array "12_3") to state ("PENDING"), of this user's jobs that have not ended;
     None where SLURM cannot be asked now. Without `sacct`, which needs a database that small
     clusters lack."""
@@ -20,14 +20,14 @@ def waiting_or_running() -> dict[str, str] | None:
     return None if told is None else dict(line.split()[:2] for line in told.splitlines())
 
 
-def release(jobs: Sequence[str]) -> None:
+def release_jobs(jobs: Sequence[str]) -> None:
     """Let jobs that were submitted with --hold start. ValueError where SLURM does not."""
     arrays = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
     if _said(["scontrol", "release", arrays]) is None:
         raise ValueError(f"SLURM does not release the jobs {arrays}: try scontrol release {arrays}")
 
 
-def end_of(job: str) -> str:
+def describe_end(job: str) -> str:
     """How a job ended, in words, as long as SLURM remembers; "" where it has not ended."""
     told = _said(["scontrol", "--oneliner", "show", "job", job]) or ""
     if state := re.search(r"JobState=(\w+)(?: Reason=(\w+))?", told):

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from dreambooth.distributed.preemption import StoppedError, heard
+from dreambooth.distributed.preemption import StoppedError, received_signals
 from dreambooth.distributed.ranks import RanksError, disconnect, num_ranks, rank
 from dreambooth.runs.provenance import begin_provenance
 from dreambooth.runs.run import FinishedRunError, Run, record_killed
@@ -30,7 +30,7 @@ _failures: dict[str, str] = {}  # of this process's sweep: cell -> reason
 
 
 @contextmanager
-def recorded(run: Run) -> Iterator[None]:
+def record_outcome(run: Run) -> Iterator[None]:
     """status.json tells how it ended, provenance.json what made it, and the logger is closed."""
     exit_code = 1
     try:
@@ -91,7 +91,7 @@ def report_errors() -> Iterator[None]:
             log.debug("raised here:", exc_info=True)  # hydra.verbose=true
             if isinstance(error, StoppedError):
                 disconnect()
-                if signal.SIGTERM in heard:
+                if signal.SIGTERM in received_signals:
                     sys.exit(128 + signal.SIGTERM)  # the cells of a sweep that are left too
         elif in_sweep:
             log.exception("this cell failed")

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth.distributed import ranks
-from dreambooth.launch.start import queue_run, with_base_of
+from dreambooth.launch.start import compose_sr_stage, queue_run
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import FinishedRunError, Run, record_killed
 from dreambooth.runs.settings import check_count
@@ -60,7 +60,7 @@ def cells_of(
     return found
 
 
-def returned(cell: Cell) -> JobReturn:
+def job_return(cell: Cell) -> JobReturn:
     """What Hydra's sweeper is told of a cell. A failed one stops no sweep: its folder says so."""
     ended = JobReturn(overrides=cell.overrides, cfg=cell.config, status=JobStatus.COMPLETED)
     try:
@@ -112,7 +112,7 @@ def run_by_ranks(cfg: DictConfig) -> bool:
     config, folder = cfg, Path(hydra.runtime.output_dir)
     there = Path(cfg.run or "")
     if cfg.stage == "sr":
-        config, _ = with_base_of(cfg.run, list(hydra.overrides.task))
+        config, _ = compose_sr_stage(cfg.run, list(hydra.overrides.task))
     elif cfg.run is not None and (there / "config.yaml").exists():
         # It goes on with that run as it was started.
         folder, config = there, OmegaConf.create(dict(Run.load(there).config))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.assemble import loggers_of, scorers_of, subject_of
-from dreambooth.launch.outcome import recorded
+from dreambooth.launch.outcome import record_outcome
 from dreambooth.launch.sweep import print_sweep_table
-from dreambooth.metrics.evaluation import PictureSets, evaluate, joined, summary_line
+from dreambooth.metrics.evaluation import PictureSets, evaluate, merge_rows, summary_line
 from dreambooth.metrics.external import read_external
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
@@ -36,7 +36,7 @@ def score_again(config: Mapping[str, Any]) -> None:
     sets = PictureSets(subject, PromptNames(**run.read_names()).identifier, *pictures)
     with claimed(run.folder):
         scores = evaluate(scorers, sets, run.config["seed"])
-        run.write_scores(joined(run.read_scores(), scores.rows))
+        run.write_scores(merge_rows(run.read_scores(), scores.rows))
         run.write_metrics(run.read_metrics() | scores.metrics)
     log.info("scores: %s", summary_line(scores.metrics))
     if (run.folder.parent / "sweep.csv").is_file():
@@ -62,7 +62,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
         run = Run.create(folder, about | {"overrides": ["method=external", *said]})
-        with recorded(run):
+        with record_outcome(run):
             scores = evaluate(scorers, sets)
             run.write_scores(scores.rows)
             run.write_metrics(scores.metrics)

@@ -11,10 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from dreambooth.distributed.preemption import listen
+from dreambooth.distributed.preemption import listen_for
 from dreambooth.distributed.ranks import on_rank_zero
-from dreambooth.launch.outcome import recorded
-from dreambooth.runs.cells import HOW, of_the_result
+from dreambooth.launch.outcome import record_outcome
+from dreambooth.runs.cells import EXECUTION_KEYS, affects_result
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
@@ -28,7 +28,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     `run`. FinishedRunError if it is finished, unless `force`; then it is done again.
     """
     folder, begin = _asked_for(cfg)
-    listen(signal.SIGTERM)
+    listen_for(signal.SIGTERM)
     with ExitStack() as stack:
 
         def claim_and_begin() -> Run:
@@ -36,7 +36,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
             return begin("running")
 
         run = on_rank_zero(claim_and_begin)
-        with recorded(run):
+        with record_outcome(run):
             yield run
 
 
@@ -55,7 +55,7 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         key = error.full_key
         raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
     assert isinstance(plain, dict)
-    kept = {str(key): value for key, value in plain.items() if key not in HOW}
+    kept = {str(key): value for key, value in plain.items() if key not in EXECUTION_KEYS}
     return kept | {"overrides": overrides}
 
 
@@ -63,21 +63,21 @@ def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
     """A run's folder, and what begins it there, in the state that it is given."""
     hydra = HydraConfig.get()
     force = cfg.force
-    overrides = [text for text in hydra.overrides.task if of_the_result(text)]
+    overrides = [text for text in hydra.overrides.task if affects_result(text)]
     if cfg.run is not None and cfg.stage != "sr":
         if others := [text for text in overrides if assignment(text).key != "run"]:
             raise ValueError(
                 f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
             )
         there = Run.load(Path(cfg.run))
-        return there.folder, there.go_on
+        return there.folder, there.resume
     if cfg.stage == "sr":
-        cfg, overrides = with_base_of(cfg.run, overrides)
+        cfg, overrides = compose_sr_stage(cfg.run, overrides)
     folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
     return folder, lambda state: Run.create(folder, config, replace=force, state=state)
 
 
-def with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+def compose_sr_stage(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
     """The config of the run whose base stage is taken over, with what the command line changes: a
     group of it (`sr=...`) replaces all that was said of that group."""
     if folder is None:

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.launch.outcome import forget_failures, noted_failures, reason_of
 from dreambooth.runs.cells import (
+    affects_result,
     cell_name,
     find_runs,
-    of_the_result,
     settings,
     sweep_name,
     write_cells,
@@ -64,7 +64,7 @@ class Folders(Callback):
             ]
         if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
             jobs = BasicSweeper.split_arguments(said, None)[0]
-            cells = {cell_name(job, keys): [*filter(of_the_result, job)] for job in jobs}
+            cells = {cell_name(job, keys): [*filter(affects_result, job)] for job in jobs}
             _cells[:] = cells
             try:
                 write_cells(folder, cells)
@@ -92,7 +92,7 @@ class SweepTable(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            print_where_to_look(Path(config.hydra.sweep.dir))
+            print_sweep_progress(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -123,7 +123,7 @@ class SweepTable(Callback):
             sys.exit("\n".join(problems))
 
 
-def print_where_to_look(folder: Path) -> None:
+def print_sweep_progress(folder: Path) -> None:
     """Where this process's sweep stands, in the terminal; no cell depends on it."""
     from dreambooth.launch.sweep_progress import print_progress
 

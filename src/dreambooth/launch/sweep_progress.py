@@ -51,7 +51,7 @@ def print_progress(
     console.print()
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time: "40 s", "3 min", "2 h 10 min"."""
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -78,7 +78,7 @@ def _table(
         table.add_row(
             Text(cells[run.folder]),
             Text(status.state, style=_COLOURS.get(status.state, "")),
-            in_words(_seconds(run, status)),
+            format_duration(_seconds(run, status)),
             *("" if value is None else f"{value:.3f}" for value in values),
         )
     return table
@@ -118,4 +118,4 @@ def _time_left(found: Sequence[tuple[Run, Status]], total: int) -> str:
     if not took or left <= 0:
         return ""
     at_once = max(1, sum(status.state == "running" for _, status in found))
-    return in_words(sum(took) / len(took) * left / at_once)
+    return format_duration(sum(took) / len(took) * left / at_once)

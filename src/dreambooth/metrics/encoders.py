@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.distributed.ranks import num_ranks, rank, united
+from dreambooth.distributed.ranks import merge_over_ranks, num_ranks, rank
 from dreambooth.metrics.weights import load_clip, load_lpips, load_vit, weights_sha
-from dreambooth.runs.files import whole_file
+from dreambooth.runs.files import atomic_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LPIPS_LEAST_PX = 32  # in smaller images AlexNet has nothing left to pool
@@ -224,7 +224,7 @@ class CachedFeatures:
                 waiting = {}
         if waiting:
             self._compute(waiting)
-        self._kept |= united({key: self._kept[key] for key in asked if key in self._kept})
+        self._kept |= merge_over_ranks({key: self._kept[key] for key in asked if key in self._kept})
         return torch.stack([self._kept[k] for k in keys]) if keys else torch.empty(0, self._size)
 
     @torch.no_grad()
@@ -235,7 +235,7 @@ class CachedFeatures:
         for key, feature in zip(waiting, F.normalize(features.float()).cpu(), strict=True):
             self._kept[key] = feature
             if self._folder:
-                with whole_file(self._folder / f"{key}.npy") as file:
+                with atomic_file(self._folder / f"{key}.npy") as file:
                     np.save(file, feature.numpy())
 
     def _read(self, key: str) -> bool:

@@ -73,7 +73,7 @@ def _with_columns(rows: list[Row], found: Sequence[Scores]) -> list[Row]:
     return rows
 
 
-def joined(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+def merge_rows(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     """`rows`, each with the columns that it lacks from the row before of the same picture."""
 
     def key(row: Row) -> tuple[Score, ...]:

@@ -53,7 +53,7 @@ class _MeanOverImages(Metric):
         assert isinstance(self.scores, list), "concatenated only while processes are in step"
         self.scores.append(scores.to(self.device))
 
-    def of_images(self) -> Tensor:
+    def per_image(self) -> Tensor:
         """The score of each image that this process was given, (N,)."""
         return _joined(self.scores)
 
@@ -133,7 +133,7 @@ class CopyScore(_MeanOverImages):
         self._add(scores.nearest)
         self.closer.append(scores.closer.to(self.device))
 
-    def closer_of_images(self) -> Tensor:
+    def closer_per_image(self) -> Tensor:
         """1 for each image that counts as copied, else 0, (N,); NaN where nothing can be said."""
         return _joined(self.closer)
 

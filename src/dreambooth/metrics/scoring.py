@@ -91,14 +91,14 @@ class FidelityScorer:
             div.update(by_dino, names)
         distances = div.by_prompt()
         columns = {
-            "dino": dino.of_images(),
-            "clip_i": clip_i.of_images(),
-            "clip_t": clip_t.of_images(),
-            "copy": copies.of_images(),
-            "copied": copies.closer_of_images(),
+            "dino": dino.per_image(),
+            "clip_i": clip_i.per_image(),
+            "clip_t": clip_t.per_image(),
+            "copy": copies.per_image(),
+            "copied": copies.closer_per_image(),
             "div": diversity_of_each(torch.cat([torch.empty(0), *distances]), names),
         }
-        class_columns = {"pres": pres.of_images()}
+        class_columns = {"pres": pres.per_image()}
         groups = {name: _each_alone(column) for name, column in (columns | class_columns).items()}
         groups["div"] = [some.tolist() for some in distances]
         values = {

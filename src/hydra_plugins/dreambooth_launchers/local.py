@@ -12,8 +12,8 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_g
 
 from dreambooth.distributed import ranks
 from dreambooth.launch.outcome import note_failure, record_failure
-from dreambooth.launch.processes import Cell, cells_of, command, returned
-from dreambooth.launch.sweep import print_where_to_look
+from dreambooth.launch.processes import Cell, cells_of, command, job_return
+from dreambooth.launch.sweep import print_sweep_progress
 from dreambooth.runs.settings import check_count
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class LocalLauncher(BasicLauncher):
         log.info("Launching %d jobs locally, %d at a time", len(cells), self.jobs)
         own = list(self.config.hydra.overrides.hydra)
         self._run(cells, seats, own)
-        return [returned(cell) for cell in cells]
+        return [job_return(cell) for cell in cells]
 
     def _run(
         self, cells: Sequence[Cell], seats: Sequence[Mapping[str, str]], own: list[str]
@@ -83,20 +83,20 @@ class LocalLauncher(BasicLauncher):
                     running.remove(ended)
                     free.append(ended[1])
                     _tell(ended[0], ended[2].returncode)
-                    print_where_to_look(ended[0].folder.parent)
+                    print_sweep_progress(ended[0].folder.parent)
                 time.sleep(0.1)
         except KeyboardInterrupt:
-            ranks.interrupt([process for _, _, process in running])
+            ranks.interrupt_processes([process for _, _, process in running])
             raise
         finally:
-            ranks.end([process for _, _, process in running])
+            ranks.end_processes([process for _, _, process in running])
 
 
 def _start(cell: Cell, seat: Mapping[str, str], own: list[str]) -> subprocess.Popen:
     cell.folder.mkdir(parents=True, exist_ok=True)
     with (cell.folder / "output.log").open("ab") as output:
         words = command([*own, *cell.overrides], cell.folder)
-        return ranks.start(words, os.environ | seat, output)
+        return ranks.start_process(words, os.environ | seat, output)
 
 
 def _tell(cell: Cell, code: int) -> None:

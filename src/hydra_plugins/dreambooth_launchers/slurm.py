@@ -21,8 +21,8 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 import dreambooth
 from dreambooth.distributed import slurm
 from dreambooth.launch import outcome, sweep
-from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
-from dreambooth.runs.orphans import status_now
+from dreambooth.launch.processes import QUIET, Cell, cells_of, job_return, queue
+from dreambooth.runs.orphans import refresh_status
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import check_count
@@ -75,11 +75,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             self._wait([cell for cell in cells if cell.folder.name not in outcome.noted_failures()])
         else:
             log.info("The jobs are SLURM's now: the same command again tells how they are")
-        return [returned(cell) for cell in cells]
+        return [job_return(cell) for cell in cells]
 
     def _submit(self, cells: Sequence[Cell]) -> None:
         """One array for all cells of the same shape."""
-        there = slurm.waiting_or_running() or {}
+        there = slurm.active_jobs() or {}
         left = [cell for cell in cells if _queued(cell, there)]
         for shape, group in groupby(sorted(left, key=_shape), key=_shape):
             alike = list(group)
@@ -102,7 +102,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 log.info("\t     job %s, which prints into %s", job.job_id, job.paths.stdout)
                 Run(cell.folder, {}).set_status("queued", job=job.job_id)
             # Held till now: a job that starts says so in the same files.
-            slurm.release([job.job_id for job in submitted])
+            slurm.release_jobs([job.job_id for job in submitted])
 
     def _executor(self, num_nodes: int, devices: int, on_cpu: bool) -> Any:
         import submitit
@@ -138,14 +138,14 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         left = {cell.folder: cell for cell in cells}
         try:
             while left:
-                there, before = slurm.waiting_or_running(), len(left)
+                there, before = slurm.active_jobs(), len(left)
                 for folder, cell in list(left.items()):
-                    status = status_now(Run(folder, {}), there)
+                    status = refresh_status(Run(folder, {}), there)
                     if status.state in ("finished", "failed"):
                         del left[folder]
                         log.info("\t#%d %s: %s", cell.number, describe(status), folder)
                 if len(left) < before:
-                    sweep.print_where_to_look(cells[0].folder.parent)
+                    sweep.print_sweep_progress(cells[0].folder.parent)
                 time.sleep(_SECONDS_BETWEEN_LOOKS if left else 0)
         except KeyboardInterrupt:
             jobs = " ".join(Run(folder, {}).status().job for folder in left)
@@ -165,7 +165,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         user_signal = signal.SIGUSR2  # of submitit
         queue_again = signal.getsignal(user_signal)  # submitit's
         # SIGTERM: scancel, or a preemption that SLURM follows up itself.
-        preemption.listen(user_signal, signal.SIGTERM)
+        preemption.listen_for(user_signal, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
         assert self.config is not None
         # What a user would type: provenance.json has it.
@@ -173,11 +173,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         own = [] if job.global_rank == 0 else list(QUIET)
         ended = super().__call__([*sweep_overrides, *own], *args)
         run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
-        if preemption.asked.is_set() and run.status().state == "preempted":
+        if preemption.stop_requested.is_set() and run.status().state == "preempted":
             assert callable(queue_again)
             try:
                 # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
-                if signal.SIGTERM not in preemption.heard:
+                if signal.SIGTERM not in preemption.received_signals:
                     queue_again(user_signal, None)
             except subprocess.CalledProcessError as error:
                 # SLURM ends a job that it queues again, and may so end what asked it to.
