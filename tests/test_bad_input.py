@@ -103,7 +103,7 @@ def test_a_setting_that_cannot_be(tiny, tmp_path, override, said):
 
 def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, finished):
     ended = train(tiny, tmp_path / "run", "stage=sr", "sr=noise_1e-5")
-    assert ended.sentence == "stage=sr goes on from a finished run: give run=DIR"
+    assert ended.sentence == "stage=sr builds on a finished run: give run=DIR"
     again = ("stage=sr", "sr=noise_1e-5", f"run={finished}")
     for override, what in (
         ("subject=olive", "subject"),
@@ -118,7 +118,7 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
 def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "objective=typo")
     assert ended.code == 1
-    assert "objective=typo is no score of" in ended.output
+    assert "objective=typo is not a score of" in ended.output
     assert "Traceback" not in ended.output
     assert Run(tmp_path / "run", {}).status().state == "finished"
 

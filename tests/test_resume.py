@@ -181,7 +181,7 @@ def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, mo
         (("run=conf",), "conf is not a run folder"),
         (
             ("run=conf", "seed=1"),
-            "run=conf goes on with that run as it was started: leave out seed",
+            "run=conf resumes that run with its own settings: leave out seed",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A stop that was asked for, as a cluster does before it takes a machine away, or `kill` does."""
+"""Stop on request: a cluster signals a process before it takes the machine away, as does `kill`."""
 
 import signal
 from threading import Event, current_thread, main_thread
@@ -6,28 +6,28 @@ from types import FrameType
 
 from dreambooth.distributed.ranks import on_rank_zero
 
-stop_requested = Event()  # set by whoever hears it
-received_signals: set[int] = set()  # the signals
+stop_requested = Event()
+received_signals: set[int] = set()  # those that `listen_for` waits for
 
 
 class StoppedError(RuntimeError):
-    """The run stopped because it was asked to; what it has done is kept."""
+    """The run stopped on request; its work so far is saved."""
 
 
 def listen_for(*signals: int) -> None:
-    """From now on these signals ask for a stop (of the main thread, which alone hears them)."""
+    """From now on these signals request a stop. Only the main thread can install handlers."""
     if current_thread() is main_thread():
-        for one in signals:
-            signal.signal(one, _hear)
+        for signum in signals:
+            signal.signal(signum, _request_stop)
 
 
-def _hear(signum: int, _frame: FrameType | None) -> None:
+def _request_stop(signum: int, _frame: FrameType | None) -> None:
     received_signals.add(signum)
     stop_requested.set()
 
 
 def stop_if_requested() -> None:
-    """StoppedError if a stop was asked for: called wherever all that is done is on the disk."""
-    if on_rank_zero(stop_requested.is_set):  # the ranks of a run hear of it at different moments
+    """Raise StoppedError if a stop was requested. Call it only when all work is on the disk."""
+    if on_rank_zero(stop_requested.is_set):  # the ranks receive the signal at different moments
         stop_requested.set()
         raise StoppedError("stopped as asked")
