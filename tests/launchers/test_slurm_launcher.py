@@ -48,7 +48,7 @@ def test_lines_and_options_of_the_users_own_are_in_the_script(monkeypatch):
 @pytest.mark.parametrize(
     ("override", "found", "sentence"),
     [
-        ("launcher.jobs=4", False, "there is no sbatch here"),
+        ("launcher.jobs=4", False, "sbatch is not installed here"),
         ("launcher.time=4:00:00", True, "launcher.time=4:00:00: give a whole number from 1 up"),
     ],
 )

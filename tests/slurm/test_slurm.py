@@ -158,7 +158,7 @@ def local(tmp_path_factory, tiny):
 def test_the_command_returns_at_once_and_says_what_is_queued(jobs):
     output, seconds = jobs.told
     assert seconds < 60
-    assert output.count("which prints into") == 6
+    assert output.count("with its output in") == 6
     assert {status.state for status in jobs.queued} <= {"queued", "running"}
     assert "queued" in [status.state for status in jobs.queued]
     assert "the same command again tells how they are" in output
@@ -185,7 +185,7 @@ def test_the_same_command_again_finds_them_finished(jobs):
     jobs.ended("cells")
     output, _ = jobs.submit("cells", *CELLS, "launcher.wait=true")
     assert "6 of 6 cells finished already" in output
-    assert "which prints into" not in output
+    assert "with its output in" not in output
 
 
 def test_two_tasks_train_as_one_process_does(jobs, local):
@@ -240,8 +240,8 @@ def test_a_job_that_was_queued_again_too_often_has_failed_and_says_why(jobs):
     status = run.status()
     assert status.state == "failed"
     assert status.reason == (
-        "its time was over more than launcher.max_num_timeout=0 times: give the same command, with "
-        "more launcher.time"
+        "it reached its time limit more than launcher.max_num_timeout=0 times: repeat the command "
+        "with a longer launcher.time"
     )
     assert list(run.checkpoints.glob("*.ckpt"))
 
@@ -279,6 +279,6 @@ def test_what_sbatch_refuses_is_told(jobs):
         f"hydra.sweep.dir={jobs.folder / 'refused'}",
     )
     assert ended.code == 1
-    assert "SLURM does not take the jobs" in ended.output
+    assert "SLURM does not accept the jobs" in ended.output
     assert "invalid partition" in ended.output
     assert "Traceback" not in ended.output
