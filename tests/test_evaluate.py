@@ -245,7 +245,10 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
         (("run=a", "images=b"), "not run and images"),
         (("run=nowhere",), "there is no run folder nowhere"),
         (("run=conf",), "conf is not a run folder"),
-        (("run=conf", "subject=biscuit"), "run= already names a subject: leave subject= out"),
+        (
+            ("run=conf", "subject=biscuit"),
+            "a run keeps its own subject: leave subject= out",
+        ),
         (("images=conf",), "compared with photos of their subject: give subject=NAME, or subject="),
         (("images=nowhere", "subject=biscuit"), "there is no folder or CSV file nowhere"),
         (("images=conf", "subject=biscuit"), "no images in conf: give a folder with a subfolder"),

@@ -100,7 +100,7 @@ def test_an_image_beside_the_subfolders_has_no_prompt(tmp_path):
         ("path,text\n0.png,a dog\n", r"has no column prompt \(it has path, text\)"),
         ("", r"has no column path and no column prompt \(it has none\)"),
         ("path,prompt\n", "no images in"),
-        ("path,prompt\n0.png,a dog\n1.png,a dog\n", "line 3 of .* names .*1.png, and there is no"),
+        ("path,prompt\n0.png,a dog\n1.png,a dog\n", "line 3 of .* names .*1.png, which does not"),
         ("path,prompt\n0.png,\n", "line 2 of .* lacks a path or a prompt"),
         ("path,prompt\n0.png\n", "line 2 of .* lacks a path or a prompt"),
         (

@@ -1,4 +1,4 @@
-"""Stop on request: a cluster signals a process before it takes the machine away, as does `kill`."""
+"""Stopping on request: by the signal of a cluster that needs the machine, or by `kill`."""
 
 import signal
 from threading import Event, current_thread, main_thread
@@ -7,7 +7,7 @@ from types import FrameType
 from dreambooth.distributed.ranks import on_rank_zero
 
 stop_requested = Event()
-received_signals: set[int] = set()  # those that `listen_for` waits for
+received_signals: set[int] = set()  # of those that `listen_for` handles
 
 
 class StoppedError(RuntimeError):
@@ -15,7 +15,7 @@ class StoppedError(RuntimeError):
 
 
 def listen_for(*signals: int) -> None:
-    """From now on these signals request a stop. Only the main thread can install handlers."""
+    """Treat these signals as requests to stop, from now on. Only works in the main thread."""
     if current_thread() is main_thread():
         for signum in signals:
             signal.signal(signum, _request_stop)

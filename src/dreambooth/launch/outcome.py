@@ -107,7 +107,7 @@ def report_errors() -> Iterator[None]:
 
 
 def _is_one_sentence(error: Exception) -> bool:
-    """Whether the message of an error is meant for users and complete without a traceback."""
+    """Whether the message of an error says enough without a traceback."""
     rust_errno = re.search(r"\(os error (\d+)\)", str(error))  # safetensors is written in Rust
     if isinstance(error, OSError) or rust_errno:
         number = int(rust_errno[1]) if rust_errno else getattr(error, "errno", None)

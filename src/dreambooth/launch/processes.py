@@ -112,10 +112,10 @@ def queue(cell: Cell) -> bool:
 
 
 def run_by_ranks(cfg: DictConfig) -> bool:
-    """Run the command in one process for each device, if it asks for several; True when they ended.
+    """Run the command in one process for each device; return True when they have ended.
 
-    False if this process should do the run itself: there is one device, or this process is one of
-    the ranks. A rank is then connected to the others.
+    Starts nothing and returns False if this process should do the run itself, because there is only
+    one device or because this process is one of the ranks. A rank is then connected to the others.
     """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.RUN and hydra.runtime.choices.get("launcher") == "slurm":

@@ -25,7 +25,7 @@ def score_again(config: Mapping[str, Any]) -> None:
     Columns and numbers of the same name are replaced; the others stay.
     """
     if "subject" in config:
-        raise ValueError("run= already names a subject: leave subject= out, or give images=DIR")
+        raise ValueError("a run keeps its own subject: leave subject= out, or give images=DIR")
     run = Run.load_finished(Path(str(config["run"])), with_weights=False)
     if run.config.get("method") == "external":
         raise ValueError(

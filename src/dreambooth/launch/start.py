@@ -60,7 +60,7 @@ def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
 
 
 def _requested_run(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
-    """The folder of the run, and a function that begins it there in a given state."""
+    """The folder of the run, and a function that begins the run with a given state."""
     hydra = HydraConfig.get()
     force = cfg.force
     overrides = [text for text in hydra.overrides.task if affects_result(text)]

@@ -72,12 +72,12 @@ class Folders(Callback):
             _cells[:] = cells
             try:
                 write_cells(folder, cells)
-                _print_finished(folder, cells, config.force)
+                _print_num_finished(folder, cells, config.force)
             except (ValueError, OSError) as error:
                 sys.exit(str(error))  # Hydra turns other exceptions into warnings
 
 
-def _print_finished(folder: Path, cells: Collection[str], force: bool) -> None:
+def _print_num_finished(folder: Path, cells: Collection[str], force: bool) -> None:
     states = {run.folder.name: run.status().state for run in find_runs(folder)}
     number = sum(states[name] == "finished" for name in cells)
     if number and not force:

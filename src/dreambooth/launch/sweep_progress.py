@@ -1,4 +1,4 @@
-"""The progress of a sweep: a few lines after each cell, plain text between log lines."""
+"""The progress of a sweep, printed after each cell as a few lines that log lines do not disturb."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def _cell_label(run: Run, plan: Mapping[str, Sequence[str]]) -> str:
 
 
 def _scores(run: Run, status: Status) -> dict[str, float]:
+    """The metrics of a finished run that are not NaN."""
     try:
         metrics: Mapping[str, Metric] = run.read_metrics() if status.state == "finished" else {}
     except ValueError:
@@ -103,7 +104,7 @@ def _scores(run: Run, status: Status) -> dict[str, float]:
 
 
 def _seconds(run: Run, status: Status) -> float:
-    """The seconds that a run has worked or, if it recorded none, those since it was started."""
+    """The seconds that a run has worked; if it recorded none, the seconds since its start."""
     try:
         worked = sum(run.read_provenance().get("seconds", {}).values())
     except ValueError:

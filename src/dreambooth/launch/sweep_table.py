@@ -54,8 +54,10 @@ def sweep_rows(folder: Path) -> list[Row]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
-    """Hydra's overrides as keys and values: ["prior.lambda=0", "+a=b"] gives {"prior.lambda": "0",
-    "a": "b"}, and a deletion "~a" gives {"a": "deleted"}."""
+    """The keys and values of overrides; a deletion has the value "deleted".
+
+    ["prior.lambda=0", "+a=b", "~c"] -> {"prior.lambda": "0", "a": "b", "c": "deleted"}
+    """
     parts = map(assignment, overrides)
     return {part.key: "deleted" if part.prefix == "~" else part.value for part in parts}
 
@@ -69,10 +71,10 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     metrics = _metric_names(rows)
     if not any(column.partition(".")[0] == "sr" for column in _columns(rows)):
         metrics = [name for name in metrics if name not in SUPER_RESOLUTION_METRICS]
-    for part in _parts(rows, metrics, console.width):
+    for part in _split_columns(rows, metrics, console.width):
         table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         for column in part:
-            heading = column.replace("_", " ") if column in metrics else _short(column, rows)
+            heading = column.replace("_", " ") if column in metrics else _short_name(column, rows)
             justify: JustifyMethod = "right" if column in metrics else "left"
             table.add_column(Text(heading), justify=justify, overflow="fold")
         for row in rows:
@@ -104,6 +106,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def _result(run: Run) -> Row:
+    """The columns `run`, `state` and `reason` of a run, and its metrics if it is finished."""
     try:
         status = run.status()
         measured = run.read_metrics() if status.state == "finished" else {}
@@ -118,7 +121,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in dict.fromkeys(key for row in rows for key in row) if key != "reason"]
 
 
-def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
+def _split_columns(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
     """Split the columns into tables that fit into `width` characters.
 
     Each table has all columns that name a run, and as many of the `metrics` as fit beside them.
@@ -129,22 +132,22 @@ def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list
     if axes and len({tuple(row.get(name) for name in axes) for row in rows}) == len(rows):
         names.remove("run")  # the other columns identify each run
 
-    def breadth(column: str) -> int:
+    def column_width(column: str) -> int:
         cells = [line for row in rows for line in _cell(row.get(column, "")).plain.splitlines()]
-        heading = column.split("_") if column in metrics else [_short(column, rows)]
+        heading = column.split("_") if column in metrics else [_short_name(column, rows)]
         return 1 + max(map(len, [*cells, *heading]))
 
-    used = sum(map(breadth, names))
-    parts, left = [list(names)], width - used
+    width_beside_names = width - sum(map(column_width, names))
+    parts, left = [list(names)], width_beside_names
     for metric in metrics:
-        if breadth(metric) > left and len(parts[-1]) > len(names):
-            parts, left = [*parts, list(names)], width - used
+        if column_width(metric) > left and len(parts[-1]) > len(names):
+            parts, left = [*parts, list(names)], width_beside_names
         parts[-1].append(metric)
-        left -= breadth(metric)
+        left -= column_width(metric)
     return parts
 
 
-def _short(column: str, rows: Sequence[Row]) -> str:
+def _short_name(column: str, rows: Sequence[Row]) -> str:
     """The last part of a column's name, `lambda` for `prior.lambda`, if no other column ends so."""
     last = column.rpartition(".")[2]
     return last if sum(c.rpartition(".")[2] == last for c in _columns(rows)) == 1 else column

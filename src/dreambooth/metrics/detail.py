@@ -44,10 +44,10 @@ class DetailScorer:
     """Detail of generated pictures relative to photos, and fidelity of enlarged photos.
 
     `detail`: detail energy of a generated picture over the mean of the photos; below 1 is blurred,
-    above 1 has invented detail. The `sr_` scores compare photos that were shrunk to `low_px` and
-    enlarged again with their originals: `sr_detail` (ratio of detail energies), its parts `sr_kept`
-    and `sr_invented` (see `kept_and_invented`), `sr_psnr` (dB) and `sr_ssim`, the last two by
-    torchmetrics.
+    above 1 has invented detail. The `sr_` scores compare restored photos (shrunk to `low_px` and
+    enlarged again) with their originals: `sr_detail` (ratio of detail energies), its parts
+    `sr_kept` and `sr_invented` (see `kept_and_invented`), and torchmetrics' `sr_psnr` (dB) and
+    `sr_ssim`.
     """
 
     def __init__(self, low_px: int):

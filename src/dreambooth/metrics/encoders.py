@@ -184,12 +184,12 @@ class LpipsDistance:
 
 
 class CachedFeatures:
-    """Features of a stream of items, each computed once and at most one batch in memory at a time.
+    """Computes the features of a stream of items, each once, with one batch in memory at a time.
 
     `key(item)` identifies the content of an item, `prepare(item)` makes its row of a batch, and
     `forward(batch)` returns (n, `size`). Features are scaled to unit length and cached by key, in
-    memory and, if given, in `folder`. All ranks must call this with the same items; they share the
-    batches among them, and each gets all features.
+    memory and, if given, in `folder`. All ranks must call this with the same items: they share the
+    work, and each returns all features.
     """
 
     def __init__(

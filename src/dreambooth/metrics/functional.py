@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 # Two float32 encodings of one image may differ this much in similarity.
 _ROUNDING = 1e-6
-_PAIRS_AT_ONCE = 64  # the pixels of all pairs of a prompt may not fit in memory
+_PAIRS_AT_ONCE = 64  # since the pixels of all pairs of a prompt may not fit in memory
 
 
 def pairwise_similarity(generated: Tensor, real: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class CopyScores(NamedTuple):
 
 
 def copy_score(generated: Tensor, real: Tensor) -> CopyScores:
-    """How close generated images are to copies of the training photos, which would have high DINO.
+    """How close generated images are to copies of the training photos, which also have high DINO.
 
         nearest(g) = max_r cos(g, r)
         closer(g)  = nearest(g) > max_{r != s} cos(r, s)      by more than float32's rounding, 1e-6

@@ -38,7 +38,7 @@ from dreambooth.randomness import seed_of
 
 
 class _MeanOverImages(Metric):
-    """Stores the score of each image, in float64 and in the order of updates; their mean."""
+    """Stores the score of each image, in float64 and in order, and computes their mean."""
 
     is_differentiable = False
     higher_is_better = True
@@ -74,7 +74,7 @@ class DinoSimilarity(_PairwiseSimilarity):
     """DINO = mean_{g, r} cos(f_g, f_r) over all generated x real pairs, f: DINO ViT-S/16.
 
     Subject fidelity that distinguishes individuals of a class (paper, section 4.1). In [-1, 1],
-    higher is better; the limit is the similarity among real photos (0.774 in the paper's table 1).
+    higher is better; real photos among themselves have 0.774 in the paper's table 1.
     update((G, D), (R, D)), or update((R, D)) for real photos.
     """
 
@@ -82,7 +82,7 @@ class DinoSimilarity(_PairwiseSimilarity):
 class ClipImageSimilarity(_PairwiseSimilarity):
     """CLIP-I = mean_{g, r} cos(f_g, f_r) over all generated x real pairs, f: CLIP's image encoder.
 
-    Subject fidelity (paper, section 4.1). In [-1, 1], higher is better; real photos: 0.885.
+    Subject fidelity (paper, section 4.1). In [-1, 1], higher is better; real photos have 0.885.
     update((G, D), (R, D)), or update((R, D)) for real photos.
     """
 

@@ -72,7 +72,8 @@ class FidelityScorer:
     def score(self, sets: PictureSets) -> Scores:
         prompts, class_prompts = sets.prompts, sets.class_prompts
         names = [p.prompt for p in prompts]
-        div = self._pixel_diversity(prompts) if self.distance else None  # fails early
+        # DIV comes first, because it raises if the images of a prompt differ in size.
+        div = self._pixel_diversity(prompts) if self.distance else None
         photos = sets.subject.originals()
         real_dino, real_clip = self.dino.images(photos), self.clip.images(photos)
         by_dino = self.dino.images(p.pixels for p in prompts)  # reads one batch at a time

@@ -139,7 +139,7 @@ def _one_sentence(subject: str, remedy: str) -> Iterator[None]:
 
 
 def weights_sha(module: nn.Module) -> str:
-    """A hash of the names, shapes and values of a module's weights, in words."""
+    """ "weights sha256 0123456789ab": a hash of the names, shapes and values of the weights."""
     weights = sorted(module.state_dict().items())
     named = ((f"{name}{tuple(value.shape)}", value) for name, value in weights)
     return f"weights sha256 {sha256_of(chain.from_iterable(named))[:12]}"

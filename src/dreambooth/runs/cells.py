@@ -53,7 +53,7 @@ def _key_values(chosen: Mapping[str, str], short: Mapping[str, str]) -> list[str
 
 
 def _short_keys(keys: Collection[str]) -> dict[str, str]:
-    """Map each key to its last part (`prior.lambda` -> `lambda`) if no other key ends with it."""
+    """Map each key to its last part (`prior.lambda` -> `lambda`), or to itself if ambiguous."""
     by_last_part = groupby(sorted(keys, key=_last_part), _last_part)
     unique = {last for last, group in by_last_part if len(list(group)) == 1}
     return {key: _last_part(key) if _last_part(key) in unique else key for key in keys}
@@ -80,7 +80,7 @@ def find_runs(folder: Path) -> list[Run]:
     """All runs of a sweep folder, damaged and missing ones included.
 
     The cells of sweep.json come first, in its order. Other subfolders with a config.yaml or a
-    status.json follow.
+    status.json follow. ValueError if the folder does not exist.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no sweep folder {folder}")
@@ -115,7 +115,7 @@ def read_cells(folder: Path) -> dict[str, list[str]]:
 
 
 def _load_any(folder: Path) -> Run:
-    """Load a run that may be missing (empty config) or damaged (`damage` says why)."""
+    """Load a run even if it is missing (empty config) or damaged (`damage` says why)."""
     config: Mapping[str, Any] = {}
     if not holds_a_run(folder):
         return Run(folder, config)

@@ -10,6 +10,7 @@ from dreambooth.runs.records import damaged
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config.yaml of a run folder. ValueError if it is missing or damaged."""
     path = folder / "config.yaml"
     if not path.exists():
         raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
@@ -32,7 +33,7 @@ def differences_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf but `overrides`, which repeats what other keys hold."""
+    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")

@@ -77,7 +77,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Create a temporary folder that is renamed to the new folder `path` on success."""
+    """Yield a temporary path at which to create a folder, which becomes `path` on success."""
     partial = _partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -114,7 +114,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def if_free(folder: Path) -> Iterator[bool]:
-    """Lock a run folder if no process has locked it; yield whether that succeeded."""
+    """Lock a run folder unless a process has locked it already; yield whether it is locked now."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)

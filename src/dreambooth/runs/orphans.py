@@ -1,4 +1,4 @@
-"""Runs that died without recording it: SLURM ended the job, or the process was killed."""
+"""Detecting runs that died without a record: SLURM ended the job or the process was killed."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ def mark_orphans_failed(folder: Path) -> None:
 
 
 def refresh_status(run: Run, jobs: Mapping[str, str] | None) -> Status:
-    """A run's status, after marking the run as failed if its job or process no longer exists.
+    """Mark a run as failed if its job or process no longer exists; return its status.
 
     `jobs`: the result of a recent call of `active_jobs`.
     """
@@ -50,7 +50,7 @@ def refresh_status(run: Run, jobs: Mapping[str, str] | None) -> Status:
 
 
 def _reason_gone(status: Status, jobs: Mapping[str, str] | None) -> str:
-    """Why the run cannot be waiting or running; "" if it may be."""
+    """Why the run cannot be waiting or running any more; "" if it may be."""
     if status.job:
         gone = jobs is not None and status.job not in jobs
         how = describe_end(status.job) if gone else ""

@@ -32,6 +32,8 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PriorImages:
+    """The prior images of a key, and their files."""
+
     paths: tuple[Path, ...]
     images: Pixels  # (count, H, W, 3)
     made: int  # the number drawn by this call; the others were cached

@@ -40,8 +40,8 @@ _PACKAGES = (
 def begin_provenance(run: Run) -> None:
     """Write provenance.json at the start of a run, and start to measure its peak memory.
 
-    A resumed run keeps its start time and its `seconds`, to which `timed` adds. Where the system is
-    not Linux, the peak memory is that since the process began.
+    A resumed run keeps its start time and its `seconds`, to which `timed` adds. On systems other
+    than Linux, the peak memory is measured since the process began.
     """
     kept = {k: v for k, v in run.read_provenance().items() if k in ("started", "seconds")}
     run.write_provenance(provenance() | kept)
@@ -76,7 +76,7 @@ def provenance() -> dict[str, Any]:
 def timed(run: Run, phase: str) -> Iterator[None]:
     """Add the seconds of a phase to the run's provenance.json, and the peak memory so far.
 
-    The seconds of nested phases are counted only there.
+    The time of a nested phase counts for the nested phase only.
     """
     started = time.monotonic()
     _nested.append(0.0)

@@ -19,7 +19,7 @@ from dreambooth.runs.files import Score, write_atomically
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with its protocol and its count, without which nothing is reported."""
+    """A measured number, which is never reported without its count and its protocol."""
 
     value: float
     count: int  # the images, or pairs of images, that were averaged
@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Score]]:
-    """Read rows that `csv_of` wrote. Every number becomes a float, every empty cell None."""
+    """Read rows written by `csv_of`. Every number becomes a float, every empty cell None."""
     text = io.StringIO(_read(path).decode())
     try:
         rows = list(csv.DictReader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True))
@@ -85,6 +85,7 @@ def read_rows(path: Path) -> list[dict[str, Score]]:
 
 
 def damaged(path: Path, why: object) -> ValueError:
+    """The error to raise for a damaged file."""
     return ValueError(f"{path} is damaged ({why})")
 
 

@@ -70,8 +70,8 @@ class Run:
         run if they differ only in `overrides`.
 
         FinishedRunError if the same run is finished. ValueError if the folder holds the results of
-        another config, or a damaged run. With `replace`, the run in the folder is kept in replaced/
-        instead, until the new run is finished.
+        another config, or a damaged run. With `replace`, no error is raised in these cases: the
+        old run is kept in replaced/ until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
@@ -164,8 +164,9 @@ class Run:
     ) -> None:
         """Write status.json: one of `STATES`, and the progress 0..1 of the whole run.
 
-        `failed` needs a reason; no other state takes one. Arguments left out keep their previous
-        value, except that a run that starts running takes over this process's SLURM job, if any.
+        `failed` needs a reason; no other state takes one. If left out, `progress` and `job` keep
+        their values, and `ended` is the current time. But a finished run has progress 1, and a
+        running one the SLURM job of this process, if any.
         """
         assert state in STATES, state
         assert bool(reason) == (state == "failed"), "exactly the failed runs have a reason"
@@ -214,6 +215,7 @@ class Run:
         return saved is not None and (saved.prompt, saved.template) == (prompt, template)
 
     def has_images(self, image_set: str) -> bool:
+        """Whether the run has this image set."""
         return self._image_set(image_set).is_dir()
 
     def tidy(self) -> None:
@@ -279,11 +281,11 @@ class Run:
 
 
 def record_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
-    """Mark a run as failed whose processes have ended, one of them killed before it could do so.
+    """Mark a run as failed after its process was killed and could not record the failure.
 
-    `of_a_rank`: the killed process was one of several ranks. The other ranks then recorded only
-    that they lost it, and `reason` replaces theirs. A run that another process is using is left
-    alone. ValueError if the status is damaged.
+    `of_a_rank`: the process was one of several ranks. The other ranks recorded only that they lost
+    it, so `reason` replaces theirs. A run that another process is using is left alone. ValueError
+    if the status is damaged.
     """
     run = Run(folder, {})
     if run.status().state in ("running", *(["failed"] if of_a_rank else [])):
@@ -298,7 +300,7 @@ def holds_a_run(folder: Path) -> bool:
 
 
 def _has_results(folder: Path) -> bool:
-    """Whether a run has written anything beyond its config and its status."""
+    """Whether a run has written anything worth keeping, such as checkpoints or scores."""
     return any((folder / name).exists() for name in _RESULTS)
 
 

@@ -180,7 +180,7 @@ class Settings:
 class Training:
     """How one stage is fine-tuned."""
 
-    module: Callable[..., Any]  # builds the LightningModule from its remaining arguments
+    module: Callable[..., Any]  # the LightningModule with its settings bound, a partial
     max_steps: int
     batch_size: int
 

@@ -80,7 +80,7 @@ def check_identifier(tokenizer: Any, text: str) -> None:
     if not text or any(c.isspace() for c in text):
         raise ValueError(
             f"the identifier {text!r} is {'not one word' if text else 'empty'}: "
-            'give a single word that says nothing yet, such as "sks"'
+            'give a single word without a meaning, such as "sks"'
         )
     ids = tokenizer.encode(text, add_special_tokens=False)
     decoded = _decode(tokenizer, ids)

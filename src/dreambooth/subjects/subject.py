@@ -27,7 +27,7 @@ class Subject:
     originals: Callable[[], list[Tensor]]  # uint8 (3, H, W), neither cropped nor resized
     prompts: tuple[str, ...]  # evaluation prompts, with {} for "[V] [class noun]"
     description: str = ""  # the subject in words, for method=prompt_only
-    held_out: Callable[[int], Tensor] | None = None  # as `photos`, unseen in training
+    held_out: Callable[[int], Tensor] | None = None  # photos unseen in training
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
 
     def __post_init__(self) -> None:
@@ -77,6 +77,6 @@ def subject_from_folder(
 
 
 def other_class(class_noun: str, classes: Sequence[str]) -> str:
-    """A random other class, the same for each call (paper, table 4: "wrong class")."""
+    """A random other class, always the same one for a class (paper, table 4: "wrong class")."""
     others = [noun for noun in classes if noun != class_noun]
     return others[int(torch.randint(len(others), (), generator=generator("wrong", class_noun)))]

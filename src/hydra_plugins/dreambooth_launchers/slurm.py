@@ -74,7 +74,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         if self.params["wait"]:
             self._wait([cell for cell in cells if cell.folder.name not in outcome.noted_failures()])
         else:
-            log.info("The jobs are submitted: repeat the command to see how they are doing")
+            log.info("The jobs are submitted: repeat the command to see their status")
         return [job_return(cell) for cell in cells]
 
     def _submit(self, cells: Sequence[Cell]) -> None:
@@ -176,7 +176,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         if preemption.stop_requested.is_set() and run.status().state == "preempted":
             assert callable(queue_again)
             try:
-                # Perhaps only another task got the signal. After SIGTERM, requeuing is up to SLURM.
+                # The handler is called directly, since perhaps only another task received the
+                # signal. After SIGTERM, requeuing is up to SLURM.
                 if signal.SIGTERM not in preemption.received_signals:
                     queue_again(user_signal, None)
             except subprocess.CalledProcessError as error:
@@ -198,9 +199,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
 
 def _must_submit(cell: Cell, active: Mapping[str, str]) -> bool:
-    """Queue a cell that is neither finished nor in an active job; whether it must be submitted.
+    """Queue a cell unless it is finished or in an active job; return whether to submit it.
 
-    A cell that cannot be queued is logged as failed, and the others are still submitted.
+    A cell that cannot be queued is logged as failed and does not stop the others.
     """
     try:
         return not _has_job(cell, active) and queue(cell)
@@ -217,7 +218,7 @@ def _resources(cell: Cell) -> tuple[int, int, bool]:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The line of an error message that says "error:", or the first line."""
+    """The first line of an error message that contains "error:", or else its first line."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if "error:" in line), lines[0] if lines else repr(error))
 
