@@ -103,7 +103,7 @@ def test_a_setting_that_cannot_be(tiny, tmp_path, override, said):
 
 def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, finished):
     ended = train(tiny, tmp_path / "run", "stage=sr", "sr=noise_1e-5")
-    assert ended.sentence == "stage=sr goes on from a finished run: give run=DIR"
+    assert ended.sentence == "stage=sr builds on a finished run: give run=DIR"
     again = ("stage=sr", "sr=noise_1e-5", f"run={finished}")
     for override, what in (
         ("subject=olive", "subject"),
@@ -118,7 +118,7 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
 def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "objective=typo")
     assert ended.code == 1
-    assert "objective=typo is no score of" in ended.output
+    assert "objective=typo is not a score of" in ended.output
     assert "Traceback" not in ended.output
     assert Run(tmp_path / "run", {}).status().state == "finished"
 
@@ -140,7 +140,7 @@ def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
     for number, override in enumerate(("sr.max_steps=9", "sr.noise_level=1e-5")):
         sentence = refused(tiny, tmp_path / str(number), *from_folder, override)
         assert sentence.endswith(f"has no SR stage: leave out {override}")
-    assert "sr=off has no use for sr.noise_level" in refused(
+    assert "sr=off does not use sr.noise_level" in refused(
         tiny, tmp_path / "other", "sr=off", "sr.noise_level=1e-5"
     )
 
@@ -244,7 +244,7 @@ def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):
     ended = train(tiny, tmp_path / "run", "metrics=none")
     assert ended.code == 0, ended.output
     assert "1 prior images in" in ended.output
-    assert "damaged or missing: made again (000001.png)" in ended.output
+    assert "damaged or missing and are drawn again (000001.png)" in ended.output
     assert path.read_bytes() == whole
 
 

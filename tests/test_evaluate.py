@@ -14,7 +14,7 @@ from commands import command, train
 from offline_wandb import read_offline
 from PIL import Image
 
-from dreambooth.launch.sweep_table import OF_SUPER_RESOLUTION
+from dreambooth.launch.sweep_table import SUPER_RESOLUTION_METRICS
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
 from dreambooth.miniature.subjects import drawn_subject
@@ -22,7 +22,7 @@ from dreambooth.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
-DETAIL = set(OF_SUPER_RESOLUTION) - {"sr_dino", "sr_lpips"}
+DETAIL = set(SUPER_RESOLUTION_METRICS) - {"sr_dino", "sr_lpips"}
 FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
 ORACLE = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
 
@@ -245,7 +245,10 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
         (("run=a", "images=b"), "not run and images"),
         (("run=nowhere",), "there is no run folder nowhere"),
         (("run=conf",), "conf is not a run folder"),
-        (("run=conf", "subject=biscuit"), "a run has its own subject: leave subject= out"),
+        (
+            ("run=conf", "subject=biscuit"),
+            "a run keeps its own subject: leave subject= out",
+        ),
         (("images=conf",), "compared with photos of their subject: give subject=NAME, or subject="),
         (("images=nowhere", "subject=biscuit"), "there is no folder or CSV file nowhere"),
         (("images=conf", "subject=biscuit"), "no images in conf: give a folder with a subfolder"),

@@ -160,13 +160,13 @@ def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, mo
     def asking(self, *args):
         steps.append(self.global_step)
         if steps[-1] == 2:
-            preemption.asked.set()
+            preemption.stop_requested.set()
         return step(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(TwoTermModule, "training_step", asking)
         ended = train(tiny, tmp_path / "run", *overrides(undisturbed.parent))
-    preemption.asked.clear()
+    preemption.stop_requested.clear()
     assert ended.code == 1
     assert ended.output.strip().endswith("stopped as asked, at step 3 of 6")
     assert Run(tmp_path / "run", {}).status().state == "preempted"
@@ -181,7 +181,7 @@ def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, mo
         (("run=conf",), "conf is not a run folder"),
         (
             ("run=conf", "seed=1"),
-            "run=conf goes on with that run as it was started: leave out seed",
+            "run=conf resumes that run with its own settings: leave out seed",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from dreambooth.assemble import assemble, reload
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stage import Sampling
-from dreambooth.launch.start import plain_config, with_base_of
+from dreambooth.launch.start import compose_sr_stage, plain_config
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
@@ -215,7 +215,7 @@ def test_what_is_said_of_sr_now_counts_and_not_what_was_said_of_the_base(
     run.weights.mkdir()
     run.set_status("finished")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config, overrides = with_base_of(str(tmp_path), ["stage=sr", *again])
+        config, overrides = compose_sr_stage(str(tmp_path), ["stage=sr", *again])
     assert config.sr.noise_level == level
     assert config.sr.enabled == (again != ("sr=off",))
     assert config.sr.max_steps == {"sr.noise_level=1e-3": 9, "sr.max_steps=1": 1}.get(

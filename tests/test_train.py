@@ -12,7 +12,7 @@ from offline_wandb import read_offline
 from PIL import Image
 
 from dreambooth.backbones.cascade import CascadeStage
-from dreambooth.launch.sweep_table import OF_SUPER_RESOLUTION
+from dreambooth.launch.sweep_table import SUPER_RESOLUTION_METRICS
 from dreambooth.runs.cells import find_runs
 from dreambooth.runs.run import Run
 
@@ -48,7 +48,7 @@ def test_the_sweep_leaves_six_finished_runs(sweep):
         assert len(run.read_scores()) == 25 + 2 + 16
         own = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
         own |= {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
-        assert set(run.read_metrics()) == own | set(OF_SUPER_RESOLUTION) - {"sr_lpips"}
+        assert set(run.read_metrics()) == own | set(SUPER_RESOLUTION_METRICS) - {"sr_lpips"}
     assert "Traceback" not in output
 
 

@@ -169,7 +169,7 @@ def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
 def _check_sr_off(sr: SuperResolution) -> None:
     for key in ("noise_level", "inference_noise_level"):
         if getattr(sr, key) is not None and not sr.enabled:
-            raise ValueError(f"sr=off has no use for sr.{key}: leave it out, or give sr=frozen")
+            raise ValueError(f"sr=off does not use sr.{key}: leave it out, or give sr=frozen")
 
 
 def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:

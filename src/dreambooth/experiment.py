@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dreambooth.backbones.drawing import Drawing, Job, pictures_of, to_device
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
-from dreambooth.distributed.preemption import stop_if_asked
+from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import on_rank_zero
 from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
-from dreambooth.runs.files import whole_folder
+from dreambooth.runs.files import atomic_folder
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.provenance import timed
 from dreambooth.runs.records import Metric
@@ -78,7 +78,7 @@ class Experiment:
             if state is None:
                 self.fine_tuning.fit(modules[name], trainers[name], prior[name])
                 on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
-                stop_if_asked()
+                stop_if_requested()
             else:
                 log.info("%s: already trained", name)
                 self.method.load_state(stage, state)
@@ -94,7 +94,7 @@ class Experiment:
 
     def _save(self) -> None:
         if not self.run.weights.exists():
-            with whole_folder(self.run.weights) as folder:
+            with atomic_folder(self.run.weights) as folder:
                 folder.mkdir()
                 self.method.save(self.backbone, folder)
 
@@ -117,7 +117,7 @@ class Experiment:
         jobs += self._class_jobs("class", self.num_images.num_class_images)
         self.drawing.draw(jobs)
         if "sr" in self.backbone.stages:
-            stop_if_asked()
+            stop_if_requested()
             photos = self._photos(self.subject.held_out or self.subject.photos)
             on_rank_zero(lambda: self.drawing.restore(photos))
 

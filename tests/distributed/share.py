@@ -15,7 +15,7 @@ if what == "share":
         "first": ranks.on_rank_zero(os.getpid),
         "own": os.getpid(),
         "split": ranks.map_over_ranks(lambda item: [item * item, ranks.rank()], range(5)),
-        "united": ranks.united({f"of {ranks.rank()}": ranks.rank()}),
+        "united": ranks.merge_over_ranks({f"of {ranks.rank()}": ranks.rank()}),
     }
     try:
         ranks.on_rank_zero(lambda: 1 / 0)

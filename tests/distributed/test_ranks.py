@@ -43,7 +43,7 @@ def test_without_ranks_every_function_is_the_plain_thing():
     assert (ranks.rank(), ranks.num_ranks()) == (0, 1)
     assert ranks.on_rank_zero(lambda: "made") == "made"
     assert ranks.map_over_ranks(lambda item: -item, [1, 2]) == [-1, -2]
-    assert ranks.united({1: 2}) == {1: 2}
+    assert ranks.merge_over_ranks({1: 2}) == {1: 2}
 
 
 def test_batches_are_in_order_and_the_last_has_what_is_left():
@@ -177,8 +177,11 @@ def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path
     ("overrides", "sentence"),
     [
         (["trainer.devices=auto"], "trainer.devices=auto: give a whole number from 1 up"),
-        (["trainer.num_nodes=2"], "several nodes need launcher=slurm, with -m"),
-        (["trainer.devices=3"], "method.batch_size=4 is of all 3 devices: give a multiple of 3"),
+        (["trainer.num_nodes=2"], "for several nodes, give launcher=slurm and -m"),
+        (
+            ["trainer.devices=3"],
+            "method.batch_size=4 is split over 3 devices: give a multiple",
+        ),
         (["trainer.strategy=deepspeed"], "=deepspeed is not known: give auto (ddp) or fsdp"),
         (["trainer.strategy=fsdp"], "=fsdp needs at least two devices: give trainer.devices=2"),
     ],
@@ -193,5 +196,5 @@ def test_a_batch_that_does_not_divide_is_said(monkeypatch):
     from dreambooth.runs.settings import Training
 
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match=r"batch_size=6 is of all 4 devices: give a multiple of 4"):
+    with pytest.raises(ValueError, match="6 is split over 4 devices: give a multiple of 4"):
         Training(lambda: None, max_steps=1, batch_size=6)

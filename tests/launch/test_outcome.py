@@ -7,7 +7,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dreambooth.launch import outcome
-from dreambooth.launch.outcome import recorded, report_errors
+from dreambooth.launch.outcome import record_outcome, report_errors
 from dreambooth.methods.two_terms import DivergedError
 from dreambooth.runs.run import Run
 
@@ -26,7 +26,7 @@ def run(tmp_path):
 
 
 def test_a_run_that_ends_is_finished(run):
-    with recorded(run):
+    with record_outcome(run):
         assert run.status().state == "running"
     assert run.status().state == "finished"
 
@@ -41,7 +41,7 @@ def test_a_run_that_ends_is_finished(run):
     ],
 )
 def test_a_run_that_fails_says_why_and_passes_the_error_on(run, error, reason):
-    with pytest.raises(type(error)), recorded(run):
+    with pytest.raises(type(error)), record_outcome(run):
         raise error
     status = run.status()
     assert (status.state, status.reason) == ("failed", reason)
@@ -55,7 +55,7 @@ def _interrupted_lightning():
 
 
 def test_ctrl_c_while_lightning_trains_is_an_interruption(run):
-    with pytest.raises(SystemExit), recorded(run):
+    with pytest.raises(SystemExit), record_outcome(run):
         _interrupted_lightning()
     assert run.status().reason == "interrupted"
 
@@ -103,5 +103,5 @@ def test_a_full_disk_is_told_even_where_it_takes_no_status(run, monkeypatch):
         raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(Run, "set_status", full)
-    with pytest.raises(ValueError, match="too small"), recorded(run):
+    with pytest.raises(ValueError, match="too small"), record_outcome(run):
         raise ValueError("too small")

@@ -46,8 +46,8 @@ def test_a_table_that_cannot_be_written_hides_no_failure(run):
 
 def test_progress_that_cannot_be_told_stops_no_sweep(run, capsys):
     (run.folder / "status.json").write_text("{")
-    sweep.print_where_to_look(run.folder.parent / "nowhere")
-    sweep.print_where_to_look(run.folder.parent)
+    sweep.print_sweep_progress(run.folder.parent / "nowhere")
+    sweep.print_sweep_progress(run.folder.parent)
     assert "1 damaged" in capsys.readouterr().out
 
 

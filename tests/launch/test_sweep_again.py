@@ -126,7 +126,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(tiny, swept, copy, jobs
         ended = again(tiny, copy, swept, f"launcher.jobs={jobs}")
     assert ended.code == 1
     told = ended.output if jobs == 1 else (cell / "output.log").read_text()
-    assert f"another process is at the run in {cell}" in told
+    assert f"another process is using the run in {cell}" in told
     assert states(copy)[CELLS[0]] == "running"
 
 

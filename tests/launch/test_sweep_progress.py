@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up_sweep
 from rich.console import Console
 
-from dreambooth.launch.sweep_progress import in_words, print_progress
+from dreambooth.launch.sweep_progress import format_duration, print_progress
 
 
 def told(folder, width=100):
@@ -69,4 +69,4 @@ def test_a_sweep_whose_values_are_not_listed_has_runs_by_number(tmp_path):
     ("seconds", "words"), [(8.4, "8 s"), (61, "1 min"), (3599, "1 h 0 min"), (7800, "2 h 10 min")]
 )
 def test_times_are_told_in_words(seconds, words):
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dreambooth.launch.processes import Cell
 from dreambooth.runs.cells import find_runs
-from hydra_plugins.dreambooth_launchers.local import _seats
+from hydra_plugins.dreambooth_launchers.local import _slots
 
 pytestmark = pytest.mark.slow
 
@@ -101,16 +101,16 @@ def cell_of(devices, accelerator):
 
 def test_gpus_are_divided_among_the_cells(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
-    seats = _seats(2, [cell_of(1, "gpu"), cell_of(2, "gpu")])
+    seats = _slots(2, [cell_of(1, "gpu"), cell_of(2, "gpu")])
     assert [seat["CUDA_VISIBLE_DEVICES"] for seat in seats] == ["4,5", "6,7"]
     with pytest.raises(ValueError, match=r"jobs=3 cells of 2 devices each need 6 GPUs, and 5 are"):
-        _seats(3, [cell_of(2, "gpu")])
-    assert "CUDA_VISIBLE_DEVICES" not in _seats(9, [cell_of(2, "cpu")])[0]
+        _slots(3, [cell_of(2, "gpu")])
+    assert "CUDA_VISIBLE_DEVICES" not in _slots(9, [cell_of(2, "cpu")])[0]
 
 
 def test_threads_are_left_as_they_are_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert _seats(2, [cell_of(1, "cpu")]) == [{"OMP_NUM_THREADS": "7"}] * 2
+    assert _slots(2, [cell_of(1, "cpu")]) == [{"OMP_NUM_THREADS": "7"}] * 2
 
 
 def test_cells_in_processes_have_the_bits_of_cells_in_one(tmp_path, tiny):

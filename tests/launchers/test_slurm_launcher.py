@@ -48,7 +48,7 @@ def test_lines_and_options_of_the_users_own_are_in_the_script(monkeypatch):
 @pytest.mark.parametrize(
     ("override", "found", "sentence"),
     [
-        ("launcher.jobs=4", False, "there is no sbatch here"),
+        ("launcher.jobs=4", False, "sbatch is not installed here"),
         ("launcher.time=4:00:00", True, "launcher.time=4:00:00: give a whole number from 1 up"),
     ],
 )
@@ -68,6 +68,6 @@ def test_a_damaged_cell_has_no_job_and_can_be_done_again_by_force(tmp_path):
 def test_without_a_sweep_there_is_nothing_to_submit(tmp_path):
     ended = command("train", "launcher=slurm", f"hydra.run.dir={tmp_path / 'run'}")
     assert (
-        ended.sentence == "launcher=slurm submits the cells of a sweep: give -m, for one cell too"
+        ended.sentence == "launcher=slurm submits the cells of a sweep: add -m, even for one cell"
     )
     assert not (tmp_path / "run" / "config.yaml").exists()

@@ -337,8 +337,8 @@ def test_clip_weights_that_cannot_be_had_give_one_sentence(tiny_clip, tiny_vit, 
     )
     for model, pretrained, reason in (
         ("ViT-B-32", "openai", "nothing named 'timm/vit_base_patch32_clip_224.openai' in the Hugg"),
-        ("ViT-B-32", "opnai", "no file /.*/opnai, no tag of weights that open_clip knows"),
-        ("ViT-Z-32", "openai", "no folder /.*/ViT-Z-32, no model that open_clip knows"),
+        ("ViT-B-32", "opnai", "no file /.*/opnai, and open_clip knows no such tag"),
+        ("ViT-Z-32", "openai", "no folder /.*/ViT-Z-32, and open_clip knows no such model"),
         (tiny_vit, "openai", "open_clip_config.json"),
         (tmp_path, "openai", "could not be loaded"),  # a configuration without weights
     ):
@@ -366,7 +366,7 @@ def test_lpips_weights_that_cannot_be_had_give_one_sentence(tmp_path, monkeypatc
     del weights["features.10.bias"]
     torch.save(weights, incomplete_file := tmp_path / "incomplete.pth")
     for options, reason in (
-        ({}, rf"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth .* is not reached"),
+        ({}, rf"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth .* cannot be reached"),
         ({"backbone": tmp_path / "none"}, "there is no such file"),
         ({"backbone": incomplete_file}, "Missing key.*10.bias"),
         ({"net": "squeeze", "backbone": alexnet}, "state_dict"),

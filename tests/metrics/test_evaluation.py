@@ -1,6 +1,6 @@
 import torch
 
-from dreambooth.metrics.evaluation import PictureSets, Scores, evaluate, joined, summary_line
+from dreambooth.metrics.evaluation import PictureSets, Scores, evaluate, merge_rows, summary_line
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
@@ -70,4 +70,4 @@ def test_columns_of_before_stay_unless_they_are_measured_again():
 
     before = [row(0, dino=0.1, identity=0.9), row(1, dino=0.2, identity=0.8)]
     again = [row(1, dino=0.6), row(2, dino=0.7)]  # picture 0 is gone, 2 is new
-    assert joined(before, again) == [row(1, dino=0.6, identity=0.8), row(2, dino=0.7)]
+    assert merge_rows(before, again) == [row(1, dino=0.6, identity=0.8), row(2, dino=0.7)]

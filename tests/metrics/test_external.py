@@ -90,7 +90,7 @@ def test_a_folder_without_images(tmp_path):
 
 def test_an_image_beside_the_subfolders_has_no_prompt(tmp_path):
     save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match=r"says no prompt for 0\.png: put each image into"):
+    with pytest.raises(ValueError, match=r"gives no prompt for 0\.png: put each image into"):
         read_external(tmp_path, DOG)
 
 
@@ -100,7 +100,7 @@ def test_an_image_beside_the_subfolders_has_no_prompt(tmp_path):
         ("path,text\n0.png,a dog\n", r"has no column prompt \(it has path, text\)"),
         ("", r"has no column path and no column prompt \(it has none\)"),
         ("path,prompt\n", "no images in"),
-        ("path,prompt\n0.png,a dog\n1.png,a dog\n", "line 3 of .* names .*1.png, and there is no"),
+        ("path,prompt\n0.png,a dog\n1.png,a dog\n", "line 3 of .* names .*1.png, which does not"),
         ("path,prompt\n0.png,\n", "line 2 of .* lacks a path or a prompt"),
         ("path,prompt\n0.png\n", "line 2 of .* lacks a path or a prompt"),
         (
@@ -119,7 +119,7 @@ def test_a_table_that_cannot_be_followed(tmp_path, text, said):
 
 def test_a_prompt_may_name_the_subject_by_its_identifier(tmp_path):
     save(tmp_path / "a kzn in the snow" / "0.png")
-    with pytest.raises(ValueError, match=r"write \{\} where it stands, or give identifier\.text="):
+    with pytest.raises(ValueError, match=r"write \{\} in its place, or give identifier\.text="):
         read_external(tmp_path, DOG)
     ((picture,), _) = read_external(tmp_path, DOG, "kzn")
     assert picture.prompt == "a kzn in the snow"
@@ -128,9 +128,9 @@ def test_a_prompt_may_name_the_subject_by_its_identifier(tmp_path):
 def test_a_table_in_another_encoding_and_a_text_named_png(tmp_path):
     table = tmp_path / "list.csv"
     table.write_bytes("path,prompt\n0.png,a dög\n".encode("utf-16"))
-    with pytest.raises(ValueError, match="is no CSV file"):
+    with pytest.raises(ValueError, match="is not a CSV file"):
         read_external(table, DOG)
     (tmp_path / "a dog").mkdir()
     (tmp_path / "a dog" / "0.png").write_text("this is no image")
-    with pytest.raises(ValueError, match=r"cannot read the image .*0.png .*: take it away"):
+    with pytest.raises(ValueError, match=r"cannot read the image .*0.png .*: remove it"):
         read_external(tmp_path, DOG)

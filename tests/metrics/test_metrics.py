@@ -189,9 +189,9 @@ def test_the_scores_of_images_are_kept_in_their_order_and_a_nan_is_left_out_of_t
     rest = [i for i in range(10) if i != 3]
     similarity, copies = pairwise_similarity(images, REAL), copy_score(images, REAL)
     for scores, expected in (
-        (metrics["dino"].of_images(), similarity),
-        (metrics["copy"].of_images(), copies.nearest),
-        (metrics["copy"].closer_of_images(), copies.closer),
+        (metrics["dino"].per_image(), similarity),
+        (metrics["copy"].per_image(), copies.nearest),
+        (metrics["copy"].closer_per_image(), copies.closer),
     ):
         torch.testing.assert_close(scores, expected, equal_nan=True)
         assert scores.isnan().tolist() == [i == 3 for i in range(10)]

@@ -13,7 +13,7 @@ from commands import ROOT, command, smoke
 from dreambooth.distributed import slurm
 from dreambooth.runs import orphans
 from dreambooth.runs.files import claimed
-from dreambooth.runs.orphans import mark_orphans_failed, status_now
+from dreambooth.runs.orphans import mark_orphans_failed, refresh_status
 from dreambooth.runs.run import Run
 
 
@@ -48,17 +48,17 @@ def test_of_a_run_of_another_machine_nothing_is_known(run):
     ("there", "state"), [({"7_1": "RUNNING"}, "queued"), (None, "queued"), ({}, "failed")]
 )
 def test_slurm_is_asked_after_the_runs_of_jobs(run, monkeypatch, there, state):
-    monkeypatch.setattr(orphans, "waiting_or_running", lambda: there)
-    monkeypatch.setattr(orphans, "end_of", lambda job: "SLURM's word for its end is TIMEOUT")
+    monkeypatch.setattr(orphans, "active_jobs", lambda: there)
+    monkeypatch.setattr(orphans, "describe_end", lambda job: "SLURM reports its state as TIMEOUT")
     run.set_status("queued", job="7_1")
     mark_orphans_failed(run.folder)
     assert run.status().state == state
     if state == "failed":
-        assert run.status().reason == "job 7_1 is gone: SLURM's word for its end is TIMEOUT"
+        assert run.status().reason == "job 7_1 is gone: SLURM reports its state as TIMEOUT"
 
 
 def test_slurm_is_not_asked_where_no_run_is_its(run, monkeypatch):
-    monkeypatch.setattr(orphans, "waiting_or_running", lambda: 1 / 0)
+    monkeypatch.setattr(orphans, "active_jobs", lambda: 1 / 0)
     mark_orphans_failed(run.folder.parent)
 
 
@@ -83,11 +83,11 @@ def test_it_ended_when_it_last_said_something(run):
 
 
 def test_a_job_that_was_submitted_since_slurm_was_asked_is_left(run, monkeypatch):
-    monkeypatch.setattr(slurm, "_said", lambda words: "JobId=7 JobState=PENDING Reason=Priority")
+    monkeypatch.setattr(slurm, "_output_of", lambda _: "JobId=7 JobState=PENDING Reason=Priority")
     run.set_status("queued", job="7_1")
-    assert status_now(run, {}).state == "queued"
-    monkeypatch.setattr(slurm, "_said", lambda words: "JobId=7 JobState=TIMEOUT Reason=None")
-    assert status_now(run, {}).reason == "job 7_1 is gone: SLURM's word for its end is TIMEOUT"
+    assert refresh_status(run, {}).state == "queued"
+    monkeypatch.setattr(slurm, "_output_of", lambda _: "JobId=7 JobState=TIMEOUT Reason=None")
+    assert refresh_status(run, {}).reason == "job 7_1 is gone: SLURM reports its state as TIMEOUT"
 
 
 def start_a_sweep(folder, *overrides):

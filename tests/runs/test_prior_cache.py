@@ -322,6 +322,6 @@ def test_a_process_that_waits_goes_on_when_the_maker_is_killed(tmp_path):
 def test_a_process_that_waits_hears_that_it_is_to_stop(tmp_path, monkeypatch):
     entry = tmp_path / key_digest(KEY)
     entry.mkdir()
-    monkeypatch.setattr(preemption.asked, "is_set", lambda: True)
+    monkeypatch.setattr(preemption.stop_requested, "is_set", lambda: True)
     with FileLock(entry / ".lock"), pytest.raises(preemption.StoppedError):
         prior_images(tmp_path, KEY, 2, Maker(), 2)

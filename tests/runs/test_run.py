@@ -143,7 +143,7 @@ def test_a_run_may_wait_before_it_begins(tmp_path):
 
 
 def test_a_folder_is_one_process_own(tmp_path):
-    second = pytest.raises(ValueError, match="another process is at the run in")
+    second = pytest.raises(ValueError, match="another process is using the run in")
     with claimed(tmp_path), second, claimed(tmp_path):
         pass
     with claimed(tmp_path):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from commands import ROOT, command, process, same_files, smoke
 
-from dreambooth.distributed.slurm import waiting_or_running
+from dreambooth.distributed.slurm import active_jobs
 from dreambooth.miniature import WEIGHTS
 from dreambooth.runs.cells import find_runs
-from dreambooth.runs.orphans import status_now
+from dreambooth.runs.orphans import refresh_status
 from dreambooth.runs.run import Run
 
 pytestmark = pytest.mark.slurm
@@ -92,9 +92,9 @@ class Submitted:
         """The runs of a sweep, once none of them is SLURM's any more."""
         last = time.monotonic() + seconds
         while True:
-            there = waiting_or_running()
+            there = active_jobs()
             runs = find_runs(self.folder / name)
-            states = [status_now(run, there).state for run in runs]
+            states = [refresh_status(run, there).state for run in runs]
             if all(state in ("finished", "failed") for state in states):
                 return runs
             assert time.monotonic() < last, (states, there, self.log(name))
@@ -158,7 +158,7 @@ def local(tmp_path_factory, tiny):
 def test_the_command_returns_at_once_and_says_what_is_queued(jobs):
     output, seconds = jobs.told
     assert seconds < 60
-    assert output.count("which prints into") == 6
+    assert output.count("with its output in") == 6
     assert {status.state for status in jobs.queued} <= {"queued", "running"}
     assert "queued" in [status.state for status in jobs.queued]
     assert "the same command again tells how they are" in output
@@ -185,7 +185,7 @@ def test_the_same_command_again_finds_them_finished(jobs):
     jobs.ended("cells")
     output, _ = jobs.submit("cells", *CELLS, "launcher.wait=true")
     assert "6 of 6 cells finished already" in output
-    assert "which prints into" not in output
+    assert "with its output in" not in output
 
 
 def test_two_tasks_train_as_one_process_does(jobs, local):
@@ -240,8 +240,8 @@ def test_a_job_that_was_queued_again_too_often_has_failed_and_says_why(jobs):
     status = run.status()
     assert status.state == "failed"
     assert status.reason == (
-        "its time was over more than launcher.max_num_timeout=0 times: give the same command, with "
-        "more launcher.time"
+        "it reached its time limit more than launcher.max_num_timeout=0 times: repeat the command "
+        "with a longer launcher.time"
     )
     assert list(run.checkpoints.glob("*.ckpt"))
 
@@ -250,7 +250,7 @@ def test_a_job_that_is_cancelled_while_it_waits_has_failed_and_the_status_says_s
     jobs.submit("cancelled", "+launcher.additional_parameters.begin=now+1hour")
     run = jobs.run("cancelled")
     assert run.status().state == "queued"
-    assert status_now(run, waiting_or_running()).state == "queued"
+    assert refresh_status(run, active_jobs()).state == "queued"
     subprocess.run(["scancel", run.status().job], check=True)
     (run,) = jobs.ended("cancelled")
     assert "CANCELLED" in run.status().reason
@@ -279,6 +279,6 @@ def test_what_sbatch_refuses_is_told(jobs):
         f"hydra.sweep.dir={jobs.folder / 'refused'}",
     )
     assert ended.code == 1
-    assert "SLURM does not take the jobs" in ended.output
+    assert "SLURM does not accept the jobs" in ended.output
     assert "invalid partition" in ended.output
     assert "Traceback" not in ended.output

@@ -165,7 +165,7 @@ def test_a_stop_saves_at_the_end_of_the_step_and_ends_the_training(run, tmp_path
 
     def stop_in(module, step):
         if module.global_step == step:
-            preemption.asked.set()
+            preemption.stop_requested.set()
 
     step = Line.training_step
     monkeypatch.setattr(
@@ -176,7 +176,7 @@ def test_a_stop_saves_at_the_end_of_the_step_and_ends_the_training(run, tmp_path
     assert names(run) == ["base-00000003.ckpt"]
     with pytest.raises(StoppedError):  # still asked: nothing is done, nothing is lost
         fit(run, every_n_steps=100)
-    preemption.asked.clear()
+    preemption.stop_requested.clear()
     again = fit(run, every_n_steps=100)
     assert again.seen == expected.seen[3:]
     assert same_weights(again, expected)
@@ -185,7 +185,7 @@ def test_a_stop_saves_at_the_end_of_the_step_and_ends_the_training(run, tmp_path
 @pytest.fixture(autouse=True)
 def nobody_asks():
     yield
-    preemption.asked.clear()
+    preemption.stop_requested.clear()
 
 
 def test_each_stage_has_its_own(run):

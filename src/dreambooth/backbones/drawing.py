@@ -1,4 +1,4 @@
-"""Pictures of a run: drawn by all ranks, batch by batch, and saved in the run folder as they come."""
+"""Pictures of a run: drawn by all ranks, batch by batch, and saved as they come."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreambooth.backbones.stage import Backbone, Sampling
-from dreambooth.distributed.preemption import stop_if_asked
+from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.run import Run
@@ -52,7 +52,7 @@ class Drawing:
         )
         log.info("drawing %d of %d pictures", sum(map(len, unfinished)), len(jobs))
         for batch_per_rank in batches(unfinished, num_ranks()):
-            stop_if_asked()
+            stop_if_requested()
             chunk = [job for batch in batch_per_rank for job in batch]
             jobs_of_batch = [(job.template, job.prompt, job.index) for job in chunk]
             pictures = draw_pictures(self.backbone, jobs_of_batch, self.sampling)

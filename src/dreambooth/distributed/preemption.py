@@ -1,4 +1,4 @@
-"""A stop that was asked for, as a cluster does before it takes a machine away, or `kill` does."""
+"""Stopping on request: by the signal of a cluster that needs the machine, or by `kill`."""
 
 import signal
 from threading import Event, current_thread, main_thread
@@ -6,28 +6,28 @@ from types import FrameType
 
 from dreambooth.distributed.ranks import on_rank_zero
 
-asked = Event()  # set by whoever hears it
-heard: set[int] = set()  # the signals
+stop_requested = Event()
+received_signals: set[int] = set()  # of those that `listen_for` handles
 
 
 class StoppedError(RuntimeError):
-    """The run stopped because it was asked to; what it has done is kept."""
+    """The run stopped on request; its work so far is saved."""
 
 
-def listen(*signals: int) -> None:
-    """From now on these signals ask for a stop (of the main thread, which alone hears them)."""
+def listen_for(*signals: int) -> None:
+    """Treat these signals as requests to stop, from now on. Only works in the main thread."""
     if current_thread() is main_thread():
-        for one in signals:
-            signal.signal(one, _hear)
+        for signum in signals:
+            signal.signal(signum, _request_stop)
 
 
-def _hear(signum: int, _frame: FrameType | None) -> None:
-    heard.add(signum)
-    asked.set()
+def _request_stop(signum: int, _frame: FrameType | None) -> None:
+    received_signals.add(signum)
+    stop_requested.set()
 
 
-def stop_if_asked() -> None:
-    """StoppedError if a stop was asked for: called wherever all that is done is on the disk."""
-    if on_rank_zero(asked.is_set):  # the ranks of a run hear of it at different moments
-        asked.set()
+def stop_if_requested() -> None:
+    """Raise StoppedError if a stop was requested. Call it only when all work is on the disk."""
+    if on_rank_zero(stop_requested.is_set):  # the ranks receive the signal at different moments
+        stop_requested.set()
         raise StoppedError("stopped as asked")

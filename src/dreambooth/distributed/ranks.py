@@ -1,10 +1,11 @@
-"""Several processes of one run, its ranks: one for each device. Who is first, work split over all,
-and the same answer on each of them.
+"""The ranks of a run: one process for each device, sharing work and results.
 
-RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say who is who, as torchrun has them;
-`run_ranks` sets them here, and launcher=slurm on a cluster. Without them there is one rank, and
-every function is the plain thing. All ranks go through the same calls in the same order. A rank
-that ends early ends the others: they lose their connection to it.
+Ranks are identified by torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT. `run_ranks` sets them on one machine, launcher=slurm on a cluster. Without them there
+is one rank, and every function runs locally.
+
+All ranks must make the same calls in the same order. When a rank ends early, the others fail,
+because they lose their connection to it.
 """
 
 import os
@@ -21,12 +22,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K")
 
-_SECONDS_TO_END = 10.0  # that a process has to end by itself
+_SECONDS_TO_END = 10.0  # how long to wait for a process to end, before each stronger signal
 
 
 class RanksError(RuntimeError):
-    """A rank failed; what it said itself is in its output, and in the run's status. One that was
-    `killed` has said nothing, and the others only that they lost it."""
+    """A rank failed. The reason is in its output and in the run's status.
+
+    A rank that was `killed` left no reason, and the others report only that they lost it.
+    """
 
     def __init__(self, message: str, killed: bool = False) -> None:
         super().__init__(message)
@@ -42,15 +45,15 @@ def num_ranks() -> int:
 
 
 def check_batch_size(group: str, size: Any, ranks: int) -> None:
-    """ValueError where the batch of a training is not to be divided among so many ranks."""
+    """ValueError if a training batch cannot be divided evenly among the ranks."""
     if isinstance(size, int) and size % ranks:
         raise ValueError(
-            f"{group}.batch_size={size} is of all {ranks} devices: give a multiple of {ranks}"
+            f"{group}.batch_size={size} is split over {ranks} devices: give a multiple of {ranks}"
         )
 
 
 def connect() -> None:
-    """This rank to the others, if there are any and it is not yet."""
+    """Connect this rank to the others. Does nothing for a single rank or if already connected."""
     import torch
     from torch import distributed
 
@@ -58,16 +61,19 @@ def connect() -> None:
         return
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means from now on
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # the meaning of "cuda" from here on
         backend = "cpu:gloo,cuda:nccl"
-    # Long, since a rank may wait while the first one waits for another run's prior images. A rank
-    # that is gone needs no timeout to be noticed: whoever started the ranks ends the others.
+    # The timeout is long because ranks wait while rank 0 waits for another run's prior images. A
+    # dead rank is noticed without it: the process that started the ranks ends the others.
     distributed.init_process_group(backend, timeout=timedelta(days=1))
 
 
 def disconnect() -> None:
-    """Where all ranks end alike: else gloo's threads may outlive the interpreter, which aborts. A
-    rank that ends early must not, or the others would find it gone before it has said why."""
+    """Disconnect this rank. Call it only where all ranks end together.
+
+    Otherwise gloo's threads may outlive the interpreter, which then aborts. A rank that fails on
+    its own must not call this: the others would lose it before it has recorded why.
+    """
     if num_ranks() > 1:
         from torch import distributed
 
@@ -76,7 +82,7 @@ def disconnect() -> None:
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """What rank 0 makes, or the error that it meets, on every rank. None goes on before it has."""
+    """Call `make` on rank 0; return its result, or raise its error, on every rank."""
     if num_ranks() == 1:
         return make()
     from torch import distributed
@@ -90,62 +96,62 @@ def on_rank_zero(make: Callable[[], T]) -> T:
     distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
         raise outcome[1]
-    found: T = outcome[0]
-    return found
+    result: T = outcome[0]
+    return result
 
 
 def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Items in order, `size` at a time; the last batch has what is left."""
+    """Split items, in order, into batches of `size`; the last one may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def map_over_ranks(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """[work(item) for item in items], each item done by one rank; in order, on every rank."""
-    own = [work(item) for item in items[rank() :: num_ranks()]]
-    parts = _gathered(own)
+    """[work(item) for item in items] on every rank, with the items shared out among the ranks."""
+    parts = _all_gather([work(item) for item in items[rank() :: num_ranks()]])
     return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
 
 
-def united(own: Mapping[K, T]) -> dict[K, T]:
-    """The entries of all ranks' mappings, in one order everywhere."""
-    return {key: value for part in _gathered(dict(own)) for key, value in part.items()}
+def merge_over_ranks(entries: Mapping[K, T]) -> dict[K, T]:
+    """Merge the mappings of all ranks; the order is the same on every rank."""
+    return {key: value for part in _all_gather(dict(entries)) for key, value in part.items()}
 
 
-def _gathered(own: T) -> list[T]:
+def _all_gather(value: T) -> list[T]:
+    """The values of all ranks, in the order of the ranks."""
     if num_ranks() == 1:
-        return [own]
+        return [value]
     from torch import distributed
 
     parts: list[Any] = [None] * num_ranks()
-    distributed.all_gather_object(parts, own)
+    distributed.all_gather_object(parts, value)
     return parts
 
 
 def run_ranks(commands: Sequence[Sequence[str]]) -> None:
-    """Run the command of each rank, all on this machine.
+    """Run the commands of all ranks on this machine.
 
-    RanksError as soon as one fails. The others, which lose their connection to it, have some
-    seconds to say so, and are then ended. Ctrl-C goes to all of them.
+    RanksError as soon as one rank fails. The others lose their connection to it; they get some
+    seconds to record that, and are then ended. Ctrl-C is passed on to all ranks.
     """
     env = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     env.setdefault("OMP_NUM_THREADS", str(num_threads(len(commands))))
     processes: list[subprocess.Popen] = []
     try:
         for i, command in enumerate(commands):
-            own = {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(len(commands))}
-            processes.append(start(command, env | own))
+            ids = {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(len(commands))}
+            processes.append(start_process(command, env | ids))
         while any(process.poll() is None for process in processes):
-            _check(processes)
+            _raise_if_failed(processes)
             time.sleep(0.05)
-        _check(processes)
+        _raise_if_failed(processes)
     except KeyboardInterrupt:
-        interrupt(processes)
+        interrupt_processes(processes)
         raise
     finally:
-        end(processes)
+        end_processes(processes)
 
 
-def _check(processes: Sequence[subprocess.Popen]) -> None:
+def _raise_if_failed(processes: Sequence[subprocess.Popen]) -> None:
     for i, process in enumerate(processes):
         if process.poll():
             how = f"rank {i} of {len(processes)} {exit_in_words(process.returncode)}"
@@ -153,23 +159,28 @@ def _check(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def exit_in_words(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"
 
 
 def num_threads(num_processes: int) -> int:
-    """Of each of so many processes that share this machine's cores."""
+    """The number of threads for each of several processes that share this machine's cores."""
     return max(1, len(os.sched_getaffinity(0)) // num_processes)
 
 
-def start(command: Sequence[str], env: Mapping[str, str], output: Any = None) -> subprocess.Popen:
-    """A process, `output` being an open file. It does not hear the terminal's Ctrl-C, but ends with
-    this process, even if that is killed (on Linux, which has setpriv)."""
-    with_this = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+def start_process(
+    command: Sequence[str], env: Mapping[str, str], output: Any = None
+) -> subprocess.Popen:
+    """Start a process that writes to `output`, an open file.
+
+    The terminal's Ctrl-C does not reach it. With setpriv (Linux) it ends when this process ends,
+    even if this process is killed.
+    """
+    end_with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     return subprocess.Popen(
-        [*with_this, *command],
+        [*end_with_parent, *command],
         env=env,
         stdout=output,
         stderr=output and subprocess.STDOUT,
@@ -177,26 +188,26 @@ def start(command: Sequence[str], env: Mapping[str, str], output: Any = None) ->
     )
 
 
-def interrupt(processes: Sequence[subprocess.Popen]) -> None:
-    """As Ctrl-C does."""
+def interrupt_processes(processes: Sequence[subprocess.Popen]) -> None:
+    """Send SIGINT, as Ctrl-C does, to the processes that still run."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
 
 
-def end(processes: Sequence[subprocess.Popen]) -> None:
-    """Of those that are left: ten seconds to end by themselves, ten once asked to, then none."""
-    for stop in (None, signal.SIGTERM, signal.SIGKILL):
+def end_processes(processes: Sequence[subprocess.Popen]) -> None:
+    """Wait ten seconds for processes to end, then send SIGTERM, and ten seconds later SIGKILL."""
+    for signum in (None, signal.SIGTERM, signal.SIGKILL):
         for process in processes:
-            if stop is not None and process.poll() is None:
-                process.send_signal(stop)
-        last = time.monotonic() + _SECONDS_TO_END
-        while any(p.poll() is None for p in processes) and time.monotonic() < last:
+            if signum is not None and process.poll() is None:
+                process.send_signal(signum)
+        deadline = time.monotonic() + _SECONDS_TO_END
+        while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port

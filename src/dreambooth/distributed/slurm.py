@@ -1,4 +1,4 @@
-"""What SLURM says of jobs."""
+"""Queries and commands to SLURM about jobs."""
 
 import os
 import re
@@ -11,36 +11,39 @@ _NOT_ENDED = (
 )
 
 
-def waiting_or_running() -> dict[str, str] | None:
-    """Job ("12", of an array "12_3") to state ("PENDING"), of this user's jobs that have not ended;
-    None where SLURM cannot be asked now. Without `sacct`, which needs a database that small
-    clusters lack."""
-    words = ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={os.getuid()}"]
-    told = _said(words)
-    return None if told is None else dict(line.split()[:2] for line in told.splitlines())
+def active_jobs() -> dict[str, str] | None:
+    """The jobs of this user that have not ended: id ("12", or "12_3" in an array) -> "PENDING" etc.
+
+    None if SLURM does not answer. `sacct` is not used, because it needs a database that small
+    clusters lack.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={os.getuid()}"]
+    output = _output_of(command)
+    return None if output is None else dict(line.split()[:2] for line in output.splitlines())
 
 
-def release(jobs: Sequence[str]) -> None:
-    """Let jobs that were submitted with --hold start. ValueError where SLURM does not."""
+def release_jobs(jobs: Sequence[str]) -> None:
+    """Let jobs start that were submitted with --hold. ValueError if SLURM refuses."""
     arrays = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
-    if _said(["scontrol", "release", arrays]) is None:
+    if _output_of(["scontrol", "release", arrays]) is None:
         raise ValueError(f"SLURM does not release the jobs {arrays}: try scontrol release {arrays}")
 
 
-def end_of(job: str) -> str:
-    """How a job ended, in words, as long as SLURM remembers; "" where it has not ended."""
-    told = _said(["scontrol", "--oneliner", "show", "job", job]) or ""
-    if state := re.search(r"JobState=(\w+)(?: Reason=(\w+))?", told):
+def describe_end(job: str) -> str:
+    """Describe how a job ended, as long as SLURM remembers it; "" if it has not ended."""
+    output = _output_of(["scontrol", "--oneliner", "show", "job", job]) or ""
+    if state := re.search(r"JobState=(\w+)(?: Reason=(\w+))?", output):
         if state[1] in _NOT_ENDED:
             return ""
         reason = f" ({state[2]})" if state[2] not in (None, "None") else ""
-        return f"SLURM's word for its end is {state[1]}{reason}"
+        return f"SLURM reports its state as {state[1]}{reason}"
     return "SLURM does not know it any more"
 
 
-def _said(words: list[str]) -> str | None:
+def _output_of(command: list[str]) -> str | None:
+    """What a command prints; None if it fails, is missing or takes longer than a minute."""
     try:
-        ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return ended.stdout if ended.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""How a run ends, alone or in a sweep: status, exit code, and errors in one sentence."""
+"""How a run ends, alone or in a sweep: its status, exit code and error message."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from dreambooth.distributed.preemption import StoppedError, heard
+from dreambooth.distributed.preemption import StoppedError, received_signals
 from dreambooth.distributed.ranks import RanksError, disconnect, num_ranks, rank
 from dreambooth.runs.provenance import begin_provenance
 from dreambooth.runs.run import FinishedRunError, Run, record_killed
@@ -26,12 +26,12 @@ _NOT_WRITABLE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
 )
 
-_failures: dict[str, str] = {}  # of this process's sweep: cell -> reason
+_failures: dict[str, str] = {}  # cell -> reason, for the sweep of this process
 
 
 @contextmanager
-def recorded(run: Run) -> Iterator[None]:
-    """status.json tells how it ended, provenance.json what made it, and the logger is closed."""
+def record_outcome(run: Run) -> Iterator[None]:
+    """Record a run's start in provenance.json and its end in status.json, and close W&B."""
     exit_code = 1
     try:
         if rank() == 0:
@@ -47,25 +47,28 @@ def recorded(run: Run) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = reason_of(error)
-        with suppress(OSError):  # the disk is full: that is the error to tell
-            told = _record_end(run, "failed", reason)
-            if told.reason != reason:
-                raise RanksError(f"another process of it failed: {told.reason}") from error
+        with suppress(OSError):  # if the disk is full, the original error is the one to raise
+            status = _record_end(run, "failed", reason)
+            if status.reason != reason:
+                raise RanksError(f"another rank of this run failed: {status.reason}") from error
         raise
     finally:
         _finish_wandb(exit_code)
 
 
 def _record_end(run: Run, state: str, reason: str = "") -> Status:
-    """The run's status from now on: the word of the first of its ranks, since when one fails the
-    others fail too, for want of it."""
+    """Write how the run ended, unless another rank already did, and return its status.
+
+    The first rank to fail knows the cause; the others fail because they lost it.
+    """
     if num_ranks() == 1 or run.status().state == "running":
         run.set_status(state, reason)
     return run.status()
 
 
 def reason_of(error: BaseException) -> str:
-    # Lightning's answer to Ctrl-C is to exit.
+    """The reason to record for an error: its message, its type, or "interrupted" for Ctrl-C."""
+    # Lightning turns Ctrl-C into SystemExit.
     if isinstance(error, KeyboardInterrupt) or (
         isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
     ):
@@ -75,8 +78,8 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """A user's mistake is one sentence, not a traceback. In a sweep the other cells go on."""
-    logging.raiseExceptions = False  # a full disk takes no log either: one error is enough
+    """Log a user's mistake as one sentence instead of a traceback. A sweep goes on after it."""
+    logging.raiseExceptions = False  # a full disk breaks the log file too: one error is enough
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
@@ -86,13 +89,14 @@ def report_errors() -> Iterator[None]:
         disconnect()
     except Exception as error:
         if _is_one_sentence(error):
-            of_all = isinstance(error, ValueError | StoppedError)  # every rank finds it
-            log.log(logging.ERROR if rank() == 0 or not of_all else logging.DEBUG, "%s", error)
-            log.debug("raised here:", exc_info=True)  # hydra.verbose=true
+            on_every_rank = isinstance(error, ValueError | StoppedError)
+            shown = rank() == 0 or not on_every_rank
+            log.log(logging.ERROR if shown else logging.DEBUG, "%s", error)
+            log.debug("raised here:", exc_info=True)  # shown with hydra.verbose=true
             if isinstance(error, StoppedError):
                 disconnect()
-                if signal.SIGTERM in heard:
-                    sys.exit(128 + signal.SIGTERM)  # the cells of a sweep that are left too
+                if signal.SIGTERM in received_signals:
+                    sys.exit(128 + signal.SIGTERM)  # skips the remaining cells of a sweep too
         elif in_sweep:
             log.exception("this cell failed")
         else:
@@ -103,9 +107,10 @@ def report_errors() -> Iterator[None]:
 
 
 def _is_one_sentence(error: Exception) -> bool:
-    told = re.search(r"\(os error (\d+)\)", str(error))  # by what is written in Rust
-    if isinstance(error, OSError) or told:
-        number = int(told[1]) if told else getattr(error, "errno", None)
+    """Whether the message of an error says enough without a traceback."""
+    rust_errno = re.search(r"\(os error (\d+)\)", str(error))  # safetensors is written in Rust
+    if isinstance(error, OSError) or rust_errno:
+        number = int(rust_errno[1]) if rust_errno else getattr(error, "errno", None)
         return number in _NOT_WRITABLE
     if isinstance(error, ValueError | RanksError | StoppedError):
         return True
@@ -117,24 +122,24 @@ def _is_one_sentence(error: Exception) -> bool:
 
 
 def record_failure(folder: Path, reason: str) -> None:
-    """As `note_failure`, of a cell that had a process of its own, and in its status."""
+    """Note the failure of a cell that ran in its own process, and write it into its status."""
     note_failure(folder.name, reason)
-    with suppress(ValueError, OSError):  # its folder is damaged, or there is none
+    with suppress(ValueError, OSError):  # the folder is damaged or does not exist
         record_killed(folder, reason)
 
 
 def note_failure(cell: str, reason: str) -> None:
-    """The sweep of this process ends with 1, and says why."""
+    """Note that a cell failed: the sweep of this process ends with exit code 1 and says why."""
     _failures[cell] = reason
 
 
 def noted_failures() -> dict[str, str]:
-    """Of this process's sweep: cell -> reason."""
+    """Cell -> reason, for the sweep of this process."""
     return dict(_failures)
 
 
 def forget_failures() -> None:
-    """A sweep begins."""
+    """Clear the noted failures when a sweep begins."""
     _failures.clear()
 
 

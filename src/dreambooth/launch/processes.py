@@ -1,4 +1,4 @@
-"""From one command to the processes that do it: the ranks of a run, the cells of a sweep."""
+"""From one command to its processes: the ranks of a run and the cells of a sweep."""
 
 import copy
 import logging
@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth.distributed import ranks
-from dreambooth.launch.start import queue_run, with_base_of
+from dreambooth.launch.start import compose_sr_stage, queue_run
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import FinishedRunError, Run, record_killed
 from dreambooth.runs.settings import check_count
@@ -23,9 +23,9 @@ from dreambooth.runs.settings import check_count
 log = logging.getLogger(__name__)
 
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=stdout")
-"""What every rank but the first adds to its command: only the first one writes files."""
+"""Overrides for every rank but rank 0, which alone writes files."""
 
-_OF_SWEEPS = ("hydra.mode", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
+_SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
 
 
 @dataclass(frozen=True)
@@ -45,34 +45,42 @@ class Cell:
 def cells_of(
     loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]], first_number: int
 ) -> list[Cell]:
-    """The cells of a sweep, from what Hydra gives a launcher; `loader`: Hydra's of configs."""
-    found, own = [], HydraConfig.instance().cfg
+    """The cells of a sweep, from the arguments that Hydra gives a launcher.
+
+    `loader` is Hydra's config loader.
+    """
+    cells, hydra_config = [], HydraConfig.instance().cfg
     for number, overrides in enumerate(job_overrides, first_number):
         cell: DictConfig = loader.load_sweep_config(config, list(overrides))
         with read_write(cell.hydra.runtime), open_dict(cell):
             cell.hydra.job.id = cell.hydra.job.num = number
-            HydraConfig.instance().set_config(cell)  # what ${hydra:...} in its folder's name is of
+            HydraConfig.instance().set_config(cell)  # resolves ${hydra:...} in the folder's name
             folder = Path(str(cell.hydra.sweep.dir), str(cell.hydra.sweep.subdir)).absolute()
             cell.hydra.runtime.output_dir = str(folder)
         checked_num_ranks(cell)
-        found.append(Cell(number, list(overrides), cell, folder))
-    HydraConfig.instance().cfg = own
-    return found
+        cells.append(Cell(number, list(overrides), cell, folder))
+    HydraConfig.instance().cfg = hydra_config
+    return cells
 
 
-def returned(cell: Cell) -> JobReturn:
-    """What Hydra's sweeper is told of a cell. A failed one stops no sweep: its folder says so."""
-    ended = JobReturn(overrides=cell.overrides, cfg=cell.config, status=JobStatus.COMPLETED)
+def job_return(cell: Cell) -> JobReturn:
+    """The result of a cell for Hydra's sweeper.
+
+    A failed cell counts as completed, so that the sweep goes on; its status records the failure.
+    """
+    result = JobReturn(overrides=cell.overrides, cfg=cell.config, status=JobStatus.COMPLETED)
     try:
-        ended.return_value = objective(cell.folder, cell.config.get("objective"))
+        result.return_value = objective(cell.folder, cell.config.get("objective"))
     except ValueError as error:
         sys.exit(str(error))
-    return ended
+    return result
 
 
 def objective(folder: Path, name: str | None) -> float | None:
-    """The score that a sweeper looks for the best of; None of a run that is not finished, or
-    damaged. ValueError where a run has no such score."""
+    """The score that a sweeper optimizes; None if `name` is None or the run is not finished.
+
+    ValueError if the finished run has no such score.
+    """
     run = Run(folder, {})
     try:
         if name is None or run.status().state != "finished":
@@ -82,13 +90,13 @@ def objective(folder: Path, name: str | None) -> float | None:
         return None
     if name not in metrics:
         known = ", ".join(metrics) or "none"
-        raise ValueError(f"objective={name} is no score of {folder}: it has {known}")
+        raise ValueError(f"objective={name} is not a score of {folder}: choose from {known}")
     return metrics[name].value
 
 
 def queue(cell: Cell) -> bool:
-    """Write a cell's folder, which says that it waits to be started; False if it is finished."""
-    own = HydraConfig.instance().cfg
+    """Create a cell's run folder with the status "queued"; False if the run is finished."""
+    hydra_config = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cell.config)
     try:
         task = copy.deepcopy(cell.config)
@@ -99,29 +107,32 @@ def queue(cell: Cell) -> bool:
         log.info("%s", error)
         return False
     finally:
-        HydraConfig.instance().cfg = own
+        HydraConfig.instance().cfg = hydra_config
     return True
 
 
 def run_by_ranks(cfg: DictConfig) -> bool:
-    """True once processes of their own have done this run, which several devices of this machine
-    need. False with one device; and in such a process, which is connected to the others then."""
+    """Run the command in one process for each device; return True when they have ended.
+
+    Starts nothing and returns False if this process should do the run itself, because there is only
+    one device or because this process is one of the ranks. A rank is then connected to the others.
+    """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.RUN and hydra.runtime.choices.get("launcher") == "slurm":
-        raise ValueError("launcher=slurm submits the cells of a sweep: give -m, for one cell too")
+        raise ValueError("launcher=slurm submits the cells of a sweep: add -m, even for one cell")
     config, folder = cfg, Path(hydra.runtime.output_dir)
-    there = Path(cfg.run or "")
+    earlier = Path(cfg.run or "")
     if cfg.stage == "sr":
-        config, _ = with_base_of(cfg.run, list(hydra.overrides.task))
-    elif cfg.run is not None and (there / "config.yaml").exists():
-        # It goes on with that run as it was started.
-        folder, config = there, OmegaConf.create(dict(Run.load(there).config))
+        config, _ = compose_sr_stage(cfg.run, list(hydra.overrides.task))
+    elif cfg.run is not None and (earlier / "config.yaml").exists():
+        # This command resumes that run, with its config.
+        folder, config = earlier, OmegaConf.create(dict(Run.load(earlier).config))
     trainer, number = config.trainer, checked_num_ranks(config)
     if "WORLD_SIZE" in os.environ:
         if ranks.num_ranks() != number:
             raise ValueError(
                 f"there are {ranks.num_ranks()} processes (WORLD_SIZE) for trainer.devices="
-                f"{trainer.devices} x trainer.num_nodes={trainer.num_nodes}: make them as many"
+                f"{trainer.devices} x trainer.num_nodes={trainer.num_nodes}: the numbers must agree"
             )
         if ranks.rank() > 0:
             logging.getLogger("dreambooth").setLevel(logging.WARNING)
@@ -131,12 +142,12 @@ def run_by_ranks(cfg: DictConfig) -> bool:
         return False
     if trainer.num_nodes > 1:
         raise ValueError(
-            f"trainer.num_nodes={trainer.num_nodes}: several nodes need launcher=slurm, with -m"
+            f"trainer.num_nodes={trainer.num_nodes}: for several nodes, give launcher=slurm and -m"
         )
-    own = command([*hydra.overrides.hydra, *hydra.overrides.task], hydra.runtime.output_dir)
+    one_rank = command([*hydra.overrides.hydra, *hydra.overrides.task], hydra.runtime.output_dir)
     log.info("%d processes, one for each device", number)
     try:
-        ranks.run_ranks([own + list(QUIET if rank else ()) for rank in range(number)])
+        ranks.run_ranks([one_rank + list(QUIET if rank else ()) for rank in range(number)])
     except ranks.RanksError as error:
         record_killed(folder, str(error), of_a_rank=error.killed)
         raise
@@ -144,17 +155,19 @@ def run_by_ranks(cfg: DictConfig) -> bool:
 
 
 def checked_num_ranks(config: DictConfig) -> int:
-    """Of a run: trainer.devices x trainer.num_nodes. ValueError for what is no count, and where a
-    batch is not to be divided by it."""
+    """The number of ranks of a run: trainer.devices x trainer.num_nodes.
+
+    ValueError if one of these is not a count, or if a batch size is not a multiple of the result.
+    """
     trainer = config.trainer
     for key in ("devices", "num_nodes"):
         value = trainer[key]
         check_count(f"trainer.{key}", value)
     number = int(trainer.devices * trainer.num_nodes)
-    trained = {"method": "base"}
+    stage_of_group = {"method": "base"}
     if OmegaConf.select(config, "sr.noise_level") is not None:
-        trained["sr"] = "sr"
-    for group, stage in trained.items():
+        stage_of_group["sr"] = "sr"
+    for group, stage in stage_of_group.items():
         if OmegaConf.select(config, "stage") in (None, stage):
             size = OmegaConf.select(config, f"{group}.batch_size")
             ranks.check_batch_size(group, size, number)
@@ -162,6 +175,6 @@ def checked_num_ranks(config: DictConfig) -> int:
 
 
 def command(overrides: Sequence[str], folder: Path | str) -> list[str]:
-    """That of one run into `folder`, with the overrides of this process's own command."""
-    kept = [text for text in overrides if not assignment(text).key.startswith(_OF_SWEEPS)]
+    """The command for a single run into `folder`, with these overrides."""
+    kept = [text for text in overrides if not assignment(text).key.startswith(_SWEEP_KEYS)]
     return [sys.executable, sys.argv[0], *kept, f"hydra.run.dir='{folder}'"]

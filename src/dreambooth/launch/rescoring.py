@@ -1,4 +1,4 @@
-"""Scores of what is there already: of a finished run once more, or of another system's images."""
+"""Scoring existing images: those of a finished run again, or those of another system."""
 
 import logging
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.assemble import loggers_of, scorers_of, subject_of
-from dreambooth.launch.outcome import recorded
+from dreambooth.launch.outcome import record_outcome
 from dreambooth.launch.sweep import print_sweep_table
-from dreambooth.metrics.evaluation import PictureSets, evaluate, joined, summary_line
+from dreambooth.metrics.evaluation import PictureSets, evaluate, merge_rows, summary_line
 from dreambooth.metrics.external import read_external
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
@@ -20,23 +20,26 @@ log = logging.getLogger(__name__)
 
 
 def score_again(config: Mapping[str, Any]) -> None:
-    """Put the scores of `metrics` into the folder of the finished run `run`: columns and numbers of
-    the same name are replaced, the others stay."""
+    """Score the images of the finished run `run` with `metrics`, and save the scores in its folder.
+
+    Columns and numbers of the same name are replaced; the others stay.
+    """
     if "subject" in config:
-        raise ValueError("a run has its own subject: leave subject= out, or give images=DIR")
+        raise ValueError("a run keeps its own subject: leave subject= out, or give images=DIR")
     run = Run.load_finished(Path(str(config["run"])), with_weights=False)
     if run.config.get("method") == "external":
         raise ValueError(
-            f"{run.folder} holds scores of other images: give images={run.config['images']} again"
+            f"{run.folder} holds scores of another system's images: "
+            f"give images={run.config['images']} again"
         )
     subject = subject_of(run.config)
-    scorers = _some(scorers_of(config["metrics"], subject))
+    scorers = _not_empty(scorers_of(config["metrics"], subject))
     pairs = ("restored", "originals") if run.has_images("restored") else ()
     pictures = [run.read_images(name) for name in ("prompts", "class", *pairs)]
     sets = PictureSets(subject, PromptNames(**run.read_names()).identifier, *pictures)
     with claimed(run.folder):
         scores = evaluate(scorers, sets, run.config["seed"])
-        run.write_scores(joined(run.read_scores(), scores.rows))
+        run.write_scores(merge_rows(run.read_scores(), scores.rows))
         run.write_metrics(run.read_metrics() | scores.metrics)
     log.info("scores: %s", summary_line(scores.metrics))
     if (run.folder.parent / "sweep.csv").is_file():
@@ -44,7 +47,7 @@ def score_again(config: Mapping[str, Any]) -> None:
 
 
 def score_external(config: Mapping[str, Any]) -> None:
-    """A run folder of `images`, with scores and no weights, as a row among those in `into`."""
+    """Score `images` into a run folder without weights, next to the other runs in `into`."""
     if "subject" not in config:
         raise ValueError(
             "images=... are compared with photos of their subject: give subject=NAME, or "
@@ -53,16 +56,16 @@ def score_external(config: Mapping[str, Any]) -> None:
     images = Path(str(config["images"])).expanduser()
     identifier = str(config["identifier"]["text"] or "")
     subject = subject_of(config)
-    scorers = _some(scorers_of(config["metrics"], subject))
+    scorers = _not_empty(scorers_of(config["metrics"], subject))
     sets = PictureSets(subject, identifier, *read_external(images, subject, identifier))
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
-    words = ("subject", "photos", "class_noun")
-    said = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in words]
+    groups = ("subject", "photos", "class_noun")
+    kept = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in groups]
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
-        run = Run.create(folder, about | {"overrides": ["method=external", *said]})
-        with recorded(run):
+        run = Run.create(folder, about | {"overrides": ["method=external", *kept]})
+        with record_outcome(run):
             scores = evaluate(scorers, sets)
             run.write_scores(scores.rows)
             run.write_metrics(scores.metrics)
@@ -70,7 +73,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     print_sweep_table(run.folder.parent)
 
 
-def _some(scorers: list[Any]) -> list[Any]:
+def _not_empty(scorers: list[Any]) -> list[Any]:
     if not scorers:
         raise ValueError("metrics=none scores nothing: choose metrics=miniature or metrics=paper")
     return scorers

@@ -1,4 +1,4 @@
-"""From the command line to a run folder, without loading torch."""
+"""From the command line to a run folder, without importing torch."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from dreambooth.distributed.preemption import listen
+from dreambooth.distributed.preemption import listen_for
 from dreambooth.distributed.ranks import on_rank_zero
-from dreambooth.launch.outcome import recorded
-from dreambooth.runs.cells import HOW, of_the_result
+from dreambooth.launch.outcome import record_outcome
+from dreambooth.runs.cells import EXECUTION_KEYS, affects_result
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
@@ -22,13 +22,13 @@ from dreambooth.runs.run import Run
 
 @contextmanager
 def start_run(cfg: DictConfig) -> Iterator[Run]:
-    """The run that the command line asks for, for this process alone; its status tells how it ends.
+    """Start the run that the command line asks for, lock its folder, and record how it ends.
 
-    It is in the folder that Hydra says, with the resolved config; or it is the unfinished run
-    `run`. FinishedRunError if it is finished, unless `force`; then it is done again.
+    This is a new run in Hydra's output folder, or the unfinished run `run`. FinishedRunError if it
+    is already finished; with `force` it is run again.
     """
-    folder, begin = _asked_for(cfg)
-    listen(signal.SIGTERM)
+    folder, begin = _requested_run(cfg)
+    listen_for(signal.SIGTERM)
     with ExitStack() as stack:
 
         def claim_and_begin() -> Run:
@@ -36,56 +36,60 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
             return begin("running")
 
         run = on_rank_zero(claim_and_begin)
-        with recorded(run):
+        with record_outcome(run):
             yield run
 
 
 def queue_run(cfg: DictConfig) -> Run:
-    """The same run, in a folder that says that it waits to be started."""
-    folder, begin = _asked_for(cfg)
+    """Create the folder of the run that the command line asks for, with the status "queued"."""
+    folder, begin = _requested_run(cfg)
     with claimed(folder):
         return begin("queued")
 
 
 def plain_config(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The resolved config as plain YAML data: enough to load the run."""
+    """The resolved config as plain YAML data, from which the run can be loaded again."""
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key
         raise ValueError(f"{key} has no default: give {key}=... on the command line") from None
     assert isinstance(plain, dict)
-    kept = {str(key): value for key, value in plain.items() if key not in HOW}
+    kept = {str(key): value for key, value in plain.items() if key not in EXECUTION_KEYS}
     return kept | {"overrides": overrides}
 
 
-def _asked_for(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
-    """A run's folder, and what begins it there, in the state that it is given."""
+def _requested_run(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
+    """The folder of the run, and a function that begins the run with a given state."""
     hydra = HydraConfig.get()
     force = cfg.force
-    overrides = [text for text in hydra.overrides.task if of_the_result(text)]
+    overrides = [text for text in hydra.overrides.task if affects_result(text)]
     if cfg.run is not None and cfg.stage != "sr":
         if others := [text for text in overrides if assignment(text).key != "run"]:
             raise ValueError(
-                f"run={cfg.run} goes on with that run as it was started: leave out {others[0]}"
+                f"run={cfg.run} resumes that run with its own settings: leave out {others[0]}"
             )
-        there = Run.load(Path(cfg.run))
-        return there.folder, there.go_on
+        earlier = Run.load(Path(cfg.run))
+        return earlier.folder, earlier.resume
     if cfg.stage == "sr":
-        cfg, overrides = with_base_of(cfg.run, overrides)
+        cfg, overrides = compose_sr_stage(cfg.run, overrides)
     folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
     return folder, lambda state: Run.create(folder, config, replace=force, state=state)
 
 
-def with_base_of(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-    """The config of the run whose base stage is taken over, with what the command line changes: a
-    group of it (`sr=...`) replaces all that was said of that group."""
+def compose_sr_stage(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """The config and overrides for fine-tuning SR on the base stage of the run in `folder`.
+
+    The overrides of that run apply first, then those of the command line. An override of a whole
+    group (`sr=...`) replaces all earlier overrides of the group.
+    """
     if folder is None:
-        raise ValueError("stage=sr goes on from a finished run: give run=DIR")
+        raise ValueError("stage=sr builds on a finished run: give run=DIR")
     earlier = Run.load_finished(Path(folder)).config["overrides"]
-    said = [assignment(text).key for text in overrides]
-    kept = [t for t in earlier if not assignment(t).key.startswith(tuple(f"{k}." for k in said))]
-    if any(key.startswith("sr.") for key in said):
-        kept = [text for text in kept if text != "sr=off"]  # which has no settings
+    changed = [assignment(text).key for text in overrides]
+    below_changed = tuple(f"{key}." for key in changed)
+    kept = [text for text in earlier if not assignment(text).key.startswith(below_changed)]
+    if any(key.startswith("sr.") for key in changed):
+        kept = [text for text in kept if text != "sr=off"]  # the settings sr.* need an SR stage
     last = {assignment(text)[:2]: text for text in [*kept, *overrides]}
     return compose("train", overrides=list(last.values())), list(last.values())

@@ -1,4 +1,4 @@
-"""Hydra's callbacks of a sweep: the folders that it writes into, where it stands, and its table."""
+"""Hydra callbacks for sweeps: the folder names, the progress, and the table."""
 
 import logging
 import sys
@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.launch.outcome import forget_failures, noted_failures, reason_of
 from dreambooth.runs.cells import (
+    affects_result,
     cell_name,
     find_runs,
-    of_the_result,
     settings,
     sweep_name,
     write_cells,
@@ -26,54 +26,58 @@ from dreambooth.runs.overrides import assignment
 
 log = logging.getLogger(__name__)
 
-_cells: list[str] = []  # of this process's sweep, where it is known before it begins
+_cells: list[str] = []  # of this process's sweep; empty if they are not known in advance
 
 OmegaConf.register_new_resolver("cell", cell_name, replace=True)  # for conf/train.yaml
 
 
 class Folders(Callback):
-    """Where runs are written: a sweep's folder is named by what is swept, that of each cell by its
-    overrides; and an unfinished run goes on in its own."""
+    """Sets where runs are written.
+
+    A sweep folder is named by what is swept, a cell folder by the cell's overrides. A resumed run
+    stays in its folder.
+    """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        own = Path(config.run or "")
-        if config.run is not None and config.stage != "sr" and (own / "config.yaml").exists():
+        resumed = Path(config.run or "")
+        if config.run is not None and config.stage != "sr" and (resumed / "config.yaml").exists():
             with open_dict(config):
-                config.hydra.run.dir, config.hydra.output_subdir = str(own), None
+                config.hydra.run.dir, config.hydra.output_subdir = str(resumed), None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _cells.clear()
         hydra = config.hydra
         params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        said = parser.parse_overrides([*params, *hydra.overrides.task])
-        fixed = settings([str(o.input_line) for o in said if not o.is_sweep_override()])
+        overrides = parser.parse_overrides([*params, *hydra.overrides.task])
+        fixed = settings([str(o.input_line) for o in overrides if not o.is_sweep_override()])
         fixed = {key: value for key, value in fixed.items() if f"{key}={value}" not in params}
-        swept = settings([str(o.input_line) for o in said]).keys() - fixed.keys()
-        given = any(assignment(o).key == "hydra.sweep.dir" for o in hydra.overrides.hydra)
+        swept = settings([str(o.input_line) for o in overrides]).keys() - fixed.keys()
+        dir_given = any(assignment(o).key == "hydra.sweep.dir" for o in hydra.overrides.hydra)
         root = Path(hydra.sweep.dir)
-        folder = root if given else root / sweep_name(swept, fixed)
+        folder = root if dir_given else root / sweep_name(swept, fixed)
         keys = list(fixed)
         with open_dict(config):
             hydra.sweep.dir = str(folder)
             hydra.job.config.override_dirname.exclude_keys = keys
-            # Each cell's config is made anew, of these.
+            # Hydra composes the config of each cell again, from these overrides.
             hydra.overrides.hydra += [
                 f"hydra.sweep.dir='{folder}'",
                 f"hydra.job.config.override_dirname.exclude_keys={keys}",
             ]
-        if hydra.sweeper._target_.endswith(".BasicSweeper"):  # others choose as they go
-            jobs = BasicSweeper.split_arguments(said, None)[0]
-            cells = {cell_name(job, keys): [*filter(of_the_result, job)] for job in jobs}
+        # Other sweepers choose each cell by the results of earlier ones.
+        if hydra.sweeper._target_.endswith(".BasicSweeper"):
+            jobs = BasicSweeper.split_arguments(overrides, None)[0]
+            cells = {cell_name(job, keys): [*filter(affects_result, job)] for job in jobs}
             _cells[:] = cells
             try:
                 write_cells(folder, cells)
-                _tell_finished(folder, cells, config.force)
+                _print_num_finished(folder, cells, config.force)
             except (ValueError, OSError) as error:
-                sys.exit(str(error))  # Hydra makes a warning of an exception
+                sys.exit(str(error))  # Hydra turns other exceptions into warnings
 
 
-def _tell_finished(folder: Path, cells: Collection[str], force: bool) -> None:
+def _print_num_finished(folder: Path, cells: Collection[str], force: bool) -> None:
     states = {run.folder.name: run.status().state for run in find_runs(folder)}
     number = sum(states[name] == "finished" for name in cells)
     if number and not force:
@@ -81,8 +85,11 @@ def _tell_finished(folder: Path, cells: Collection[str], force: bool) -> None:
 
 
 class SweepTable(Callback):
-    """Where a sweep stands after each cell; after the sweep its table in the terminal, sweep.csv in
-    its folder, and with `report` its report."""
+    """Prints the progress of a sweep after each cell, and its results at the end.
+
+    At the end it prints the table, writes sweep.csv into the sweep folder and, with `report`,
+    makes the report.
+    """
 
     def __init__(self, report: bool = False):
         self.report = report
@@ -92,7 +99,7 @@ class SweepTable(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            print_where_to_look(Path(config.hydra.sweep.dir))
+            print_sweep_progress(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -100,12 +107,12 @@ class SweepTable(Callback):
         problems = []
         try:
             rows = _rows(folder)
-            _tell(rows, folder)
+            _print_and_save(rows, folder)
             if self.report:
                 from dreambooth.reporting.report import report_on
 
                 print(report_on([folder]))
-        except Exception as error:  # Hydra would make a warning of it, and the end a good one
+        except Exception as error:  # Hydra would turn it into a warning and exit with 0
             log.debug("raised here:", exc_info=True)
             problems = [f"the table or the report could not be made: {reason_of(error)}"]
         failed = {
@@ -115,7 +122,9 @@ class SweepTable(Callback):
             and (not _cells or row["run"] in _cells)
         } | noted_failures()
         if failed:
-            lines = [f"  {name}: {reason}{_logs(folder / name)}" for name, reason in failed.items()]
+            lines = [
+                f"  {name}: {reason}{_log_files(folder / name)}" for name, reason in failed.items()
+            ]
             number = len(_cells or rows)
             problems += [f"{len(failed)} of {number} runs failed:", *lines]
         _cells.clear()
@@ -123,23 +132,23 @@ class SweepTable(Callback):
             sys.exit("\n".join(problems))
 
 
-def print_where_to_look(folder: Path) -> None:
-    """Where this process's sweep stands, in the terminal; no cell depends on it."""
+def print_sweep_progress(folder: Path) -> None:
+    """Print the progress of this process's sweep. A failure to do so does not stop the sweep."""
     from dreambooth.launch.sweep_progress import print_progress
 
     try:
         print_progress(folder, _cells)
-    except Exception:  # a file that is damaged, or being replaced just now
-        log.debug("where the sweep stands is not told:", exc_info=True)
+    except Exception:  # e.g. a file is damaged, or just being replaced
+        log.debug("the progress of the sweep cannot be printed:", exc_info=True)
 
 
-def _logs(cell: Path) -> str:
+def _log_files(cell: Path) -> str:
     return "".join(f"\n    {path}" for path in sorted(cell.glob("*.log")))
 
 
 def print_sweep_table(folder: Path) -> None:
-    """The rows of a folder of runs: in the terminal, and as its sweep.csv."""
-    _tell(_rows(folder), folder)
+    """Print the table of a folder of runs, and save it there as sweep.csv."""
+    _print_and_save(_rows(folder), folder)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -148,7 +157,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return sweep_rows(folder)
 
 
-def _tell(rows: list[dict[str, Any]], folder: Path) -> None:
+def _print_and_save(rows: list[dict[str, Any]], folder: Path) -> None:
     from dreambooth.launch.sweep_table import print_table, write_csv
 
     print_table(rows)

@@ -17,7 +17,7 @@ from dreambooth.runs.run import Run
 from dreambooth.runs.status import describe
 
 Row = dict[str, str | Metric]
-OF_SUPER_RESOLUTION = (
+SUPER_RESOLUTION_METRICS = (
     "detail",
     "sr_detail",
     "sr_kept",
@@ -32,19 +32,20 @@ OF_SUPER_RESOLUTION = (
 
 
 def sweep_rows(folder: Path) -> list[Row]:
-    """A row per run of a sweep folder: the overrides in which the runs differ, `run` (the name of
-    its folder), `state`, `reason` (of a failed or damaged one), and a finished run's metrics.
+    """One row for each run of a sweep folder.
 
-    An override that a run does not have, or whose config cannot be read, is "". A metric of the
-    same name as an override (`class`) is called `class_score`.
+    Columns: the overrides in which the runs differ, `run` (the folder name), `state`, `reason` (why
+    a run failed or is damaged), and the metrics of a finished run. An override is "" if the run
+    does not have it or its config cannot be read. A metric with the name of an override (`class`)
+    becomes `class_score`.
     """
     runs = find_runs(folder)
     if not runs:
         raise ValueError(f"there are no runs in {folder}")
     overrides = {run.folder: parse_overrides(run.config.get("overrides", [])) for run in runs}
-    told = [overrides[run.folder] for run in runs if run.config]
-    keys = dict.fromkeys(key for chosen in told for key in chosen)
-    axes = [key for key in keys if len({chosen.get(key) for chosen in told}) > 1]
+    readable = [overrides[run.folder] for run in runs if run.config]
+    keys = dict.fromkeys(key for of_run in readable for key in of_run)
+    axes = [key for key in keys if len({of_run.get(key) for of_run in readable}) > 1]
     rows: list[Row] = []
     for run in runs:
         row: Row = {key: overrides[run.folder].get(key, "") for key in axes}
@@ -53,25 +54,27 @@ def sweep_rows(folder: Path) -> list[Row]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
-    """Hydra's overrides as keys and values: ["prior.lambda=0", "+a=b"] gives {"prior.lambda": "0",
-    "a": "b"}, and a deletion "~a" gives {"a": "deleted"}."""
+    """The keys and values of overrides; a deletion has the value "deleted".
+
+    ["prior.lambda=0", "+a=b", "~c"] -> {"prior.lambda": "0", "a": "b", "c": "deleted"}
+    """
     parts = map(assignment, overrides)
-    return {one.key: "deleted" if one.prefix == "~" else one.value for one in parts}
+    return {part.key: "deleted" if part.prefix == "~" else part.value for part in parts}
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """The table; under it why runs failed, and how each number was measured.
+    """Print the table, then why runs failed, then how each metric was measured.
 
-    The scores of super-resolution are in it where the runs differ in `sr`.
+    The metrics of super-resolution are shown only if the runs differ in `sr`.
     """
     console = console or Console()
     metrics = _metric_names(rows)
     if not any(column.partition(".")[0] == "sr" for column in _columns(rows)):
-        metrics = [name for name in metrics if name not in OF_SUPER_RESOLUTION]
-    for part in _parts(rows, metrics, console.width):
+        metrics = [name for name in metrics if name not in SUPER_RESOLUTION_METRICS]
+    for part in _split_columns(rows, metrics, console.width):
         table = Table(header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         for column in part:
-            heading = column.replace("_", " ") if column in metrics else _short(column, rows)
+            heading = column.replace("_", " ") if column in metrics else _short_name(column, rows)
             justify: JustifyMethod = "right" if column in metrics else "left"
             table.add_column(Text(heading), justify=justify, overflow="fold")
         for row in rows:
@@ -87,7 +90,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """A metric `m` takes the columns m, m_low, m_high (95 % interval), m_count and m_protocol."""
+    """Write rows as CSV. A metric `m` has the columns m, m_low, m_high, m_count and m_protocol."""
     flat: list[dict[str, str | float | None]] = []
     for row in rows:
         cells: dict[str, str | float | None] = {}
@@ -103,6 +106,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def _result(run: Run) -> Row:
+    """The columns `run`, `state` and `reason` of a run, and its metrics if it is finished."""
     try:
         status = run.status()
         measured = run.read_metrics() if status.state == "finished" else {}
@@ -113,43 +117,45 @@ def _result(run: Run) -> Row:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every key of any row but `reason`, which has its own lines."""
+    """The keys of all rows, except `reason`, which is printed under the table."""
     return [key for key in dict.fromkeys(key for row in rows for key in row) if key != "reason"]
 
 
-def _parts(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
-    """The columns of one table, or of several under each other where the metrics do not fit beside
-    what names the runs, which all of them then have; `width`: of the terminal, in characters."""
-    scores = _metric_names(rows)
-    names = [column for column in _columns(rows) if column not in scores]
-    told = [name for name in names if name not in ("run", "state")]
-    if told and len({tuple(row.get(name) for name in told) for row in rows}) == len(rows):
-        names.remove("run")  # the settings say which is which
+def _split_columns(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[list[str]]:
+    """Split the columns into tables that fit into `width` characters.
 
-    def breadth(column: str) -> int:
+    Each table has all columns that name a run, and as many of the `metrics` as fit beside them.
+    """
+    all_metrics = _metric_names(rows)
+    names = [column for column in _columns(rows) if column not in all_metrics]
+    axes = [name for name in names if name not in ("run", "state")]
+    if axes and len({tuple(row.get(name) for name in axes) for row in rows}) == len(rows):
+        names.remove("run")  # the other columns identify each run
+
+    def column_width(column: str) -> int:
         cells = [line for row in rows for line in _cell(row.get(column, "")).plain.splitlines()]
-        heading = column.split("_") if column in metrics else [_short(column, rows)]
+        heading = column.split("_") if column in metrics else [_short_name(column, rows)]
         return 1 + max(map(len, [*cells, *heading]))
 
-    used = sum(map(breadth, names))
-    parts, left = [list(names)], width - used
+    width_beside_names = width - sum(map(column_width, names))
+    parts, left = [list(names)], width_beside_names
     for metric in metrics:
-        if breadth(metric) > left and len(parts[-1]) > len(names):
-            parts, left = [*parts, list(names)], width - used
+        if column_width(metric) > left and len(parts[-1]) > len(names):
+            parts, left = [*parts, list(names)], width_beside_names
         parts[-1].append(metric)
-        left -= breadth(metric)
+        left -= column_width(metric)
     return parts
 
 
-def _short(column: str, rows: Sequence[Row]) -> str:
-    """`lambda` for `prior.lambda`, if only one column ends so: a terminal has 80 characters."""
+def _short_name(column: str, rows: Sequence[Row]) -> str:
+    """The last part of a column's name, `lambda` for `prior.lambda`, if no other column ends so."""
     last = column.rpartition(".")[2]
     return last if sum(c.rpartition(".")[2] == last for c in _columns(rows)) == 1 else column
 
 
 def _metric_names(rows: Sequence[Row]) -> list[str]:
-    named = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, Metric))
-    return list(named)
+    names = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, Metric))
+    return list(names)
 
 
 def _cell(value: str | Metric) -> Text:
@@ -162,8 +168,8 @@ def _cell(value: str | Metric) -> Text:
 
 
 def _protocol(name: str, rows: Sequence[Row]) -> str:
-    """How a metric was measured and over how many, said once where the runs agree."""
-    found = [metric for row in rows if isinstance(metric := row.get(name), Metric)]
-    counts = sorted({metric.count for metric in found})
+    """How a metric was measured and over how many images; each protocol is listed once."""
+    metrics = [metric for row in rows if isinstance(metric := row.get(name), Metric)]
+    counts = sorted({metric.count for metric in metrics})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}..{counts[-1]}"
-    return f"{'; or '.join(dict.fromkeys(m.protocol for m in found))} ({n})"
+    return f"{'; or '.join(dict.fromkeys(m.protocol for m in metrics))} ({n})"

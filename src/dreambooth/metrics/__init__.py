@@ -1,1 +1,1 @@
-"""The field's scores: encoders (encoders.py), pure functions on features, torchmetrics classes."""
+"""The scores of the field: encoders, pure functions on features, and torchmetrics classes."""

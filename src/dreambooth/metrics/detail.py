@@ -1,4 +1,4 @@
-"""What super-resolution adds: the detail that the base resolution cannot hold, true or invented."""
+"""The detail that super-resolution adds above the base resolution, true or invented."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from dreambooth.subjects.subject import Subject
 
 
 def detail(images: Tensor, low_px: int) -> Tensor:
-    """What images [0, 1] (N, C, H, W) lose by shrinking them to `low_px`, (N, C * H * W).
+    """The part of images [0, 1] (N, C, H, W) that shrinking to `low_px` loses: (N, C * H * W).
 
-    x - enlarged(shrunk(x)): shrunk by area, enlarged bilinearly.
+    x - enlarge(shrink(x)), shrunk by area and enlarged bilinearly.
     """
     low = F.adaptive_avg_pool2d(images, low_px)
     enlarged = F.interpolate(low, images.shape[-2:], mode="bilinear")
@@ -23,16 +23,16 @@ def detail(images: Tensor, low_px: int) -> Tensor:
 
 
 def detail_energy(images: Tensor, low_px: int) -> Tensor:
-    """Its mean square (N,)."""
+    """The mean square of `detail`: (N,)."""
     return detail(images, low_px).square().mean(1)
 
 
 def kept_and_invented(images: Tensor, originals: Tensor, low_px: int) -> tuple[Tensor, Tensor]:
-    """How much of the originals' detail is in the images, and what else is there, (N,) each.
+    """How much of the originals' detail images keep, and how much they invent: (N,) each.
 
-    With d and d0 the details of both: d = kept d0 + rest, the rest orthogonal to d0; kept is 1 and
-    the rest 0 where the detail is the original's. Invented is |rest|^2 / |d0|^2, so that
-    kept^2 + invented is the ratio of the energies.
+    With the details d of an image and d0 of its original: d = kept d0 + rest, where the rest is
+    orthogonal to d0, and invented = |rest|^2 / |d0|^2. So kept^2 + invented = |d|^2 / |d0|^2, and
+    an identical image has kept 1 and invented 0.
     """
     d, d0 = detail(images, low_px), detail(originals, low_px)
     energy = d0.square().sum(1)
@@ -41,19 +41,20 @@ def kept_and_invented(images: Tensor, originals: Tensor, low_px: int) -> tuple[T
 
 
 class DetailScorer:
-    """Detail relative to the subject's photos, and how near enlarged photos come to the originals.
+    """Detail of generated pictures relative to photos, and fidelity of enlarged photos.
 
-    `detail`: detail energy of the generated pictures over that of the photos: below 1 blurred,
-    above 1 invented. Of photos that were shrunk to `low_px` and enlarged again, each against its
-    original: `sr_detail` (energies' ratio), its parts `sr_kept` and `sr_invented` (see
-    `kept_and_invented`), `sr_psnr` (dB) and `sr_ssim`, the latter two through torchmetrics.
+    `detail`: detail energy of a generated picture over the mean of the photos; below 1 is blurred,
+    above 1 has invented detail. The `sr_` scores compare restored photos (shrunk to `low_px` and
+    enlarged again) with their originals: `sr_detail` (ratio of detail energies), its parts
+    `sr_kept` and `sr_invented` (see `kept_and_invented`), and torchmetrics' `sr_psnr` (dB) and
+    `sr_ssim`.
     """
 
     def __init__(self, low_px: int):
         self.low_px = low_px
 
     def check(self, subject: Subject) -> None:
-        pass
+        """Nothing to check: this scores pictures of any subject."""
 
     def score(self, sets: PictureSets) -> Scores:
         prompts, pictures = sets.prompts, [*sets.prompts, *sets.class_prompts]
@@ -86,7 +87,7 @@ class DetailScorer:
         rows: list[Row] = [
             {name: float(values[i]) for name, values in columns.items()} for i in range(len(x))
         ]
-        says = {
+        protocols = {
             "sr_detail": f"energy above {self.low_px} px, over the original's; ",
             "sr_kept": f"share of the original's detail above {self.low_px} px that is there; ",
             "sr_invented": "energy of other detail than that, over the original's; ",
@@ -94,16 +95,16 @@ class DetailScorer:
             "sr_ssim": "",
         }
         photos = enlarged_photos(sets.subject)
-        metrics = {name: mean(rows, name, f"{says[name]}{photos}") for name in columns}
+        metrics = {name: mean(rows, name, f"{protocols[name]}{photos}") for name in columns}
         return Scores(rows, metrics)
 
 
 def enlarged_photos(subject: Subject) -> str:
-    """What `sr_` scores are of: in the same words for every `sr`, which are compared in a table."""
+    """Describe the photos behind `sr_` scores, in the same words for every `sr` setting."""
     whose = "photos that no training saw" if subject.held_out else "the training's own photos"
     return f"{whose}, shrunk by area and enlarged as the run's pictures are (sr=off: bicubic)"
 
 
 def unit_range(pictures: Sequence[Picture]) -> Tensor:
-    """[0, 1] float32 (N, 3, H, W)."""
+    """Stack pictures: float32 [0, 1], (N, 3, H, W)."""
     return torch.stack([p.pixels for p in pictures]).float() / 255

@@ -1,9 +1,9 @@
-"""Features of images and texts: DINO, CLIP, and LPIPS distances, each with its protocol in words.
+"""DINO and CLIP features and LPIPS distances, each with a description of its protocol.
 
-Images come as uint8 (3, H, W), RGB, of any size; each class owns range, resize and normalisation.
-PIL resizes them: its bicubic filter is antialiased and rounds to 8 bits, as in the original code of
-DINO and in open_clip's own transform (on float tensors the numbers would be slightly others).
-`device` is torch's, or "auto": CUDA where it is there.
+Images are uint8 (3, H, W), RGB, of any size; each class resizes and normalises them itself. PIL
+does the resizing: its bicubic filter is antialiased and rounds to 8 bits, as in the original code
+of DINO and in open_clip's transform. Resizing float tensors would change the scores slightly.
+`device` is a torch device, or "auto" for CUDA if available.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreambooth.distributed.ranks import num_ranks, rank, united
+from dreambooth.distributed.ranks import merge_over_ranks, num_ranks, rank
 from dreambooth.metrics.weights import load_clip, load_lpips, load_vit, weights_sha
-from dreambooth.runs.files import whole_file
+from dreambooth.runs.files import atomic_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LPIPS_LEAST_PX = 32  # in smaller images AlexNet has nothing left to pool
+LPIPS_MIN_PX = 32  # AlexNet cannot pool the features of smaller images
 
 
 class DinoEncoder:
     """DINO features (paper, section 6): the CLS token of the last layer after its LayerNorm.
 
-    `pretrained`: a Hugging Face id or a folder in the transformers layout, any ViT. An image is
-    resized to `resize_px` on its shorter side, and its central `crop_px` square taken. Mixed
-    precision on CUDA. `cache`: a folder that keeps features by the image's content.
-    Raises ValueError if the weights cannot be had, are not complete, or do not fit `crop_px`.
+    `pretrained`: the Hugging Face id or the folder of any ViT in the transformers layout. Images
+    are resized to `resize_px` on the shorter side and centre-cropped to `crop_px`. Uses mixed
+    precision on CUDA. `cache`: a folder that stores features by image content.
+    ValueError if the weights are unavailable or incomplete, or do not fit `crop_px`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DinoEncoder:
     ):
         from torchvision import transforms as T
 
-        device = _resolved(device)
+        device = _torch_device(device)
         model = load_vit(pretrained).requires_grad_(False).eval().to(device)
         settings = model.config
         if not crop_px == settings.image_size <= resize_px:
@@ -75,19 +75,19 @@ class DinoEncoder:
         )
 
     def images(self, images: Iterable[Tensor]) -> Tensor:
-        """uint8 (3, H, W) each, of any sizes -> (N, D) float32 of unit length, on the CPU."""
+        """Encode images, uint8 (3, H, W) of any sizes: (N, D) float32, unit length, on the CPU."""
         return self._features(images)
 
 
 class ClipEncoder:
     """CLIP features through open_clip, with the model's own preprocessing.
 
-    `model`: an open_clip name, its weights being `pretrained`, a tag or a checkpoint file; or a
-    folder with open_clip_config.json and weights (`pretrained` is then unused). A file does not say
-    its activation: for OpenAI's weights use the name that ends in "-quickgelu".
-    `tokenize`: texts -> ids (N, context length), for a model that has not open_clip's tokenizer.
-    Mixed precision on CUDA. `cache`: a folder that keeps features by the image's content.
-    Raises ValueError if the weights cannot be had or do not fit the model.
+    `model`: an open_clip name, with the tag or checkpoint file of its weights in `pretrained`; or a
+    folder with open_clip_config.json and weights (`pretrained` is then unused). A checkpoint file
+    does not name its activation: for OpenAI's weights use a model name ending in "-quickgelu".
+    `tokenize`: texts -> ids (N, context length), for a model without open_clip's tokenizer.
+    Uses mixed precision on CUDA. `cache`: a folder that stores features by image content.
+    ValueError if the weights are unavailable or do not fit the model.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ClipEncoder:
         from open_clip.transform import PreprocessCfg, image_transform_v2
         from open_clip.transformer import QuickGELU
 
-        device = _resolved(device)
+        device = _torch_device(device)
         clip, self._tokenize = load_clip(model, pretrained, tokenize)
         clip.requires_grad_(False).eval().to(device)
         self._vocabulary_size = clip.vocab_size
@@ -132,11 +132,11 @@ class ClipEncoder:
         )
 
     def images(self, images: Iterable[Tensor]) -> Tensor:
-        """uint8 (3, H, W) each, of any sizes -> (N, D) float32 of unit length, on the CPU."""
+        """Encode images, uint8 (3, H, W) of any sizes: (N, D) float32, unit length, on the CPU."""
         return self._features(images)
 
     def texts(self, texts: Iterable[str]) -> Tensor:
-        """(N, D) float32 of unit length, on the CPU. The tokenizer cuts off what is too long."""
+        """Encode texts: (N, D) float32, unit length, on the CPU. Long texts are truncated."""
         return self._text_features(texts)
 
     def _ids(self, text: str) -> Tensor:
@@ -150,11 +150,11 @@ class ClipEncoder:
 
 
 class LpipsDistance:
-    """LPIPS (arXiv 1801.03924), torchmetrics' network, in float32 and at the images' own size.
+    """LPIPS (arXiv 1801.03924) with torchmetrics' network, in float32, without resizing.
 
-    `net`: "alex", "vgg" or "squeeze". Its linear weights come with torchmetrics; its backbone is
-    torchvision's, in $TORCH_HOME/hub/checkpoints (downloaded there if missing), or `backbone`, a
-    file. Raises ValueError if the weights cannot be had or are not complete.
+    `net`: "alex", "vgg" or "squeeze". The linear weights come with torchmetrics. The backbone is
+    torchvision's, from the file `backbone` or from $TORCH_HOME/hub/checkpoints, where it is
+    downloaded if missing. ValueError if the weights are unavailable or incomplete.
     """
 
     def __init__(
@@ -164,14 +164,14 @@ class LpipsDistance:
         device: str | torch.device = "cpu",
         backbone: str | Path | None = None,
     ):
-        device = _resolved(device)
+        device = _torch_device(device)
         self._network = load_lpips(net, backbone).requires_grad_(False).to(device)
         self._batch_size, self._device = _positive(batch_size), device
         weights = f"torchmetrics, {weights_sha(self._network)}"
         self.protocol = f"LPIPS: {net} ({weights}); images at their own size; float32"
 
     def pairs(self, a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
-        """uint8 (3, H, W) each, equally many, both of a pair of one size -> (N,) float32, >= 0."""
+        """Distances of a[i] and b[i], uint8 (3, H, W) of the same size: (N,) float32, >= 0."""
         distances = [torch.empty(0)]
         for _, same_size in groupby(zip(a, b, strict=True), key=lambda pair: pair[0].shape):
             while batch := list(islice(same_size, self._batch_size)):
@@ -184,11 +184,12 @@ class LpipsDistance:
 
 
 class CachedFeatures:
-    """Features of a stream of items, each computed once; at most one batch is held in preparation.
-    Each batch is computed by one of the run's ranks, which all ask for the same.
+    """Computes the features of a stream of items, each once, with one batch in memory at a time.
 
-    `key(item)` stands for its content, `prepare(item)` is its row of a batch, `forward(batch)` is
-    (n, `size`). Kept by key and scaled to unit length, in memory and, where given, in `folder`.
+    `key(item)` identifies the content of an item, `prepare(item)` makes its row of a batch, and
+    `forward(batch)` returns (n, `size`). Features are scaled to unit length and cached by key, in
+    memory and, if given, in `folder`. All ranks must call this with the same items: they share the
+    work, and each returns all features.
     """
 
     def __init__(
@@ -204,19 +205,19 @@ class CachedFeatures:
         self._prepare, self._forward, self._key, self._size = prepare, forward, key, size
         self._batch_size, self._device = _positive(batch_size), device
         self._folder = folder
-        self._kept: dict[str, Tensor] = {}
+        self._cached: dict[str, Tensor] = {}
 
     def __call__(self, items: Iterable[Any]) -> Tensor:
         keys: list[str] = []
-        asked: set[str] = set()
+        requested: set[str] = set()
         waiting: dict[str, Tensor] = {}
         for item in items:
             keys.append(key := self._key(item))
-            if key in asked or key in self._kept:
+            if key in requested or key in self._cached:
                 continue
-            batch = len(asked) // self._batch_size
-            asked.add(key)
-            if batch % num_ranks() != rank() or self._read(key):
+            batch = len(requested) // self._batch_size
+            requested.add(key)
+            if batch % num_ranks() != rank() or self._read_from_disk(key):
                 continue
             waiting[key] = self._prepare(item)
             if len(waiting) == self._batch_size:
@@ -224,8 +225,10 @@ class CachedFeatures:
                 waiting = {}
         if waiting:
             self._compute(waiting)
-        self._kept |= united({key: self._kept[key] for key in asked if key in self._kept})
-        return torch.stack([self._kept[k] for k in keys]) if keys else torch.empty(0, self._size)
+        self._cached |= merge_over_ranks(
+            {key: self._cached[key] for key in requested if key in self._cached}
+        )
+        return torch.stack([self._cached[k] for k in keys]) if keys else torch.empty(0, self._size)
 
     @torch.no_grad()
     def _compute(self, waiting: dict[str, Tensor]) -> None:
@@ -233,38 +236,39 @@ class CachedFeatures:
         with torch.autocast(device, torch.float16, enabled=device == "cuda"):
             features = self._forward(batch)
         for key, feature in zip(waiting, F.normalize(features.float()).cpu(), strict=True):
-            self._kept[key] = feature
+            self._cached[key] = feature
             if self._folder:
-                with whole_file(self._folder / f"{key}.npy") as file:
+                with atomic_file(self._folder / f"{key}.npy") as file:
                     np.save(file, feature.numpy())
 
-    def _read(self, key: str) -> bool:
+    def _read_from_disk(self, key: str) -> bool:
+        """Put the feature of a key into memory if the cache folder holds it."""
         if self._folder is None:
             return False
         try:
             feature = torch.from_numpy(np.load(self._folder / f"{key}.npy"))
-        except (OSError, ValueError, EOFError):  # none, or a damaged one: it is computed again
+        except (OSError, ValueError, EOFError):  # missing or damaged: compute it again
             return False
-        self._kept[key] = feature
+        self._cached[key] = feature
         return True
 
 
 def check_image(image: Tensor) -> None:
-    """Raises ValueError unless the image is uint8 (3, H, W)."""
+    """ValueError unless the image is uint8 (3, H, W)."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(
-            f"an image must be a uint8 tensor (3, H, W) of red, green and blue: given is "
-            f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}; convert it"
+            f"an image must be a uint8 tensor (3, H, W) of red, green and blue, not "
+            f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}: convert it"
         )
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:
     check_image(x)
     check_image(y)
-    if x.shape != y.shape or min(x.shape[1:]) < LPIPS_LEAST_PX:
+    if x.shape != y.shape or min(x.shape[1:]) < LPIPS_MIN_PX:
         raise ValueError(
-            f"LPIPS compares images of one size, at least {LPIPS_LEAST_PX} px: given are "
-            f"{tuple(x.shape)} and {tuple(y.shape)}; resize them first"
+            f"LPIPS compares images of one size, at least {LPIPS_MIN_PX} px, not "
+            f"{tuple(x.shape)} and {tuple(y.shape)}: resize them first"
         )
 
 
@@ -278,8 +282,8 @@ def _content_sha(image: Tensor) -> str:
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def _resolved(device: str | torch.device) -> torch.device:
-    """`auto`: CUDA where it is there."""
+def _torch_device(device: str | torch.device) -> torch.device:
+    """`device`, where "auto" is CUDA if available, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -290,7 +294,7 @@ def _precision(device: torch.device) -> str:
 
 
 def _cache_folder(cache: str | Path | None, protocol: str) -> Path | None:
-    """One folder per protocol: features of other weights or preprocessing never mix."""
+    """A cache folder for each protocol, so that features of different weights never mix."""
     if cache is None:
         return None
     folder = Path(cache).expanduser() / hashlib.sha256(protocol.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Scores of pictures, whoever drew them: a row for each picture, and the summary of all."""
+"""Scoring pictures from any source: one row for each picture, and metrics over all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,76 +15,78 @@ Row = dict[str, Score]
 
 @dataclass(frozen=True)
 class PictureSets:
-    """What is scored: pictures of a subject, by what they were drawn or enlarged from."""
+    """The pictures to score, grouped by their origin."""
 
     subject: Subject
     identifier: str
-    prompts: Sequence[Picture]  # of the subject, under its prompts
-    class_prompts: Sequence[Picture]
-    restored: Sequence[Picture] = ()  # photos shrunk and enlarged again
-    originals: Sequence[Picture] = ()  # those photos, one to one
+    prompts: Sequence[Picture]  # the subject, drawn from its evaluation prompts
+    class_prompts: Sequence[Picture]  # the class, drawn from the class prompt
+    restored: Sequence[Picture] = ()  # photos that were shrunk and enlarged again
+    originals: Sequence[Picture] = ()  # the original of each restored photo
 
     @property
     def scored(self) -> list[Picture]:
-        """In the order of the rows that `evaluate` gives."""
+        """All scored pictures, in the order of the rows that `evaluate` returns."""
         return [*self.prompts, *self.class_prompts, *self.restored]
 
 
 @dataclass(frozen=True)
 class Scores:
+    """Scores of each picture, and metrics over all of them."""
+
     rows: list[Row]  # one for each picture
     metrics: dict[str, Metric]
 
 
 class Scorer(Protocol):
-    """Numbers for pictures: the seam for every metric."""
+    """Scores pictures: the interface that every metric implements."""
 
     def check(self, subject: Subject) -> None:
-        """ValueError, before any work, if it cannot score pictures of this subject."""
+        """Raise ValueError before any work if this scorer cannot score pictures of `subject`."""
 
     def score(self, sets: PictureSets) -> Scores:
-        """Of `sets.prompts`, then `sets.class_prompts`."""
+        """Score `sets.prompts`, then `sets.class_prompts`."""
 
     def score_restored(self, sets: PictureSets) -> Scores:
-        """Of `sets.restored`, each against its original."""
+        """Score each of `sets.restored` against its original."""
 
 
 def evaluate(scorers: Sequence[Scorer], sets: PictureSets, seed: int | None = None) -> Scores:
-    """The rows and numbers of all scorers: what scores.csv and metrics.json hold.
+    """Score pictures with all scorers; the result is what scores.csv and metrics.json hold.
 
-    `seed` is the run's, None for pictures of other systems. A row has `set` ("prompts", "class" or
-    "restored"), `prompt`, `template`, `index`, `seed`, the `path` of a picture of another system,
-    and a column for each score of the picture.
+    `seed`: the seed of the run; None for pictures of other systems. A row has `set` ("prompts",
+    "class" or "restored"), `prompt`, `template`, `index`, `seed`, the `path` of a picture of
+    another system, and a column for each score.
     """
     drawn = [("prompts", p) for p in sets.prompts] + [("class", p) for p in sets.class_prompts]
     rows = [_row(image_set, picture, seed) for image_set, picture in drawn]
     restored = [_row("restored", picture, seed) for picture in sets.restored]
-    found = [scorer.score(sets) for scorer in scorers]
-    found_restored = [scorer.score_restored(sets) for scorer in scorers] if restored else []
+    of_drawn = [scorer.score(sets) for scorer in scorers]
+    of_restored = [scorer.score_restored(sets) for scorer in scorers] if restored else []
     metrics: dict[str, Metric] = {}
-    for scores in found + found_restored:
+    for scores in of_drawn + of_restored:
         metrics |= scores.metrics
-    return Scores(_with_columns(rows, found) + _with_columns(restored, found_restored), metrics)
+    return Scores(_with_columns(rows, of_drawn) + _with_columns(restored, of_restored), metrics)
 
 
-def _with_columns(rows: list[Row], found: Sequence[Scores]) -> list[Row]:
-    for scores in found:
+def _with_columns(rows: list[Row], all_scores: Sequence[Scores]) -> list[Row]:
+    for scores in all_scores:
         rows = [row | columns for row, columns in zip(rows, scores.rows, strict=True)]
     return rows
 
 
-def joined(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """`rows`, each with the columns that it lacks from the row before of the same picture."""
+def merge_rows(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Add to each row the columns that only the earlier row of the same picture has."""
 
     def key(row: Row) -> tuple[Score, ...]:
         return row["set"], row["prompt"], row["index"]
 
-    known = {key(row): row for row in before}
-    return [known.get(key(row), {}) | row for row in rows]
+    by_picture = {key(row): row for row in earlier}
+    return [by_picture.get(key(row), {}) | row for row in rows]
 
 
 def summary_line(metrics: dict[str, Metric]) -> str:
-    """In a line: "dino 0.612, clip_t 0.291"."""
+    """All metrics in one line: "dino 0.612, clip_t 0.291"."""
     return ", ".join(f"{name} {metric.value:.3f}" for name, metric in metrics.items())
 
 

@@ -1,4 +1,4 @@
-"""Images made by any system, from a folder or a table, as pictures to be scored."""
+"""Images of any other system, read from a folder or a CSV file for scoring."""
 
 import csv
 from collections import Counter
@@ -15,14 +15,16 @@ from dreambooth.subjects.subject import Subject
 
 
 class PictureFile(Picture):
-    """A picture whose pixels are read from its file whenever they are asked for: there may be more
-    of them than memory holds. They are upright RGB, on white where the image is transparent."""
+    """A picture that reads its pixels from a file on each access, since they may not fit in memory.
+
+    The pixels are upright RGB, composited on white where the image is transparent.
+    """
 
     path: Path
 
     def __init__(self, path: Path, prompt: str, index: int, template: str) -> None:
-        named = {"path": path, "prompt": prompt, "index": index, "template": template}
-        for name, value in named.items():
+        fields = {"path": path, "prompt": prompt, "index": index, "template": template}
+        for name, value in fields.items():
             object.__setattr__(self, name, value)  # a Picture is frozen
 
     @property
@@ -33,14 +35,15 @@ class PictureFile(Picture):
 def read_external(
     images: Path, subject: Subject, identifier: str = ""
 ) -> tuple[list[Picture], list[Picture]]:
-    """Pictures of the subject under its prompts, and those of the class prompt ("a dog").
+    """Read the pictures of the subject's prompts, and those of the class prompt ("a dog").
 
-    `images`: a folder with a subfolder for each prompt, named by it ("a dog in the snow", or with
-    "_" for each space); or a CSV file with the columns path and prompt, a row for each image, paths
-    as seen from the file's own folder. {} in a prompt stands for the subject: "a {}" is never the
-    class prompt, and "a dog" and "A dog" are. Other files and what is hidden do not count.
+    `images` is a folder or a CSV file. A folder has one subfolder for each prompt, named by the
+    prompt ("a dog in the snow", or with "_" for each space). A CSV file has the columns path and
+    prompt and one row for each image; paths are relative to the CSV file. {} in a prompt stands for
+    the subject, so that "a {}" is never the class prompt, while "a dog" and "A dog" are. Hidden
+    files and files of other types are ignored.
 
-    ValueError where there is no such folder, file or image, where an image cannot be read, or where
+    ValueError if the folder, the file or an image does not exist, if an image cannot be read, or if
     a prompt names neither the identifier nor the class noun.
     """
     if not images.exists():
@@ -48,8 +51,9 @@ def read_external(
     listed = list(_from_table(images) if images.is_file() else _from_folders(images))
     if not listed:
         raise ValueError(
-            f"no images in {images}: give a folder with a subfolder for each prompt, named by it, "
-            f"of {', '.join(SUFFIXES)} files, or a CSV file with the columns path and prompt"
+            f"no images in {images}: give a folder with a subfolder for each prompt, named by the "
+            f"prompt, with files of the types {', '.join(SUFFIXES)}; or give a CSV file with the "
+            "columns path and prompt"
         )
     phrase = subject_phrase(identifier, subject.class_noun).strip()
     counts: Counter[str] = Counter()
@@ -60,21 +64,20 @@ def read_external(
         _check_readable(path)
         pictures.append(PictureFile(path, prompt, counts[prompt], template))
         counts[prompt] += 1
-    of_class = class_prompt(subject.class_noun).lower()
-    by_class = [picture.template.lower() == of_class for picture in pictures]
+    prompt_of_class = class_prompt(subject.class_noun).lower()
     return (
-        [p for p, of in zip(pictures, by_class, strict=True) if not of],
-        [p for p, of in zip(pictures, by_class, strict=True) if of],
+        [p for p in pictures if p.template.lower() != prompt_of_class],
+        [p for p in pictures if p.template.lower() == prompt_of_class],
     )
 
 
 def _from_folders(folder: Path) -> Iterator[tuple[Path, str]]:
-    """(path, prompt) of all images, ordered by name."""
+    """(path, prompt) of each image in the subfolders, sorted by name."""
     children = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     if loose := [p.name for p in children if p.suffix.lower() in SUFFIXES and p.is_file()]:
         raise ValueError(
-            f"{folder} says no prompt for {loose[0]}: put each image into a subfolder named by its "
-            "prompt, or list them in a CSV file with the columns path and prompt"
+            f"{folder} gives no prompt for {loose[0]}: put each image into a subfolder named by "
+            "its prompt, or list the images in a CSV file with the columns path and prompt"
         )
     for child in (p for p in children if p.is_dir()):
         for path in sorted(child.iterdir()):
@@ -83,12 +86,13 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
+    """(path, prompt) of each row of a CSV file."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns, rows = reader.fieldnames or [], list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is no CSV file ({error})") from error
+        raise ValueError(f"{table} is not a CSV file ({error})") from error
     if missing := {"path", "prompt"} - set(columns):
         raise ValueError(
             f"{table} has no column {' and no column '.join(sorted(missing))} (it has "
@@ -99,23 +103,24 @@ def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
             raise ValueError(f"line {number} of {table} lacks a path or a prompt: give both")
         path = table.parent / Path(row["path"]).expanduser()
         if not path.is_file():
-            raise ValueError(f"line {number} of {table} names {path}, and there is no such file")
+            raise ValueError(f"line {number} of {table} names {path}, which does not exist")
         yield path, " ".join(row["prompt"].split())
 
 
 def _check_named(prompt: str, class_noun: str, identifier: str, path: Path) -> None:
-    words = prompt.lower()
-    if class_noun.lower() not in words and (not identifier or identifier.lower() not in words):
+    """ValueError unless a prompt names the subject by its class noun or its identifier."""
+    text = prompt.lower()
+    if class_noun.lower() not in text and (not identifier or identifier.lower() not in text):
         raise ValueError(
             f"the prompt {prompt!r} of {path} does not name the subject, a {class_noun}: write "
-            "{} where it stands, or give identifier.text=, the word that the prompts have for it"
+            "{} in its place, or give identifier.text=, the word that stands for it in the prompts"
         )
 
 
 def _check_readable(path: Path) -> None:
-    """Its header only: that finds text named .png before any work, and is fast."""
+    """ValueError unless the header is that of an image: a fast check before any work."""
     try:
         with Image.open(path):
             pass
     except OSError as error:
-        raise ValueError(f"cannot read the image {path} ({error}): take it away") from error
+        raise ValueError(f"cannot read the image {path} ({error}): remove it") from error

@@ -1,7 +1,7 @@
-"""Means as a `Metric`: with their count, their 95 % interval and their protocol.
+"""Means as a `Metric`, with their count, 95 % interval and protocol.
 
-The intervals are those of a percentile bootstrap, which is narrow where there is little to draw
-from; a single value has none.
+The intervals come from a percentile bootstrap, which is too narrow for few values. A single value
+has no interval.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ _NUM_DRAWS = 2000
 def mean(
     rows: Sequence[dict[str, Score]], column: str, protocol: str, share: bool = False
 ) -> Metric:
-    """The mean of a column over the rows that have it; NaN, of count 0, where none has.
+    """The mean of a column over the rows that have it; NaN with count 0 if none has.
 
-    The interval takes images as independent. `share`: of a column of 1 and 0 it is Wilson's.
+    The interval treats images as independent. `share`: the column holds 1 and 0, and the interval
+    is Wilson's.
     """
     values = [float(row[column]) for row in rows if row.get(column) is not None]  # type: ignore[arg-type]
     if not share:
@@ -29,34 +30,34 @@ def mean(
 
 
 def mean_of_groups(groups: Sequence[Sequence[float]], protocol: str) -> Metric:
-    """The mean of all values; NaN, of count 0, where there are none."""
+    """The mean of all values, with an interval over groups; NaN with count 0 if there are none."""
     count = sum(len(group) for group in groups)
     return Metric(pooled_mean(groups), count, protocol, ci95_of_groups(groups))
 
 
 def pooled_mean(groups: Sequence[Sequence[float]]) -> float:
-    """The mean of all values of all groups; NaN where there are none."""
+    """The mean of all values of all groups; NaN if there are none."""
     sums = np.array([sum(group) for group in groups if len(group)])
     count = sum(len(group) for group in groups)
     return float(sums.sum() / count) if count else float("nan")
 
 
 def ci95_of_share(values: Sequence[float]) -> tuple[float, float] | None:
-    """Wilson's interval of the mean of values of 1 and 0; None where there are none."""
+    """Wilson's 95 % interval for the mean of values 1 and 0; None if there are no values."""
     from scipy import stats
 
     if not values:
         return None
-    found = stats.binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def ci95_of_groups(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Of the mean of all values; None for fewer than two groups.
+    """The 95 % interval for the mean of all values; None for fewer than two groups.
 
-    The interval takes groups as independent, and not the values of one: it draws whole groups. Of
-    simulated DIV with 25, 10 and 5 prompts, of 4 images each, it covers the truth in 93, 88 and
-    80 % (benchmarks/intervals.py); if pairs of a prompt were taken as independent, in 68, 65 and
+    The bootstrap draws whole groups, because the values within a group are not independent. For
+    simulated DIV with 25, 10 and 5 prompts of 4 images each, it covers the truth in 93, 88 and 80 %
+    of cases (benchmarks/intervals.py). Drawing pairs independently would cover it in 68, 65 and
     59 %.
     """
     from scipy import stats
@@ -78,19 +79,19 @@ def ci95_of_groups(groups: Sequence[Sequence[float]]) -> tuple[float, float] | N
 
 
 def mean_of_pairs(distances: NDArray[np.float64], protocol: str) -> Metric:
-    """The mean distance of N > 1 images to each other; `distances` (N, N), symmetric.
+    """The mean distance between N > 1 images; `distances` (N, N), symmetric.
 
-    The interval draws images, and leaves out an image's pairs with itself; there is none of 2. Of
-    simulated sets of 32, 16 and 8 images it covers the truth in 94, 91 and 90 %
-    (benchmarks/intervals.py).
+    The bootstrap draws images and ignores pairs of an image with itself. Two images have no
+    interval. For simulated sets of 32, 16 and 8 images it covers the truth in 94, 91 and 90 % of
+    cases (benchmarks/intervals.py).
     """
     n = len(distances)
-    apart = distances * (1 - np.eye(n))
-    metric = Metric(float(apart.sum() / (n * (n - 1))), n, protocol)
+    off_diagonal = distances * (1 - np.eye(n))
+    metric = Metric(float(off_diagonal.sum() / (n * (n - 1))), n, protocol)
     if n < 3:
         return metric
-    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _NUM_DRAWS)
-    times = times[(times > 0).sum(1) > 1]  # one image alone has no pair
-    means = (times @ apart * times).sum(1) / (n**2 - (times**2).sum(1))
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _NUM_DRAWS)
+    counts = counts[(counts > 0).sum(1) > 1]  # a draw of a single image has no pairs
+    means = (counts @ off_diagonal * counts).sum(1) / (n**2 - (counts**2).sum(1))
     low, high = np.quantile(means, (0.025, 0.975))
     return Metric(metric.value, n, protocol, (float(low), float(high)))

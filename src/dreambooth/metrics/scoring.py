@@ -1,6 +1,6 @@
-"""The field's scores of a run's pictures: DINO, CLIP-I, CLIP-T, PRES, DIV and a copy score.
+"""Scores a run's pictures by DINO, CLIP-I, CLIP-T, PRES, DIV and a copy score.
 
-Each picture goes through each encoder once; all scores are made of those features.
+Each encoder sees each picture once; all scores are computed from the features.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,19 +28,23 @@ from dreambooth.subjects.subject import Subject
 
 
 class ImageEncoder(Protocol):
-    """uint8 (3, H, W) each -> features (N, D); `protocol` says which, in words."""
+    """Encodes images, uint8 (3, H, W) each, into features (N, D)."""
 
-    protocol: str
+    protocol: str  # how the features are computed, in words
 
     def images(self, images: Iterable[Tensor]) -> Tensor: ...
 
 
 class TextImageEncoder(ImageEncoder, Protocol):
+    """Encodes texts too, into the same feature space."""
+
     def texts(self, texts: Iterable[str]) -> Tensor: ...
 
 
 class PairDistance(Protocol):
-    protocol: str
+    """A distance (N,) between the images a[i] and b[i], uint8 (N, 3, H, W) each."""
+
+    protocol: str  # how the distance is computed, in words
 
     def pairs(self, a: Tensor, b: Tensor) -> Tensor: ...
 
@@ -48,8 +52,8 @@ class PairDistance(Protocol):
 class FidelityScorer:
     """Scores against the subject's real photos and against the prompt (paper, sections 4.1, 4.3).
 
-    `distance` is that of DIV, on pixels (LPIPS in the paper); None takes 1 - cosine of the DINO
-    features. `keep_identifier`: whether [V] stays in the text of CLIP-T.
+    `distance`: the distance for DIV, on pixels (LPIPS in the paper); None uses 1 - cosine of the
+    DINO features. `keep_identifier`: whether [V] stays in the text for CLIP-T.
     """
 
     def __init__(
@@ -63,19 +67,20 @@ class FidelityScorer:
         self.keep_identifier = keep_identifier
 
     def check(self, subject: Subject) -> None:
-        """Any subject has photos."""
+        """Nothing to check: every subject has photos."""
 
     def score(self, sets: PictureSets) -> Scores:
         prompts, class_prompts = sets.prompts, sets.class_prompts
         names = [p.prompt for p in prompts]
-        div = self._pixel_diversity(prompts) if self.distance else None  # refuses odd sizes first
+        # DIV comes first, because it raises if the images of a prompt differ in size.
+        div = self._pixel_diversity(prompts) if self.distance else None
         photos = sets.subject.originals()
         real_dino, real_clip = self.dino.images(photos), self.clip.images(photos)
-        by_dino = self.dino.images(p.pixels for p in prompts)  # pixels of one batch at a time
+        by_dino = self.dino.images(p.pixels for p in prompts)  # reads one batch at a time
         by_clip = self.clip.images(p.pixels for p in prompts)
-        left_out = "" if self.keep_identifier else sets.identifier
-        texts = [without_identifier(name, left_out) for name in names]
-        # Each rank has the features of all pictures (encoders.py): there is nothing to gather.
+        removed = "" if self.keep_identifier else sets.identifier
+        texts = [without_identifier(name, removed) for name in names]
+        # Every rank has the features of all pictures (encoders.py), so there is nothing to gather.
         dino = DinoSimilarity(sync_on_compute=False)
         clip_i = ClipImageSimilarity(sync_on_compute=False)
         clip_t = ClipTextSimilarity(sync_on_compute=False)
@@ -91,16 +96,18 @@ class FidelityScorer:
             div.update(by_dino, names)
         distances = div.by_prompt()
         columns = {
-            "dino": dino.of_images(),
-            "clip_i": clip_i.of_images(),
-            "clip_t": clip_t.of_images(),
-            "copy": copies.of_images(),
-            "copied": copies.closer_of_images(),
+            "dino": dino.per_image(),
+            "clip_i": clip_i.per_image(),
+            "clip_t": clip_t.per_image(),
+            "copy": copies.per_image(),
+            "copied": copies.closer_per_image(),
             "div": diversity_of_each(torch.cat([torch.empty(0), *distances]), names),
         }
-        class_columns = {"pres": pres.of_images()}
-        groups = {name: _each_alone(column) for name, column in (columns | class_columns).items()}
-        groups["div"] = [some.tolist() for some in distances]
+        class_columns = {"pres": pres.per_image()}
+        groups = {
+            name: _one_per_group(column) for name, column in (columns | class_columns).items()
+        }
+        groups["div"] = [of_prompt.tolist() for of_prompt in distances]
         values = {
             "dino": dino.compute(),
             "clip_i": clip_i.compute(),
@@ -113,23 +120,25 @@ class FidelityScorer:
         return Scores(rows, self._summary(values, groups, photos))
 
     def score_restored(self, sets: PictureSets) -> Scores:
-        ours, theirs = ([p.pixels for p in some] for some in (sets.restored, sets.originals))
-        cosine = (self.dino.images(ours) * self.dino.images(theirs)).sum(1)
+        restored = [p.pixels for p in sets.restored]
+        originals = [p.pixels for p in sets.originals]
+        cosine = (self.dino.images(restored) * self.dino.images(originals)).sum(1)
         columns = {"sr_dino": cosine}
         photos = enlarged_photos(sets.subject)
-        says = {"sr_dino": f"mean cosine to the original; {photos}; {self.dino.protocol}"}
+        protocols = {"sr_dino": f"mean cosine to the original; {photos}; {self.dino.protocol}"}
         if self.distance is not None:
-            columns["sr_lpips"] = self.distance.pairs(torch.stack(ours), torch.stack(theirs))
-            says["sr_lpips"] = f"distance to the original; {photos}; {self.distance.protocol}"
-        rows = _rows(columns, len(ours))
-        return Scores(rows, {name: mean(rows, name, says[name]) for name in says})
+            columns["sr_lpips"] = self.distance.pairs(torch.stack(restored), torch.stack(originals))
+            protocols["sr_lpips"] = f"distance to the original; {photos}; {self.distance.protocol}"
+        rows = _rows(columns, len(restored))
+        return Scores(rows, {name: mean(rows, name, protocols[name]) for name in protocols})
 
     def _pixel_diversity(self, prompts: Sequence[Picture]) -> Diversity:
-        """Of one prompt after the other, whose pixels are in memory together. A rank does some."""
+        """DIV on pixels, with one prompt in memory at a time; the ranks share the prompts."""
         assert self.distance is not None
         div = Diversity(self.distance.pairs)
         names = list(dict.fromkeys(p.prompt for p in prompts))
-        share = torch.arange(len(names)).tensor_split(num_ranks())[rank()]  # in order when gathered
+        # Contiguous shares, so that gathering them restores the order of the prompts.
+        share = torch.arange(len(names)).tensor_split(num_ranks())[rank()]
         for prompt in (names[i] for i in share.tolist()):
             pixels = [p.pixels for p in prompts if p.prompt == prompt]
             if len({image.shape for image in pixels}) > 1:
@@ -143,7 +152,7 @@ class FidelityScorer:
     def _summary(
         self,
         values: Mapping[str, Tensor],
-        groups: Mapping[str, list[list[float]]],  # what the intervals take as independent
+        groups: Mapping[str, list[list[float]]],  # the intervals treat groups as independent
         photos: Sequence[Tensor],
     ) -> dict[str, Metric]:
         real = f"{len(photos)} real photos ({sizes(photos)}, 8 bits)"
@@ -171,20 +180,20 @@ class FidelityScorer:
 
 
 def sizes(images: Sequence[Tensor]) -> str:
-    """Width x height of images (3, H, W), the smallest and the largest: "64x64 px"."""
-    found = sorted({image.shape[:0:-1] for image in images}, key=lambda size: size[0] * size[1])
-    ends = [f"{width}x{height}" for width, height in dict.fromkeys([found[0], found[-1]])]
+    """The smallest and largest width x height of images (3, H, W): "64x64 px"."""
+    by_area = sorted({image.shape[:0:-1] for image in images}, key=lambda size: size[0] * size[1])
+    ends = [f"{width}x{height}" for width, height in dict.fromkeys([by_area[0], by_area[-1]])]
     return " to ".join(ends) + " px"
 
 
 def _rows(columns: dict[str, Tensor], count: int) -> list[Row]:
-    """A row per image; what is no number is left empty."""
+    """One row for each image, with None in place of NaN."""
     values = {name: column.tolist() for name, column in columns.items()}
     return [
         {name: (v[i] if v[i] == v[i] else None) for name, v in values.items()} for i in range(count)
     ]
 
 
-def _each_alone(scores: Tensor) -> list[list[float]]:
-    """Each image a group of its own, but for those whose score is no number."""
+def _one_per_group(scores: Tensor) -> list[list[float]]:
+    """Put each score into a group of its own, leaving out NaN."""
     return scores[~scores.isnan()][:, None].tolist()

@@ -1,8 +1,10 @@
-"""The folders of a sweep and of its cells, named by what is swept and not by the time: the same
-command finds what it has done.
+"""The names of sweep folders and cell folders, and the list of cells in sweep.json.
 
-runs/class+lambda/class-none+lambda-0         of prior.lambda=0,1 class=none,wrong,correct
-runs/class+lambda+subject-olive/...           the same with subject=olive
+Folders are named by what is swept, not by the time, so that a repeated command finds its earlier
+results:
+
+runs/class+lambda/class-none+lambda-0         for prior.lambda=0,1 class=none,wrong,correct
+runs/class+lambda+subject-olive/...           for the same sweep with subject=olive
 """
 
 import json
@@ -19,81 +21,91 @@ from dreambooth.runs.overrides import assignment
 from dreambooth.runs.records import damaged
 from dreambooth.runs.run import Run, holds_a_run
 
-_LONGEST = 100  # characters of a name
-HOW = ("force", "launcher", "objective")  # keys that say how a run is done, and not what it is
+EXECUTION_KEYS = ("force", "launcher", "objective")  # these do not change the result of a run
+_MAX_CHARACTERS = 100  # of a folder name
 
 
-def of_the_result(override: str) -> bool:
-    """Whether an override says what is run, and not just how."""
-    return re.split("[.@]", assignment(override).key)[0] not in HOW
+def affects_result(override: str) -> bool:
+    """Whether an override changes the result of a run, and not just how it is executed."""
+    return re.split("[.@]", assignment(override).key)[0] not in EXECUTION_KEYS
 
 
 def sweep_name(swept: Collection[str], fixed: Mapping[str, str]) -> str:
-    """Of the keys that are swept, and the keys and values that all cells have besides."""
-    short = _short([*swept, *fixed])
-    return _name([short[key] for key in sorted(swept)] + _pairs(fixed, short))
+    """The name of a sweep folder: the swept keys, then the settings that all cells share."""
+    short = _short_keys([*swept, *fixed])
+    return _folder_name([short[key] for key in sorted(swept)] + _key_values(fixed, short))
 
 
 def cell_name(overrides: Sequence[str], fixed: Collection[str] = ()) -> str:
-    """Of a cell's overrides, but for the keys that all cells share."""
-    own = {key: value for key, value in settings(overrides).items() if key not in fixed}
-    return _name(_pairs(own, _short(own))) or "all"
+    """The name of a cell folder: the cell's overrides, without the keys that all cells share."""
+    varying = {key: value for key, value in settings(overrides).items() if key not in fixed}
+    return _folder_name(_key_values(varying, _short_keys(varying))) or "all"
 
 
 def settings(overrides: Sequence[str]) -> dict[str, str]:
-    """Keys and values of the overrides that say what is run; of a key said twice, the last."""
-    said = [assignment(text) for text in overrides if of_the_result(text)]
-    return {f"{one.prefix.strip('+')}{one.key}": one.value for one in said}
+    """Key -> value of the overrides that affect the result. The last override of a key wins."""
+    assignments = [assignment(text) for text in overrides if affects_result(text)]
+    return {f"{a.prefix.strip('+')}{a.key}": a.value for a in assignments}
 
 
-def _pairs(chosen: Mapping[str, str], short: Mapping[str, str]) -> list[str]:
+def _key_values(chosen: Mapping[str, str], short: Mapping[str, str]) -> list[str]:
     return [f"{short[key]}-{value}" for key, value in sorted(chosen.items())]
 
 
-def _short(keys: Collection[str]) -> dict[str, str]:
-    """`lambda` of `prior.lambda`, where only one key ends so."""
-    by_end = groupby(sorted(keys, key=_end), _end)
-    alone = {end for end, group in by_end if len(list(group)) == 1}
-    return {key: _end(key) if _end(key) in alone else key for key in keys}
+def _short_keys(keys: Collection[str]) -> dict[str, str]:
+    """Map each key to its last part (`prior.lambda` -> `lambda`), or to itself if ambiguous."""
+    by_last_part = groupby(sorted(keys, key=_last_part), _last_part)
+    unique = {last for last, group in by_last_part if len(list(group)) == 1}
+    return {key: _last_part(key) if _last_part(key) in unique else key for key in keys}
 
 
-def _end(key: str) -> str:
+def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _name(parts: Sequence[str]) -> str:
-    """Parts joined by "+"; where that is long, or has what a file system or a shell may not take,
-    shortened to what they do, with a hash of it all."""
-    whole = "+".join(parts)
-    plain = "+".join(re.sub("[^a-z0-9._-]+", "-", part.lower()).strip("-.") for part in parts)
-    if plain == whole and len(whole) <= _LONGEST and not whole.startswith((".", "-")):
-        return whole
-    return f"{plain[: _LONGEST - 20]}_{blake2b(whole.encode(), digest_size=4).hexdigest()}"
+def _folder_name(parts: Sequence[str]) -> str:
+    """Join parts by "+" into a name that is safe for file systems and shells.
+
+    If the joined text is too long or holds other characters than a-z, 0-9, ".", "_" and "-", these
+    are replaced, the name is cut, and a hash of the full text is appended.
+    """
+    full = "+".join(parts)
+    safe = "+".join(re.sub("[^a-z0-9._-]+", "-", part.lower()).strip("-.") for part in parts)
+    if safe == full and len(full) <= _MAX_CHARACTERS and not full.startswith((".", "-")):
+        return full
+    return f"{safe[: _MAX_CHARACTERS - 20]}_{blake2b(full.encode(), digest_size=4).hexdigest()}"
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep folder, damaged and missing ones included: the cells of the sweep in its
-    order, then its other subfolders with a config.yaml or status.json."""
+    """All runs of a sweep folder, damaged and missing ones included.
+
+    The cells of sweep.json come first, in its order. Other subfolders with a config.yaml or a
+    status.json follow. ValueError if the folder does not exist.
+    """
     if not folder.is_dir():
         raise ValueError(f"there is no sweep folder {folder}")
     cells = read_cells(folder)
     others = [child.name for child in folder.iterdir() if holds_a_run(child)]
     others.sort(key=lambda name: (len(name) if name.isdecimal() else 0, name))
-    return [_found(folder / name) for name in dict.fromkeys([*cells, *others])]
+    return [_load_any(folder / name) for name in dict.fromkeys([*cells, *others])]
 
 
 def write_cells(folder: Path, cells: Mapping[str, Sequence[str]]) -> None:
-    """sweep.json: the cells of a sweep in its order, as names of folders with their overrides, and
-    after them those that were there."""
+    """Write sweep.json: the folder name and the overrides of each cell, in the order of the sweep.
+
+    Cells that sweep.json already lists are kept, after the new ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = {name: said for name, said in read_cells(folder).items() if name not in cells}
+    earlier = {name: old for name, old in read_cells(folder).items() if name not in cells}
     content = {"cells": {**cells, **earlier}}
     write_atomically(folder / "sweep.json", f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def read_cells(folder: Path) -> dict[str, list[str]]:
-    """Name of each cell's folder -> its overrides; {} where the folder is not that of a sweep.
-    ValueError where the file is damaged."""
+    """Read sweep.json: the name of each cell folder -> the cell's overrides.
+
+    {} if the folder has no sweep.json. ValueError if the file is damaged.
+    """
     path = folder / "sweep.json"
     try:
         cells = json.loads(path.read_bytes())["cells"] if path.exists() else {}
@@ -102,7 +114,8 @@ def read_cells(folder: Path) -> dict[str, list[str]]:
         raise damaged(path, error) from error
 
 
-def _found(folder: Path) -> Run:
+def _load_any(folder: Path) -> Run:
+    """Load a run even if it is missing (empty config) or damaged (`damage` says why)."""
     config: Mapping[str, Any] = {}
     if not holds_a_run(folder):
         return Run(folder, config)

@@ -1,4 +1,4 @@
-"""A run's config.yaml, and where two configs differ."""
+"""Reading a run's config.yaml, and comparing two configs."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from dreambooth.runs.records import damaged
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config.yaml of a run folder. ValueError if it is missing or damaged."""
     path = folder / "config.yaml"
     if not path.exists():
         raise ValueError(f"the run in {folder} is damaged: config.yaml is missing")
@@ -18,20 +19,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise damaged(path, " ".join(str(error).split())) from error
     if not isinstance(config, dict):
-        raise damaged(path, "no mapping of keys to values")
+        raise damaged(path, "it is not a mapping of keys to values")
     return config
 
 
 def differences_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The first keys in which two configs differ, in words."""
+    """Describe the first three keys in which two configs differ, and count the others."""
     a, b = dict(_leaves(there)), dict(_leaves(here))
-    # As text, since NaN differs from itself and 1 equals True.
+    # Values are compared as text, because NaN != NaN and 1 == True.
     keys = [k for k in {**a, **b} if repr(a.get(k)) != repr(b.get(k)) or (k in a) != (k in b)]
     words = [f"{k} is {a.get(k, 'absent')} there and {b.get(k, 'absent')} here" for k in keys[:3]]
     return words + [f"and {len(keys) - 3} more"] * (len(keys) > 3)
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")

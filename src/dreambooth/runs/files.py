@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole, CSV text, and file names made of prompts."""
+"""Atomic writes of files and folders, locks on run folders, CSV text, and file names."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _PARTIAL = ".partial"
 
 
 def slug(prompt: str) -> str:
-    """A file name of a prompt: its words joined by "-", and where that says less than the prompt
-    (capitals, punctuation, length), "_" and a hash. Different prompts have different slugs."""
+    """A file name for a prompt: its words joined by "-".
+
+    If that loses anything (capitals, punctuation, length), "_" and a hash of the prompt follow.
+    Different prompts have different slugs.
+    """
     words = "-".join(re.findall("[a-z0-9]+", prompt.lower()))[:80]
     if words and words.replace("-", " ") == prompt:
         return words
@@ -30,8 +33,11 @@ def slug(prompt: str) -> str:
 
 
 def csv_of(rows: Sequence[Mapping[str, Score]]) -> str:
-    """CSV text with a column per key of any row; text is quoted and numbers are not, so that a
-    text of digits stays text. None and an absent key are an empty text."""
+    """Rows as CSV text, with one column for each key that any row has.
+
+    Text is quoted and numbers are not, so that digits in quotes are read back as text. None and
+    missing keys become empty cells.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -44,10 +50,12 @@ def csv_of(rows: Sequence[Mapping[str, Score]]) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into that replaces `path` whole, at the end and if nothing fails: whoever
-    reads sees the old content or the new."""
-    partial = _partial(path)
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` on success.
+
+    A reader sees either the old content or the new content, never a part of it.
+    """
+    partial = _partial_path(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -57,20 +65,20 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # which disk is full?
+            error.filename = str(path)  # so that the message names the full disk
         raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file whole, as `whole_file`."""
-    with whole_file(path) as file:
+    """Write a file with `atomic_file`."""
+    with atomic_file(path) as file:
         file.write(content)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that becomes the new folder `path` at once, if nothing fails."""
-    partial = _partial(path)
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary path at which to create a folder, which becomes `path` on success."""
+    partial = _partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
@@ -82,10 +90,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """A run folder for this process alone; what a killed one was writing is swept away.
+    """Lock a run folder for this process, and delete what a killed process left half-written.
 
-    ValueError where another process has it. The lock is the operating system's, and goes with its
-    holder.
+    ValueError if another process holds the lock. The operating system releases the lock when its
+    process ends.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder to write the run into")
@@ -95,7 +103,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise ValueError(
-            f"another process is at the run in {folder}: let it end, or end it"
+            f"another process is using the run in {folder}: wait until it ends, or end it"
         ) from None
     try:
         remove_partial(folder)
@@ -106,7 +114,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def if_free(folder: Path) -> Iterator[bool]:
-    """Whether no process is at the run in a folder; and if so, none comes to it in the meantime."""
+    """Lock a run folder unless a process has locked it already; yield whether it is locked now."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
@@ -120,10 +128,10 @@ def if_free(folder: Path) -> Iterator[bool]:
 
 
 def remove_partial(folder: Path) -> None:
-    """What a killed process was writing below a folder that no living one writes into."""
-    for left in [*folder.rglob(f".*{_PARTIAL}")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    """Delete the temporary files of killed processes. The caller must hold the folder's lock."""
+    for partial in [*folder.rglob(f".*{_PARTIAL}")]:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
-def _partial(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")

@@ -1,4 +1,4 @@
-"""Hashes of content, by which caches and reports recognise weights and code."""
+"""A hash of content, by which caches and reports recognise weights and code."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # reports read runs without paying for torch
+if TYPE_CHECKING:  # reports read runs without importing torch
     from torch import Tensor
 
 
 def sha256_of(parts: Iterable[str | bytes | Tensor]) -> str:
-    """64 hex digits of the parts one after the other: texts as UTF-8, tensors as float32."""
+    """SHA-256 of the concatenated parts, in hex: strings as UTF-8, tensors as float32."""
     digest = sha256()
     for part in parts:
         if isinstance(part, str):

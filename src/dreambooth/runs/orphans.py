@@ -1,4 +1,4 @@
-"""The status of runs that ended without a word: SLURM ended their job, or a kill their process."""
+"""Detecting runs that died without a record: SLURM ended the job or the process was killed."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dreambooth.distributed.slurm import end_of, waiting_or_running
+from dreambooth.distributed.slurm import active_jobs, describe_end
 from dreambooth.runs.files import if_free
 from dreambooth.runs.run import Run
 from dreambooth.runs.status import OPEN, Status, this_host
@@ -15,41 +15,45 @@ log = logging.getLogger(__name__)
 
 
 def mark_orphans_failed(folder: Path) -> None:
-    """Statuses of a sweep's cells, or of a single run, as they are; of this user's runs only."""
-    there: Mapping[str, str] | None = None
-    asked = False
+    """Mark dead runs as failed, in a sweep folder or a single run folder.
+
+    Runs of other users are left alone.
+    """
+    jobs: Mapping[str, str] | None = None
+    queried = False
     for file in [*folder.glob("status.json"), *folder.glob("*/status.json")]:
         run = Run(file.parent, {})
         try:
             status = run.status()
             if status.state not in OPEN or file.stat().st_uid != os.getuid():
                 continue
-            if status.job and not asked:
-                there, asked = waiting_or_running(), True
-            status_now(run, there)
-        except (ValueError, OSError) as error:  # damaged, set aside just now, or on a full disk
-            log.debug("%s is left as it says it is: %s", run.folder, error)
+            if status.job and not queried:
+                jobs, queried = active_jobs(), True
+            refresh_status(run, jobs)
+        except (ValueError, OSError) as error:  # damaged, just moved away, or the disk is full
+            log.debug("the status of %s is left unchanged: %s", run.folder, error)
 
 
-def status_now(run: Run, there: Mapping[str, str] | None) -> Status:
-    """A run's status; one that is said to wait or run, in a job or process that is gone, has
-    failed, and its status says so from now on. `there`: what `waiting_or_running` told just before.
+def refresh_status(run: Run, jobs: Mapping[str, str] | None) -> Status:
+    """Mark a run as failed if its job or process no longer exists; return its status.
+
+    `jobs`: the result of a recent call of `active_jobs`.
     """
     status = run.status()
-    if status.state in OPEN and (reason := _gone(status, there)):
-        with if_free(run.folder) as free:  # a living process has it
+    if status.state in OPEN and (reason := _reason_gone(status, jobs)):
+        with if_free(run.folder) as free:  # a living process holds the lock
             if free and run.status() == status:
-                last = (run.folder / "status.json").stat().st_mtime
-                ended = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
+                last_written = (run.folder / "status.json").stat().st_mtime
+                ended = datetime.fromtimestamp(last_written, UTC).isoformat(timespec="seconds")
                 run.set_status("failed", reason, ended=ended)
     return run.status()
 
 
-def _gone(status: Status, there: Mapping[str, str] | None) -> str:
-    """Why it cannot be waiting or running; "" where it may be."""
+def _reason_gone(status: Status, jobs: Mapping[str, str] | None) -> str:
+    """Why the run cannot be waiting or running any more; "" if it may be."""
     if status.job:
-        lost = there is not None and status.job not in there
-        how = end_of(status.job) if lost else ""
+        gone = jobs is not None and status.job not in jobs
+        how = describe_end(status.job) if gone else ""
         return how and f"job {status.job} is gone: {how}"
-    here = status.state == "running" and status.host == this_host()
-    return "its process is gone" if here else ""
+    on_this_host = status.state == "running" and status.host == this_host()
+    return "its process is gone" if on_this_host else ""

@@ -1,4 +1,4 @@
-"""Hydra's overrides, the words of a command line, as Hydra's own parser reads them."""
+"""Command-line overrides, parsed by Hydra's own parser."""
 
 from functools import cache
 from typing import NamedTuple
@@ -8,16 +8,16 @@ from hydra.errors import HydraException
 
 
 class Assignment(NamedTuple):
-    """`prior.lambda=0`, `+key=value` or `~key`, in parts."""
+    """The parts of an override: `prior.lambda=0`, `+key=value` or `~key`."""
 
-    prefix: str  # "", "+", "++", or "~", which deletes the key
-    key: str  # "prior.lambda"; of a group that goes to another package, "group@package"
-    value: str  # as it was typed: 1e-4 stays 1e-4; "" of a deletion
+    prefix: str  # "", "+" or "++"; "~" deletes the key
+    key: str  # "prior.lambda", or "group@package" for a group in another package
+    value: str  # as typed: 1e-4 stays "1e-4"; "" for a deletion
 
 
 @cache
 def assignment(override: str) -> Assignment:
-    """The parts of an override. ValueError if Hydra cannot read it."""
+    """Split an override into its parts. ValueError if Hydra cannot read it."""
     try:
         name = OverridesParser.create().parse_override(override).get_key_element()
     except HydraException as error:

@@ -1,4 +1,4 @@
-"""Generated images as PNG files that say what they were made from."""
+"""Generated images as PNG files whose metadata says what they were made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.runs.files import slug
 
-if TYPE_CHECKING:  # reports read runs without paying for torch
+if TYPE_CHECKING:  # reports read runs without importing torch
     from torch import Tensor
 
 
@@ -19,16 +19,17 @@ class Picture:
 
     pixels: Tensor  # uint8 (3, H, W)
     prompt: str
-    index: int  # among the images of its prompt; (prompt, index) fixes the noise
-    template: str = ""  # the prompt before the subject was named, as "a {} in the snow"
+    index: int  # counts the images of one prompt; (prompt, index) determines the noise
+    template: str = ""  # the prompt with {} for the subject: "a {} in the snow"
 
 
 def picture_name(prompt: str, index: int) -> str:
-    """The file of a picture in its set."""
+    """The file name of a picture in its image set."""
     return f"{slug(prompt)}-{index:03d}.png"
 
 
 def png_of(picture: Picture) -> bytes:
+    """A picture as PNG, with its prompt, index and template in the metadata."""
     from PIL import Image, PngImagePlugin
 
     metadata = PngImagePlugin.PngInfo()
@@ -41,7 +42,7 @@ def png_of(picture: Picture) -> bytes:
 
 
 def read_png(path: Path) -> Picture:
-    """ValueError where the file is damaged or was not written by `png_of`."""
+    """Read what `png_of` wrote. ValueError if the file is damaged or was written otherwise."""
     import numpy as np
     import torch
     from PIL import Image

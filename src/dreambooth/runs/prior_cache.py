@@ -1,8 +1,8 @@
-"""The prior cache: images of the frozen model under the class prompt, made once for each key.
+"""The prior cache: images that the frozen model draws for the class prompt, once for each key.
 
-FOLDER/<digest of the key>/manifest.json      the key in full, and the sha256 of each image
-                           000000.png ...     image i, made with a seed from (key, i) alone
-                           .lock              held while images are checked and made
+FOLDER/<digest of the key>/manifest.json      the full key, and the sha256 of each image
+                           000000.png ...     image i, drawn with a seed from (key, i) only
+                           .lock              held while images are checked and drawn
 """
 
 import json
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from dreambooth.distributed.preemption import StoppedError, asked, stop_if_asked
+from dreambooth.distributed.preemption import StoppedError, stop_if_requested, stop_requested
 from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero, rank
 from dreambooth.runs.files import remove_partial, write_atomically
 
@@ -32,15 +32,17 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PriorImages:
+    """The prior images of a key, and their files."""
+
     paths: tuple[Path, ...]
     images: Pixels  # (count, H, W, 3)
-    made: int  # by this call; the others were there
+    made: int  # the number drawn by this call; the others were cached
 
 
 def key_digest(key: Mapping[str, str | int | float]) -> str:
-    """20 hex digits that name a key: the same for equal keys (3 == 3.0, entries in any order).
+    """A name for a key: 20 hex digits, the same for equal keys (3 == 3.0, entries in any order).
 
-    The key holds everything that the pixels follow from: weights, stage, class prompt, sampler ...
+    The key holds everything that determines the pixels: weights, stage, class prompt, sampler ...
     """
     plain = {
         name: int(value) if isinstance(value, float) and value.is_integer() else value
@@ -56,14 +58,16 @@ def prior_images(
     make: Callable[[list[int]], Pixels],
     batch_size: int,
 ) -> PriorImages:
-    """Images 0..count-1 of a key, from the cache where they are there and sound, else made.
+    """Return images 0..count-1 of a key. Cached images are reused; missing ones are drawn.
 
-    `make(indices)` gives uint8 (n, H, W, 3), image i from a seed of (key, i) alone: so fewer images
-    are a prefix of more, and batches do not matter. It is called with at most `batch_size` indices,
-    and each batch is kept as soon as it is made. Any number of processes may ask at once: one
-    makes, the rest wait. The lock is the operating system's and goes with its holder, so that a
-    killed one blocks nobody. A damaged or missing image is made again, with a warning. The ranks of
-    a run ask together: the first one locks, reads and writes, and they all make.
+    `make(indices)` returns uint8 (n, H, W, 3). It draws image i with a seed from (key, i) only, so
+    the result depends neither on `count` nor on the batches. It is called with at most `batch_size`
+    indices, and each batch is saved at once. A damaged or lost image is drawn again, with a
+    warning.
+
+    Several runs may call this at once: one draws, the others wait. The operating system releases
+    the lock of a killed process. All ranks of a run call this together: rank 0 locks, reads and
+    writes, and all ranks draw.
 
     ValueError for a count or batch size below 1.
     """
@@ -78,7 +82,7 @@ def prior_images(
         def read() -> tuple[dict[str, str], dict[int, Pixels]]:
             remove_partial(entry)
             hashes = _read_hashes(entry / "manifest.json", key)
-            return hashes, _read_sound(paths, hashes)
+            return hashes, _read_intact(paths, hashes)
 
         hashes, images = on_rank_zero(read)
         missing = [i for i in range(count) if i not in images]
@@ -86,7 +90,7 @@ def prior_images(
         if lost:
             names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
             log.warning(
-                "%d prior images in %s are damaged or missing: made again (%s)",
+                "%d prior images in %s are damaged or missing and are drawn again (%s)",
                 len(lost),
                 entry,
                 names,
@@ -94,7 +98,7 @@ def prior_images(
         rounds = batches(batches(missing, batch_size), num_ranks())
         hidden = None if missing and rank() == 0 else True
         for round_ in tqdm(rounds, "prior images", unit="batch", disable=hidden):
-            stop_if_asked()
+            stop_if_requested()
             pixels = np.concatenate(map_over_ranks(make, round_))
             assert pixels.dtype == np.uint8, pixels.dtype
             made = dict(zip(chain.from_iterable(round_), pixels, strict=True))
@@ -117,9 +121,9 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        log.info("waiting for the process that makes the prior images in %s", path.parent)
+        log.info("waiting for the process that draws the prior images in %s", path.parent)
         while not lock.is_locked:
-            if asked.is_set():
+            if stop_requested.is_set():
                 raise StoppedError("stopped as asked") from None
             with suppress(Timeout):
                 lock.acquire(timeout=1)
@@ -130,7 +134,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _read_hashes(manifest: Path, key: Mapping[str, str | int | float]) -> dict[str, str]:
-    """File name -> sha256; empty, and said, where the manifest is not one of this key."""
+    """File name -> sha256. Warns and returns {} if the manifest is damaged or has another key."""
     if not manifest.exists():
         return {}
     try:
@@ -139,12 +143,12 @@ def _read_hashes(manifest: Path, key: Mapping[str, str | int | float]) -> dict[s
             return dict(content["sha256"])
     except (ValueError, KeyError, TypeError):
         pass
-    log.warning("%s is damaged, so that all images beside it are made again", manifest)
+    log.warning("%s is damaged: all images in its folder are drawn again", manifest)
     return {}
 
 
-def _read_sound(paths: Sequence[Path], hashes: Mapping[str, str]) -> dict[int, Pixels]:
-    """Index -> pixels (H, W, 3) of the files that are as they were written."""
+def _read_intact(paths: Sequence[Path], hashes: Mapping[str, str]) -> dict[int, Pixels]:
+    """Index -> pixels (H, W, 3) of the images whose files match their hashes."""
     images = {}
     for i, path in enumerate(paths):
         if path.name in hashes and path.exists():

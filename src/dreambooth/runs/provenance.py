@@ -1,6 +1,6 @@
-"""Where a run's figures come from: command, code, versions, machine, time and memory.
+"""A run's provenance: command, code, versions, hardware, time and memory.
 
-The machine is told by its processor and graphics card, never by its name.
+The machine is described by its processor and GPUs, never by its name.
 """
 
 import os
@@ -23,8 +23,8 @@ from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.run import Run
 
 _SOURCE = Path(__file__).parents[1]
-# Code that only tells of results.
-_NOT_OF_RESULTS = ("reporting/", "launch/sweep_progress.py", "launch/sweep_table.py")
+# This code presents results and does not change them.
+_ONLY_PRESENTS_RESULTS = ("reporting/", "launch/sweep_progress.py", "launch/sweep_table.py")
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -38,26 +38,28 @@ _PACKAGES = (
 
 
 def begin_provenance(run: Run) -> None:
-    """provenance.json as a run starts; `timed` adds `seconds`, of one that goes on to those that it
-    has, and the peak memory, which is counted from now on (not on Linux: since the process began).
+    """Write provenance.json at the start of a run, and start to measure its peak memory.
+
+    A resumed run keeps its start time and its `seconds`, to which `timed` adds. On systems other
+    than Linux, the peak memory is measured since the process began.
     """
     kept = {k: v for k, v in run.read_provenance().items() if k in ("started", "seconds")}
     run.write_provenance(provenance() | kept)
-    _forget_peak()
+    _reset_peak_memory()
 
 
 def provenance() -> dict[str, Any]:
-    """Command, code, versions and machine, of this process and now.
+    """The command, code, versions and hardware of this process, and the current time.
 
-    `code` is a hash of the package's source without what only reports: it tells whether two runs
-    were made by the same code, whatever was committed when. Energy is not measured.
+    `code` is a hash of the package's source, without the code that only presents results. Two runs
+    with the same hash were made by the same code, committed or not. Energy is not measured.
     """
     import torch
 
     return {
         "command": shlex.join(["python", *sys.argv]),
         "git": _git(),
-        "code": _code(),
+        "code": _code_hash(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "cpu": _processor(),
@@ -72,28 +74,30 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def timed(run: Run, phase: str) -> Iterator[None]:
-    """Adds the seconds of a phase, without those of phases within it, and the peak memory so far to
-    the run's provenance.json."""
+    """Add the seconds of a phase to the run's provenance.json, and the peak memory so far.
+
+    The time of a nested phase counts for the nested phase only.
+    """
     started = time.monotonic()
-    _within.append(0.0)
+    _nested.append(0.0)
     try:
         yield
     finally:
         took = time.monotonic() - started
-        own = took - _within.pop()
-        if _within:
-            _within[-1] += took
+        without_nested = took - _nested.pop()
+        if _nested:
+            _nested[-1] += took
         if rank() == 0:
             known = run.read_provenance()
             seconds = known.setdefault("seconds", {})
-            seconds[phase] = round(seconds.get(phase, 0.0) + own, 3)
+            seconds[phase] = round(seconds.get(phase, 0.0) + without_nested, 3)
             run.write_provenance(known | _peak_memory())
 
 
-_within: list[float] = []  # of each phase that is being timed, the seconds of those within it
+_nested: list[float] = []  # for each phase being timed: the seconds of the phases nested in it
 
 
-def _forget_peak() -> None:
+def _reset_peak_memory() -> None:
     import torch
 
     with suppress(OSError):  # not on Linux, or not allowed
@@ -106,41 +110,41 @@ def _peak_memory() -> dict[str, int]:
     import torch
 
     try:
-        told = Path("/proc/self/status").read_text()
-        peak = int(told.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError):  # not Linux, or a sandbox that does not tell
+        process_status = Path("/proc/self/status").read_text()
+        peak = int(process_status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):  # not Linux, or a sandbox that hides it
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak *= 1 if sys.platform == "darwin" else 1024
-    found = {"peak_memory_bytes": peak}
+    memory = {"peak_memory_bytes": peak}
     if torch.cuda.is_available():
-        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return found
+        memory["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return memory
 
 
 @cache
-def _code() -> str:
+def _code_hash() -> str:
     parts: list[str | bytes] = []
     for path in sorted(_SOURCE.rglob("*.py")):
         name = path.relative_to(_SOURCE).as_posix()
-        if not name.startswith(_NOT_OF_RESULTS):
+        if not name.startswith(_ONLY_PRESENTS_RESULTS):
             parts += [f"{name}\n", path.read_bytes()]
     return sha256_of(parts)[:12]
 
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
 def _git() -> dict[str, Any]:
-    """The commit that the source is of, and whether it was changed since; {} outside of git."""
+    """The commit of the source, and whether it has uncommitted changes; {} outside of git."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -1,6 +1,6 @@
-"""What the files of a run hold, written whole, and read or refused: JSON, rows of CSV, metrics.
+"""Reading and writing the files of a run: JSON, CSV rows and metrics.
 
-A missing or damaged file is a ValueError of one sentence.
+Files are written atomically. A missing or damaged file raises a ValueError of one sentence.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dreambooth.runs.files import Score, write_atomically
 
 @dataclass(frozen=True)
 class Metric:
-    """One number; nothing is reported without its protocol and its count."""
+    """A measured number, which is never reported without its count and its protocol."""
 
     value: float
-    count: int  # images, or pairs of images, that it is a mean over
-    protocol: str  # enough words to measure it again
+    count: int  # the images, or pairs of images, that were averaged
+    protocol: str  # how it was measured, in enough detail to repeat it
     ci95: tuple[float, float] | None = None  # low, high
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
-    """As JSON, which lacks NaN and infinity: they are written as null and read as NaN."""
+    """Write metrics as JSON. NaN and infinity, which JSON lacks, are written as null."""
     content = {
         name: {
             "value": float(metric.value) if math.isfinite(metric.value) else None,
@@ -42,6 +42,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, Metric]:
+    """Read what `write_metrics` wrote; null is read as NaN."""
     try:
         return {
             name: Metric(
@@ -67,12 +68,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise damaged(path, error) from error
     if not isinstance(content, dict):
-        raise damaged(path, "no JSON object")
+        raise damaged(path, "it is not a JSON object")
     return content
 
 
 def read_rows(path: Path) -> list[dict[str, Score]]:
-    """Rows as `csv_of` writes them, but with every number a float; None where there is no value."""
+    """Read rows written by `csv_of`. Every number becomes a float, every empty cell None."""
     text = io.StringIO(_read(path).decode())
     try:
         rows = list(csv.DictReader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True))
@@ -84,6 +85,7 @@ def read_rows(path: Path) -> list[dict[str, Score]]:
 
 
 def damaged(path: Path, why: object) -> ValueError:
+    """The error to raise for a damaged file."""
     return ValueError(f"{path} is damaged ({why})")
 
 

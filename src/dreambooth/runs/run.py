@@ -1,20 +1,20 @@
 """The run folder: what training writes, and what generation, evaluation and reports read.
 
-    config.yaml      the resolved config, plain YAML; `overrides` lists what the command line said
+    config.yaml      the resolved config, plain YAML; `overrides` lists the command-line overrides
     status.json      queued, running, preempted, finished, or failed with the reason
-    checkpoints/     to go on with an unfinished run; see training/checkpoints.py
+    checkpoints/     for resuming an unfinished run; see training/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
-    names.json       the identifier and the nouns that the run's prompts are made of
-    images/SET/      PNG files, each with what it was made from in its metadata
+    names.json       the identifier and the nouns in the run's prompts
+    images/SET/      PNG files; the metadata of each says what it was made from
     scores.csv       a row per image
     metrics.json     each number with its count and its protocol
     history.csv      a row per logged step: losses, curves, times
-    provenance.json  command, code, versions, machine, seconds of each part
-    replaced/        the run that was here before, until this one is finished (force=true)
+    provenance.json  command, code, versions, hardware, seconds of each phase
+    replaced/        the previous run in this folder, until this one is finished (force=true)
 
-Every name in it is in this module only; records.py, pictures.py, configs.py and status.py say what
-is in the files. Files are replaced whole: a full disk or a kill leaves the previous one. A user's
-mistake or a damaged file is a ValueError.
+Only this module knows the names of these files; records.py, pictures.py, configs.py and status.py
+define their contents. Files are written atomically: a full disk or a kill leaves the previous
+content. A user's mistake or a damaged file raises a ValueError.
 """
 
 from __future__ import annotations
@@ -41,40 +41,42 @@ from dreambooth.runs.records import (
     write_json,
     write_metrics,
 )
-from dreambooth.runs.status import STATES, Status, describe, own_job, this_host
+from dreambooth.runs.status import STATES, Status, current_job, describe, this_host
 
 _REPLACED = "replaced"
-_WORK = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
-_CONTENT = ("config.yaml", "status.json", *_WORK, "history.csv", "provenance.json", "wandb")
+_RESULTS = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
+_CONTENT = ("config.yaml", "status.json", *_RESULTS, "history.csv", "provenance.json", "wandb")
 
 
 class FinishedRunError(ValueError):
-    """The folder holds this very run, finished: there is nothing left to do."""
+    """The folder already holds this run, and it is finished: there is nothing left to do."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: `Run.create` starts one, `Run.load_finished` loads a finished one."""
+    """A run folder. `Run.create` starts a run, `Run.load_finished` loads a finished one."""
 
     folder: Path
     config: Mapping[str, Any]
-    damage: str = ""  # why config.yaml or status.json cannot be read (from cells.find_runs only)
+    damage: str = ""  # why config.yaml or status.json cannot be read (set by cells.find_runs only)
 
     @classmethod
     def create(
         cls, folder: Path, config: Mapping[str, Any], replace: bool = False, state: str = "running"
     ) -> Run:
-        """Start a run in a new folder, or go on with the same run where it is unfinished.
+        """Start a run in a new folder, or resume the unfinished run that the folder holds.
 
-        The folder may hold other files, such as a launcher's logs. Two configs are of the same run
-        if they differ in `overrides` at most. FinishedRunError if that run is finished; ValueError
-        if the folder holds a run of another config that has done something, or a damaged one. With
-        `replace` these are set aside, until the new run is finished.
+        The folder may hold other files, such as a launcher's logs. Two configs belong to the same
+        run if they differ only in `overrides`.
+
+        FinishedRunError if the same run is finished. ValueError if the folder holds the results of
+        another config, or a damaged run. With `replace`, no error is raised in these cases: the
+        old run is kept in replaced/ until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        config = yaml.safe_load(text)  # as it will be read
+        config = yaml.safe_load(text)  # as `load` will read it
         if holds_a_run(folder):
             try:
                 run = cls.load(folder)
@@ -83,10 +85,10 @@ class Run:
                         f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
                         "give another folder, or remove this one"
                     )
-                return run.go_on(state)
+                return run.resume(state)
             except ValueError as error:
-                begun = _has_begun(folder) or isinstance(error, FinishedRunError)
-                if begun and not replace:
+                worth_keeping = _has_results(folder) or isinstance(error, FinishedRunError)
+                if worth_keeping and not replace:
                     raise
             _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,19 +97,19 @@ class Run:
         run.set_status(state)
         return run
 
-    def go_on(self, state: str = "running") -> Run:
-        """Go on with this run. FinishedRunError if it is finished; ValueError if damaged."""
+    def resume(self, state: str = "running") -> Run:
+        """Resume this run. FinishedRunError if it is finished; ValueError if it is damaged."""
         if (self.folder / "status.json").exists() and self.status().state == "finished":
             raise FinishedRunError(
-                f"this run is finished, in {self.folder}: use it; its command with force=true "
-                "runs it again"
+                f"this run is finished, in {self.folder}: to run it again, repeat the "
+                "command with force=true"
             )
         self.set_status(state)
         return self
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """The run of a folder, finished or not. ValueError where there is none."""
+        """Load the run of a folder, finished or not. ValueError if the folder holds no run."""
         if not folder.is_dir():
             raise ValueError(f"there is no run folder {folder}")
         if not holds_a_run(folder):
@@ -116,12 +118,12 @@ class Run:
 
     @classmethod
     def load_finished(cls, folder: Path, with_weights: bool = True) -> Run:
-        """Load a finished run. ValueError says what the folder lacks; weights too, if asked."""
+        """Load a finished run. ValueError if it is unfinished or its weights are missing."""
         run = cls.load(folder)
         status = run.status()
         if status.state != "finished":
             raise ValueError(
-                f"the run in {folder} is not finished ({describe(status)}): go on with it by "
+                f"the run in {folder} is not finished ({describe(status)}): resume it with "
                 f"python src/train.py run={folder}"
             )
         if with_weights and not run.weights.is_dir():
@@ -137,9 +139,10 @@ class Run:
         return self.folder / "weights"
 
     def status(self) -> Status:
+        """Read status.json. ValueError if it is missing or damaged, though the run has begun."""
         if self.damage:
             return Status("damaged", self.damage)
-        begun = (self.folder / "status.json").exists() or _has_begun(self.folder)
+        begun = (self.folder / "status.json").exists() or _has_results(self.folder)
         if not begun or not holds_a_run(self.folder):
             return Status("missing", "it has not begun")
         content = read_json(self.folder / "status.json")
@@ -148,7 +151,7 @@ class Run:
         except TypeError as error:
             raise damaged(self.folder / "status.json", error) from error
         if status.state not in STATES:
-            raise damaged(self.folder / "status.json", f"no state {status.state!r}")
+            raise damaged(self.folder / "status.json", f"unknown state {status.state!r}")
         return status
 
     def set_status(
@@ -159,10 +162,14 @@ class Run:
         job: str | None = None,
         ended: str | None = None,
     ) -> None:
-        """One of `STATES`, with progress 0..1 of the whole run; `failed` with the reason. What is
-        not given stays as it was; a running one is in the job of this process, if in any."""
+        """Write status.json: one of `STATES`, and the progress 0..1 of the whole run.
+
+        `failed` needs a reason; no other state takes one. If left out, `progress` and `job` keep
+        their values, and `ended` is the current time. But a finished run has progress 1, and a
+        running one the SLURM job of this process, if any.
+        """
         assert state in STATES, state
-        assert bool(reason) == (state == "failed"), "a failed run has a reason, and no other"
+        assert bool(reason) == (state == "failed"), "exactly the failed runs have a reason"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         exists = (self.folder / "status.json").exists()
         before = self.status() if exists else Status(state, started=now)
@@ -176,20 +183,20 @@ class Run:
             if progress is None
             else progress,
             ended="" if state in ("queued", "running") else ended or now,
-            job=(own_job() if state == "running" else before.job) if job is None else job,
+            job=(current_job() if state == "running" else before.job) if job is None else job,
             host=this_host() if state == "running" else before.host,
         )
         write_json(self.folder / "status.json", asdict(status))
 
     def save_images(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
-        """Write pictures as images/SET/<words of the prompt>-<index>.png, and give their paths.
+        """Write pictures as images/SET/<words of the prompt>-<index>.png; return their paths.
 
-        Different prompts have different names, on file systems that ignore case too. A picture of
-        the same set, prompt and index is replaced.
+        Different prompts have different file names, even where the file system ignores case. A
+        picture of the same set, prompt and index is replaced.
         """
         self._image_set(image_set).mkdir(parents=True, exist_ok=True)
         paths = [self._image_path(image_set, p.prompt, p.index) for p in pictures]
-        assert len(set(paths)) == len(paths), "a prompt and index given twice"
+        assert len(set(paths)) == len(paths), "two pictures have the same prompt and index"
         for path, picture in zip(paths, pictures, strict=True):
             write_atomically(path, png_of(picture))
         return paths
@@ -199,43 +206,44 @@ class Run:
         return [read_png(path) for path in self.image_paths(image_set)]
 
     def has_image(self, image_set: str, prompt: str, index: int, template: str) -> bool:
-        """Whether that picture is there, whole."""
+        """Whether the set holds this picture, undamaged."""
         path = self._image_path(image_set, prompt, index)
         try:
-            kept = read_png(path) if path.exists() else None
+            saved = read_png(path) if path.exists() else None
         except ValueError:
             return False
-        return kept is not None and (kept.prompt, kept.template) == (prompt, template)
+        return saved is not None and (saved.prompt, saved.template) == (prompt, template)
 
     def has_images(self, image_set: str) -> bool:
+        """Whether the run has this image set."""
         return self._image_set(image_set).is_dir()
 
     def tidy(self) -> None:
-        """Delete what is of no use once it is finished: its checkpoints, most of its size, and the
-        run that it replaces."""
+        """Delete what a finished run no longer needs: checkpoints, and the run that it replaced."""
         for folder in (self.checkpoints, self.folder / _REPLACED):
             shutil.rmtree(folder, ignore_errors=True)
 
     def image_paths(self, image_set: str) -> list[Path]:
+        """The PNG files of a set, sorted by name. ValueError if the run has no such set."""
         folder = self._image_set(image_set)
         if not folder.is_dir():
             raise ValueError(f"the run in {self.folder} has no images/{image_set}")
         return sorted(folder.glob("*.png"))
 
     def write_scores(self, rows: Sequence[Mapping[str, Score]]) -> None:
-        """scores.csv: a row per image, a column per key of any row."""
+        """Write scores.csv: a row per image, and a column for each key that any row has."""
         write_atomically(self.folder / "scores.csv", csv_of(rows).encode())
 
     def read_scores(self) -> list[dict[str, Score]]:
-        """Rows as written, but with every number a float; None where a row has no value."""
+        """Read scores.csv. Every number becomes a float, every empty cell None."""
         return read_rows(self.folder / "scores.csv")
 
     def write_history(self, rows: Sequence[Mapping[str, Score]]) -> None:
-        """history.csv: `step`, of the stage that a column's prefix names, and what was logged."""
+        """Write history.csv: `step`, and logged values in columns prefixed with their stage."""
         write_atomically(self.folder / "history.csv", csv_of(rows).encode())
 
     def read_history(self) -> list[dict[str, float]]:
-        """Rows as written, without what they lack; none where nothing was logged yet."""
+        """Read history.csv without its empty cells; [] if nothing was logged yet."""
         if not (self.folder / "history.csv").exists():
             return []
         rows = read_rows(self.folder / "history.csv")
@@ -245,19 +253,19 @@ class Run:
         write_json(self.folder / "provenance.json", provenance)
 
     def read_provenance(self) -> dict[str, Any]:
-        """{} where there is none, as in older folders."""
+        """Read provenance.json; {} if it does not exist, as in older folders."""
         exists = (self.folder / "provenance.json").exists()
         return read_json(self.folder / "provenance.json") if exists else {}
 
     def write_names(self, names: Mapping[str, str | None]) -> None:
-        """names.json: what a finished run is reloaded with, beside its weights."""
+        """Write names.json: the words that a finished run is reloaded with, beside its weights."""
         write_json(self.folder / "names.json", names)
 
     def read_names(self) -> dict[str, Any]:
         return read_json(self.folder / "names.json")
 
     def write_metrics(self, metrics: Mapping[str, Metric]) -> None:
-        """metrics.json; NaN and infinity, which JSON lacks, are written as null and read as NaN."""
+        """Write metrics.json. NaN and infinity are written as null and read as NaN."""
         write_metrics(self.folder / "metrics.json", metrics)
 
     def read_metrics(self) -> dict[str, Metric]:
@@ -273,9 +281,12 @@ class Run:
 
 
 def record_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
-    """The status of a run whose processes have ended, which a killed one has not told; where it was
-    one of several, the others have told that they lost it. One that another process is at is left
-    alone. ValueError where the status is damaged."""
+    """Mark a run as failed after its process was killed and could not record the failure.
+
+    `of_a_rank`: the process was one of several ranks. The other ranks recorded only that they lost
+    it, so `reason` replaces theirs. A run that another process is using is left alone. ValueError
+    if the status is damaged.
+    """
     run = Run(folder, {})
     if run.status().state in ("running", *(["failed"] if of_a_rank else [])):
         with if_free(folder) as free:
@@ -284,19 +295,23 @@ def record_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
 
 
 def holds_a_run(folder: Path) -> bool:
+    """Whether a folder is a run folder, damaged or not."""
     return (folder / "config.yaml").exists() or (folder / "status.json").exists()
 
 
-def _has_begun(folder: Path) -> bool:
-    """Whether a run has done anything but to say that it failed."""
-    return any((folder / name).exists() for name in _WORK)
+def _has_results(folder: Path) -> bool:
+    """Whether a run has written anything worth keeping, such as checkpoints or scores."""
+    return any((folder / name).exists() for name in _RESULTS)
 
 
 def _set_aside(folder: Path) -> None:
-    """Make room for a run that replaces this one, which tidy() deletes. Where there is an earlier
-    one that has not been replaced yet, this one did not replace it, and is deleted now."""
+    """Move the run in a folder to replaced/, to make room for a run that replaces it.
+
+    If replaced/ already holds a run, the run in the folder was an unfinished attempt to replace
+    it, and is deleted. `Run.tidy` deletes replaced/ once a run is finished.
+    """
     aside = folder / _REPLACED
-    keep = _has_begun(folder) and not aside.exists()
+    keep = _has_results(folder) and not aside.exists()
     for path in (folder / name for name in _CONTENT if (folder / name).exists()):
         if keep:
             aside.mkdir(exist_ok=True)

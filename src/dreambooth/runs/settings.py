@@ -1,8 +1,8 @@
-"""The settings of a run: one class for each group of the config, checked before anything is loaded.
+"""The settings of a run: one class for each config group, checked before anything is loaded.
 
-`read(Settings, config)` checks them all in one pass. A field's type says what is allowed, in code
-and in words, and a mistake becomes one sentence that names the key, the value and these words.
-Nothing here loads torch.
+`read(Settings, config)` checks all settings in one pass. The type of a field says which values are
+allowed, in code and in words. A mistake is reported in one sentence that names the key, the value
+and the allowed values. This module does not import torch.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def _allowed(words: str) -> WrapValidator:
-    """The words of the message for any value that the type refuses: "give ..."."""
+    """Replace the type's error messages by "give `words`"."""
 
     def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -46,7 +46,7 @@ Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_att
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are drawn.
+    """How images are sampled.
 
     `ancestral`: DDPM's (Ho et al., arXiv 2006.11239, equation 7), the paper's choice for prior
     images. `ddim`: deterministic, eta = 0 (Song et al., arXiv 2010.02502). `dpm`: DPM-Solver++ of
@@ -62,11 +62,11 @@ class Sampler:
 
 @dataclass(frozen=True, config=ConfigDict(validate_by_name=True, validate_by_alias=True))
 class Prior:
-    """The prior term: lambda, its images and where they are kept.
+    """The prior term: its weight lambda, its images and the folder that caches them.
 
-    In a share `caption_dropout` of it the prompt is empty, as in the pretraining of a model with
-    classifier-free guidance. Without that, the empty prompt, which guidance leads away from, comes
-    to show the subject too, and guidance then leads away from the subject.
+    `caption_dropout`: the fraction of prior samples whose prompt is empty, as in pretraining for
+    classifier-free guidance. Without it, fine-tuning makes the empty prompt show the subject too,
+    and guidance, which steers away from the empty prompt, then steers away from the subject.
     """
 
     weight: Annotated[
@@ -89,7 +89,7 @@ class NumImages:
 
 @dataclass(frozen=True)
 class ModuleSettings:
-    """Those of methods/two_terms.py."""
+    """Settings of the LightningModule in methods/two_terms.py."""
 
     learning_rate: Positive
     weighting: Annotated[Literal["uniform", "min_snr"], _allowed("uniform or min_snr")]
@@ -98,7 +98,7 @@ class ModuleSettings:
 
 @dataclass(frozen=True)
 class Timesteps:
-    """From which distribution training draws its timesteps; see schedules.py."""
+    """The distribution of the training timesteps; see schedules.py."""
 
     name: Annotated[Literal["uniform", "logit_normal"], _allowed("uniform or logit_normal")]
     shift: Positive
@@ -106,6 +106,8 @@ class Timesteps:
 
 @dataclass(frozen=True)
 class MethodSettings:
+    """How the base stage is fine-tuned."""
+
     max_steps: Count
     batch_size: Count
     checkpoint_every: Count
@@ -119,10 +121,10 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class SuperResolution:
-    """The SR stage: off (plain enlargement), as it was pretrained, or fine-tuned at a noise level.
+    """The super-resolution stage: off (plain enlargement), pretrained, or fine-tuned.
 
-    `noise_level`: variance of the noise on the low-resolution image, in training; null trains
-    nothing. `inference_noise_level`: where pictures are drawn at another one than that.
+    `noise_level`: variance of the noise added to the low-resolution image in training; null leaves
+    the stage as pretrained. `inference_noise_level`: the variance used for drawing, if different.
     """
 
     enabled: Switch
@@ -135,17 +137,17 @@ class SuperResolution:
 
     @property
     def drawing_noise_level(self) -> float | None:
-        """At which pictures are drawn; None for that of the model."""
-        own = self.inference_noise_level
-        return self.noise_level if own is None else own
+        """The noise level for drawing; None for the model's default."""
+        at_inference = self.inference_noise_level
+        return self.noise_level if at_inference is None else at_inference
 
 
 @dataclass(frozen=True)
 class Samplers:
-    """A sampler for each stage: of the prior images, and of the pictures that are scored."""
+    """A sampler for each stage, by stage name."""
 
-    prior: dict[str, Sampler]
-    images: dict[str, Sampler]
+    prior: dict[str, Sampler]  # for the prior images
+    images: dict[str, Sampler]  # for the images that are scored
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,10 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings that are numbers and choices. What a group names by `_target_` checks its own
-    arguments when it is built."""
+    """All settings that are numbers or choices.
+
+    A class that the config names by `_target_` checks its own arguments when it is built.
+    """
 
     prior: Prior
     method: MethodSettings
@@ -171,15 +175,16 @@ class Settings:
 class Training:
     """How one stage is fine-tuned."""
 
-    module: Callable[..., Any]  # of what methods/two_terms.py has no default for
+    module: Callable[..., Any]  # the LightningModule with its settings bound, a partial
     max_steps: int
     batch_size: int
 
 
 def read(kind: type[T], values: Any, key: str = "") -> T:
-    """`values` as a class or type of this file. ValueError, one sentence, for what is not allowed.
+    """Convert `values` to a class or type of this file.
 
-    `key`: where in the config the values stand.
+    `key`: the config key of the values. ValueError of one sentence for the first value that is not
+    allowed.
     """
     try:
         return TypeAdapter(kind).validate_python(values)
@@ -188,9 +193,9 @@ def read(kind: type[T], values: Any, key: str = "") -> T:
 
 
 def sentence_of(error: ValidationError, key: str = "") -> str:
-    """The first mistake of a validation: "prior.lambda=-1: give a number of 0 or more"."""
+    """Describe the first mistake: "prior.lambda=-1: give a number of 0 or more"."""
     first = error.errors()[0]
-    if first["type"] == "value_error":  # a sentence of our own
+    if first["type"] == "value_error":  # raised with a full sentence in this file
         return str(first["ctx"]["error"])
     place = ".".join([*([key] if key else []), *map(str, first["loc"])])
     if first["type"] == "missing":
@@ -199,5 +204,5 @@ def sentence_of(error: ValidationError, key: str = "") -> str:
 
 
 def check_count(key: str, value: Any) -> None:
-    """ValueError unless it is a whole number from 1 up."""
+    """ValueError unless `value` is a whole number from 1 up."""
     read(Count, value, key)

@@ -1,4 +1,4 @@
-"""Identifiers `[V]`: words that come to name a subject and mean little before (paper, 3.2)."""
+"""Identifiers `[V]`: words with little meaning that training binds to a subject (paper, 3.2)."""
 
 import string
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from dreambooth.randomness import generator
 
 
 def rare_token_ids(tokenizer: Any, id_range: tuple[int, int], max_characters: int = 3) -> list[int]:
-    """Ids of a transformers tokenizer that are words of at most `max_characters` on their own.
+    """The token ids that are whole words of at most `max_characters` letters and digits.
 
-    `id_range` is the first id and one past the last; the paper takes 5000 to 10000 for T5-XXL.
-    Kept are the ids that decode to letters and digits without a space and encode to the same id:
-    pieces of words ("##k", or CLIP's without "</w>") fall out, since no prompt can hold them alone.
-    That punctuation and emoji fall out too is ours: the one would be read as the prompt's own, the
-    other brings a picture along.
+    `id_range` is the first id and one past the last; the paper uses 5000 to 10000 for T5-XXL. An id
+    is kept if it decodes to letters and digits that encode to the same id. This excludes pieces of
+    words ("##k", or CLIP's tokens without "</w>"), which cannot stand alone in a prompt. Unlike the
+    paper we also exclude punctuation, which would be read as part of the sentence, and emoji, which
+    have a meaning.
 
-    ValueError for a range that is empty or not within the vocabulary.
+    ValueError if the range is empty or not within the vocabulary.
     """
     first, end = id_range
     if not 0 <= first < end <= len(tokenizer):
         raise ValueError(
             f"the id range {first}..{end} (first, one past the last) does not lie within the "
-            f"tokenizer's vocabulary: it has the ids 0..{len(tokenizer)}"
+            f"tokenizer's vocabulary: choose it within the ids 0..{len(tokenizer)}"
         )
     special = set(tokenizer.all_special_ids)
     texts = {i: _decode(tokenizer, [i]) for i in range(first, end) if i not in special}
@@ -38,10 +38,10 @@ def rare_token_ids(tokenizer: Any, id_range: tuple[int, int], max_characters: in
 def rare_identifier(
     tokenizer: Any, id_range: tuple[int, int], num_tokens: int = 1, seed: int = 0
 ) -> str:
-    """`num_tokens` (1..3) different rare tokens, drawn uniformly and decoded (paper, 3.2).
+    """Draw `num_tokens` (1..3) different rare tokens uniformly, and decode them (paper, 3.2).
 
-    Several of them are several words ("sks ohw") where the tokenizer ends a word with a token.
-    ValueError for another number of tokens, or where the range holds too few rare tokens.
+    Several tokens become several words ("sks ohw") if the tokenizer marks the ends of words.
+    ValueError for another number of tokens, or if the range holds too few rare tokens.
     """
     if num_tokens not in (1, 2, 3):
         raise ValueError(f"an identifier has 1, 2 or 3 rare tokens, not {num_tokens!r}")
@@ -54,14 +54,14 @@ def rare_identifier(
                 return _decode(tokenizer, ids)
     raise ValueError(
         f"ids {id_range[0]}..{id_range[1]} hold {len(pool)} rare tokens, too few for an identifier "
-        f"of {num_tokens}: widen the range, or give the identifier yourself"
+        f"of {num_tokens}: widen the range, or choose an identifier yourself"
     )
 
 
 def random_identifier(seed: int = 0, length: int = 9) -> str:
-    """Random letters and digits ("xxy5syt00"), the paper's example of a poor identifier.
+    """Draw random letters and digits ("xxy5syt00"), the paper's example of a poor identifier.
 
-    A tokenizer splits it into single characters, each with a strong prior of its own.
+    A tokenizer splits them into single characters, each of which has a strong prior.
     """
     characters = string.ascii_lowercase + string.digits
     draws = torch.randint(
@@ -71,28 +71,29 @@ def random_identifier(seed: int = 0, length: int = 9) -> str:
 
 
 def check_identifier(tokenizer: Any, text: str) -> None:
-    """ValueError unless `text` is one word that the tokenizer keeps: encoded and decoded it is the
-    same text (but for case and for spaces between pieces), encoded again it is the same ids.
+    """ValueError unless `text` is one word that survives the tokenizer.
 
-    For an identifier that a user gives; `rare_identifier` has checked its own, which may be words.
+    Decoding its ids must give the same text, apart from case and spaces between tokens, and
+    encoding that must give the same ids. This is for identifiers from the user; `rare_identifier`
+    checks those that it draws, which may be several words.
     """
     if not text or any(c.isspace() for c in text):
         raise ValueError(
             f"the identifier {text!r} is {'not one word' if text else 'empty'}: "
-            'give a single word that says nothing yet, such as "sks"'
+            'give a single word without a meaning, such as "sks"'
         )
     ids = tokenizer.encode(text, add_special_tokens=False)
-    read = _decode(tokenizer, ids)
-    same_text = "".join(read.split()).casefold() == text.casefold()
+    decoded = _decode(tokenizer, ids)
+    same_text = "".join(decoded.split()).casefold() == text.casefold()
     if not (same_text and _round_trips(tokenizer, ids)):
         raise ValueError(
-            f"the tokenizer does not keep the identifier {text!r}: it comes back as {read!r}; "
-            "use letters and digits that the tokenizer knows, or have a rare one drawn"
+            f"the tokenizer does not keep the identifier {text!r}: it comes back as {decoded!r}; "
+            "use letters and digits that the tokenizer knows, or let a rare identifier be drawn"
         )
 
 
 def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    # CLIP's own class turns "</w>" into a space; the same tokenizer loaded as a plain one does not.
+    # CLIPTokenizer decodes "</w>" to a space; the same vocabulary in a generic class does not.
     text: str = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
     return text.replace("</w>", " ").strip()
 

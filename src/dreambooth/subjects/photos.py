@@ -1,4 +1,4 @@
-"""A subject's photos: a folder of any images to a tensor; and images as bytes, and back."""
+"""Loading a subject's photos from a folder, and converting images to uint8 and back."""
 
 import logging
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class Photos:
 
 
 def load_photos(folder: Path, resolution_px: int) -> Photos:
-    """The photos in a folder (not in its subfolders), at the resolution of a stage.
+    """Load the photos of a folder (not of its subfolders), at the resolution of a stage.
 
-    Each is turned upright by its EXIF orientation, put on white where it is transparent, cropped to
-    the largest square about its centre, and then resized by an antialiased bicubic filter: the
-    proportions stay, what is outside the square is lost. Colour profiles are not applied.
+    Each photo is rotated according to its EXIF orientation, composited on white where transparent,
+    cropped to the largest central square, and resized with an antialiased bicubic filter. Colour
+    profiles are ignored.
 
-    Warns of a single photo (the paper has 3-5) and of files that are left out. ValueError where the
-    folder is not there or holds no photo, or where a photo cannot be read.
+    Warns if there is only one photo (the paper uses 3-5) and about files that are skipped.
+    ValueError if the folder does not exist or holds no photo, or if a photo cannot be read.
     """
     paths = photo_paths(folder)
     images = torch.stack([read_photo(path, resolution_px) for path in paths])
@@ -38,7 +38,7 @@ def load_photos(folder: Path, resolution_px: int) -> Photos:
 
 
 def photo_paths(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, sorted by name; hidden files do not count. Errors as above."""
+    """The image files of a folder, sorted by name, without hidden files. Errors: `load_photos`."""
     folder = Path(folder).expanduser()
     if not folder.exists():
         raise ValueError(
@@ -48,23 +48,23 @@ def photo_paths(folder: Path) -> tuple[Path, ...]:
         raise ValueError(f"{folder} is a file: give the folder that holds the subject's photos")
     visible = sorted((p for p in folder.iterdir() if p.name[0] != "."), key=lambda p: p.name)
     paths = tuple(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
-    names = [p.name for p in visible if p not in paths]
-    others = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    others = [p.name for p in visible if p not in paths]
+    skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
     if not paths:
         raise ValueError(
-            f"no photos in {folder} (it holds {others or 'nothing'}): "
+            f"no photos in {folder} (it holds {skipped or 'nothing'}): "
             f"put 3-5 photos of the subject there, each a {', '.join(SUFFIXES)} file"
         )
-    if others:
-        log.warning("%s: left out, as no photos: %s", folder, others)
+    if skipped:
+        log.warning("%s: skipped these, which are not photos: %s", folder, skipped)
     if len(paths) == 1:
-        log.warning("only one photo in %s: 3-5 of them teach the subject better", folder)
+        log.warning("only one photo in %s: 3-5 photos give better results", folder)
     return paths
 
 
 def read_photo(path: Path, resolution_px: int) -> Tensor:
-    """One photo, [-1, 1] (3, R, R); see `load_photos`."""
-    image = _opened(path)
+    """Load one photo as `load_photos` does: [-1, 1], (3, R, R)."""
+    image = _open_upright(path)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
@@ -73,35 +73,38 @@ def read_photo(path: Path, resolution_px: int) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images [-1, 1] of any shape as uint8, 0..255: to the nearest byte."""
+    """Round images [-1, 1], of any shape, to uint8."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """uint8 of any shape as float32 images [-1, 1]; `to_uint8` gives the same bytes back."""
+    """Convert uint8, of any shape, to float32 images [-1, 1]; `to_uint8` inverts it exactly."""
     return pixels.float() / 127.5 - 1
 
 
 def read_original(path: Path) -> Tensor:
-    """One photo, upright and whole, at its own size: uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(_opened(path))).permute(2, 0, 1).contiguous()
+    """Load one photo upright, neither cropped nor resized: uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(_open_upright(path))).permute(2, 0, 1).contiguous()
 
 
-def _opened(path: Path) -> Image.Image:
+def _open_upright(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             return to_rgb(ImageOps.exif_transpose(file))
     except Exception as error:  # Pillow's decoders raise many kinds of error on a broken file
         raise ValueError(
-            f"cannot read the photo {path} ({error}): repair it or take it away"
+            f"cannot read the photo {path} ({error}): repair it or remove it"
         ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB, on white where it is transparent."""
+    """Convert an image to 8-bit RGB, composited on white where it is transparent.
+
+    ValueError for floating-point images; all other modes are supported.
+    """
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255, not scale
+        raise ValueError("floating-point pixels have no fixed range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255 instead of scaling
         grey = np.asarray(image).clip(0, 65535) / 257
         image = Image.fromarray(grey.round().astype(np.uint8))
     if image.has_transparency_data:

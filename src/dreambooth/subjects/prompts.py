@@ -21,7 +21,7 @@ DREAMBENCH_CLASSES = (
 )
 
 # DreamBench's 25 + 25 (github.com/google/dreambooth, prompts_and_classes.txt), CC BY 4.0.
-_DREAMBENCH_BOTH = (
+_DREAMBENCH_CONTEXTS = (
     "a {} in the jungle",
     "a {} in the snow",
     "a {} on the beach",
@@ -42,7 +42,7 @@ _DREAMBENCH_PROPERTIES = (
 )
 DREAMBENCH = {
     "object": (
-        *_DREAMBENCH_BOTH,
+        *_DREAMBENCH_CONTEXTS,
         "a {} with a wheat field in the background",
         "a {} with a tree and autumn leaves in the background",
         "a {} with the Eiffel Tower in the background",
@@ -56,7 +56,7 @@ DREAMBENCH = {
         *_DREAMBENCH_PROPERTIES,
     ),
     "live": (
-        *_DREAMBENCH_BOTH,
+        *_DREAMBENCH_CONTEXTS,
         "a {} wearing a red hat",
         "a {} wearing a santa hat",
         "a {} wearing a rainbow scarf",
@@ -71,7 +71,7 @@ DREAMBENCH = {
     ),
 }
 
-# MiniBench: the same for the drawn world.
+# MiniBench: prompts of the same kinds for the miniature's drawn world.
 _MINIBENCH_CONTEXTS = (
     "a {} in the snow",
     "a {} on the beach",
@@ -92,7 +92,7 @@ MINIBENCH = {
         "a {} wearing glasses",
         "a {} wearing a crown",
         "a happy {}",
-        "a angry {}",  # the only article of this world is "a"
+        "a angry {}",  # "a" is the only article in the miniature's vocabulary
         "a sleeping {}",
         "a {} from the side",
         "a {} from behind",
@@ -124,22 +124,22 @@ PROMPT_SETS = {"dreambench": DREAMBENCH, "minibench": MINIBENCH}
 
 
 def subject_phrase(identifier: str, class_noun: str | None) -> str:
-    """ "[V] [class noun]", or "[V]" where there is no noun."""
+    """ "[V] [class noun]", or "[V]" without a class noun."""
     return f"{identifier} {class_noun}" if class_noun else identifier
 
 
 def class_prompt(class_noun: str) -> str:
-    """c_pr of the prior term, and what language drift is measured on."""
+    """The class prompt "a [class noun]": c_pr of the prior term, also used to measure drift."""
     return f"a {class_noun}"
 
 
 @dataclass(frozen=True)
 class PromptNames:
-    """The words of a run."""
+    """The identifier and the class nouns in the prompts of a run."""
 
     identifier: str
-    class_noun: str | None  # of the subject prompt
-    prior_noun: str  # of the class prompt; the true class where the subject prompt has no noun
+    class_noun: str | None  # in the subject prompt; None for "a [V]"
+    prior_noun: str  # in the class prompt; the true class if the subject prompt has no noun
 
     @property
     def subject(self) -> str:

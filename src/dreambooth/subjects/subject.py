@@ -1,4 +1,4 @@
-"""A subject: what is to be personalized, from a folder of photos or from the drawn world."""
+"""A subject to personalize a model on, and how to load one from a folder of photos."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ KINDS = ("live", "object")
 
 @dataclass(frozen=True)
 class Subject:
-    """3-5 photos, and the words for them."""
+    """A subject: its photos (3-5 in the paper), its class nouns and its evaluation prompts."""
 
     name: str
     class_noun: str
-    wrong_class_noun: str  # of the "wrong class noun" ablation (paper, section 4.3)
-    kind: str  # live or object: which prompts it is evaluated on
+    wrong_class_noun: str  # for the "wrong class noun" ablation (paper, section 4.3)
+    kind: str  # "live" or "object": decides the evaluation prompts
     photos: Callable[[int], Tensor]  # resolution_px -> [-1, 1] (N, 3, R, R)
-    originals: Callable[[], list[Tensor]]  # uint8 (3, H, W), each whole and at its own size
-    prompts: tuple[str, ...]  # templates with {} for "[V] [class noun]"
-    description: str = ""  # in words, for prompt engineering without training
-    held_out: Callable[[int], Tensor] | None = None  # other photos of it, if there are; as `photos`
-    truth: Any = None  # what is known of it beyond its photos: a miniature's individual
+    originals: Callable[[], list[Tensor]]  # uint8 (3, H, W), neither cropped nor resized
+    prompts: tuple[str, ...]  # evaluation prompts, with {} for "[V] [class noun]"
+    description: str = ""  # the subject in words, for method=prompt_only
+    held_out: Callable[[int], Tensor] | None = None  # photos unseen in training
+    truth: Any = None  # ground truth beyond the photos: the miniature's individual
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"subject.kind={self.kind!r} is not known; choose live or object")
         if not self.class_noun or not self.class_noun.strip():
-            raise ValueError("subject.class_noun is empty: say what the photos show, as in dog")
+            raise ValueError("subject.class_noun is empty: name what the photos show, such as dog")
         if self.class_noun == self.wrong_class_noun:
             raise ValueError(
                 f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
-                "set subject.wrong_class_noun to another one"
+                "set subject.wrong_class_noun to another class"
             )
 
 
@@ -51,10 +51,10 @@ def subject_from_folder(
     description: str = "",
     prompts: str = "dreambench",
 ) -> Subject:
-    """A subject from a folder of photos, evaluated on the prompts of DreamBench or of MiniBench.
+    """A subject from a folder of photos, evaluated on the prompts of DreamBench or MiniBench.
 
-    Every photo is read at once, so that a broken one is an error now and not after the model is
-    loaded. The wrong class noun is another class of DreamBench, drawn by the true one.
+    Every photo is read now, so that a broken one is reported before a model is loaded. If no wrong
+    class noun is given, it is another class of DreamBench, drawn with the true class as the seed.
     """
     if kind not in KINDS:
         raise ValueError(f"subject.kind={kind!r} is not known; choose live or object")

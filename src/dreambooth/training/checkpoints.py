@@ -17,8 +17,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from dreambooth.distributed.preemption import StoppedError, asked, listen
-from dreambooth.runs.files import whole_file
+from dreambooth.distributed.preemption import StoppedError, listen_for, stop_requested
+from dreambooth.runs.files import atomic_file
 from dreambooth.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Checkpoints(Checkpoint):
         self._first_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        listen(signal.SIGTERM)  # again, since Lightning's handler would end the training unsaved
+        listen_for(signal.SIGTERM)  # again: Lightning's handler would end it unsaved
         if self._random_states is not None:  # not earlier, since loading data changes the states
             _restore_random_states(self._random_states)
         if trainer.is_global_zero:
@@ -62,7 +62,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         step = trainer.global_step
         # The ranks receive a signal at different moments, and must agree to save together.
-        stop = trainer.strategy.reduce_boolean_decision(asked.is_set(), all=False)
+        stop = trainer.strategy.reduce_boolean_decision(stop_requested.is_set(), all=False)
         if step > self._first_step and (stop or step % self.every_n_steps == 0):
             for logger in trainer.loggers:
                 logger.save()
@@ -71,7 +71,7 @@ class Checkpoints(Checkpoint):
                 for old in _checkpoints(self.run, self.stage)[_NUM_KEPT:]:
                     old.unlink()
         if stop:
-            asked.set()  # on every rank
+            stop_requested.set()  # on every rank
             raise StoppedError(f"stopped as asked, at step {step} of {trainer.max_steps}")
 
     def _name(self, step: int) -> str:
@@ -99,7 +99,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(Path(path)) as file:
+        with atomic_file(Path(path)) as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's error hides that of a full disk

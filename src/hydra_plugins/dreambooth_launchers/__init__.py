@@ -1,1 +1,1 @@
-"""conf/launcher: where Hydra looks for launchers, a package of this name."""
+"""The launchers of conf/launcher. Hydra searches the package hydra_plugins for them."""

@@ -1,4 +1,4 @@
-"""launcher=slurm: the cells of a sweep as a SLURM job array."""
+"""launcher=slurm: submits the cells of a sweep as SLURM job arrays."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 import dreambooth
 from dreambooth.distributed import slurm
 from dreambooth.launch import outcome, sweep
-from dreambooth.launch.processes import QUIET, Cell, cells_of, queue, returned
-from dreambooth.runs.orphans import status_now
+from dreambooth.launch.processes import QUIET, Cell, cells_of, job_return, queue
+from dreambooth.runs.orphans import refresh_status
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import check_count
@@ -30,26 +30,26 @@ from dreambooth.runs.status import describe
 
 log = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LOOKS = 2.0
-# A Python that keeps a signal for later which comes while it loads, instead of dying of it.
-_PATIENT = """import os, signal, sys
+_POLLING_SECONDS = 2.0
+# Starts Python with SIGUSR2 blocked: a signal that arrives during the imports waits instead of
+# killing the process.
+_PYTHON_WITH_BLOCKED_SIGNAL = """import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 
-# What is not passed on to sbatch as it stands.
-_OWN = ("wait", "jobs", "gpu_type", "max_num_timeout", "setup", "additional_parameters")
+# Settings of conf/launcher/slurm.yaml that are not passed to sbatch as they are.
+_NOT_FOR_SBATCH = ("wait", "jobs", "gpu_type", "max_num_timeout", "setup", "additional_parameters")
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """hydra-submitit-launcher, where it does not fall short: it pickles the job and runs it.
+    """hydra-submitit-launcher, which pickles jobs and runs them, with two methods replaced.
 
-    What is its own here, and why:
-    - `launch`: the plugin waits for each cell and gives up at the first that failed, has one
-      request for all cells whatever trainer.devices they have, and passes the variables of a job
-      that it runs in itself on to the new one.
-    - `__call__`: in the plugin every task writes the folder's files; a signal ends the job wherever
-      it is, by submitit's handler. Here the run saves at the end of its step and stops, and then
-      submitit queues it again.
+    - `launch`: the plugin stops waiting at the first cell that fails, requests the same resources
+      for all cells whatever their trainer.devices, and, if it runs inside a job itself, passes that
+      job's variables on to the new ones.
+    - `__call__`: in the plugin every task writes the files of the run folder, and submitit's signal
+      handler interrupts the job at once. Here the run finishes its step, saves and stops, and
+      submitit then queues the job again.
     """
 
     def launch(
@@ -60,8 +60,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         if shutil.which("sbatch") is None:
             sys.exit(
-                "launcher=slurm: there is no sbatch here. Give the command on a machine of the "
-                "cluster, or try a small cluster of your own: make slurm-test-cluster"
+                "launcher=slurm: sbatch is not installed here. Give the command on a node of the "
+                "cluster, or start a small test cluster with make slurm-test-cluster"
             )
         loader = self.hydra_context.config_loader
         try:
@@ -74,35 +74,35 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         if self.params["wait"]:
             self._wait([cell for cell in cells if cell.folder.name not in outcome.noted_failures()])
         else:
-            log.info("The jobs are SLURM's now: the same command again tells how they are")
-        return [returned(cell) for cell in cells]
+            log.info("The jobs are submitted: repeat the command to see their status")
+        return [job_return(cell) for cell in cells]
 
     def _submit(self, cells: Sequence[Cell]) -> None:
-        """One array for all cells of the same shape."""
-        there = slurm.waiting_or_running() or {}
-        left = [cell for cell in cells if _queued(cell, there)]
-        for shape, group in groupby(sorted(left, key=_shape), key=_shape):
-            alike = list(group)
-            executor = self._executor(*shape)
+        """Submit one job array for all cells that need the same resources."""
+        active = slurm.active_jobs() or {}
+        to_submit = [cell for cell in cells if _must_submit(cell, active)]
+        for resources, group in groupby(sorted(to_submit, key=_resources), key=_resources):
+            array = list(group)
+            executor = self._executor(*resources)
             jobs = [
-                (_of_job(cell), "hydra.sweep.dir", cell.number, "", Singleton.get_state())
-                for cell in alike
+                (_job_overrides(cell), "hydra.sweep.dir", cell.number, "", Singleton.get_state())
+                for cell in array
             ]
             with _clean_environment():
                 try:
                     submitted = executor.map_array(self, *zip(*jobs, strict=True))
-                except Exception as error:  # submitit has several
-                    reason = f"SLURM does not take the jobs: {_in_a_line(error)}"
-                    for cell in left:
+                except Exception as error:  # submitit raises several types
+                    reason = f"SLURM does not accept the jobs: {_in_one_line(error)}"
+                    for cell in to_submit:
                         if not Run(cell.folder, {}).status().job:
                             Run(cell.folder, {}).set_status("failed", reason)
                     raise ValueError(reason) from error
-            for cell, job in zip(alike, submitted, strict=True):
+            for cell, job in zip(array, submitted, strict=True):
                 log.info("\t#%d : %s", cell.number, " ".join(filter_overrides(cell.overrides)))
-                log.info("\t     job %s, which prints into %s", job.job_id, job.paths.stdout)
+                log.info("\t     job %s, with its output in %s", job.job_id, job.paths.stdout)
                 Run(cell.folder, {}).set_status("queued", job=job.job_id)
-            # Held till now: a job that starts says so in the same files.
-            slurm.release([job.job_id for job in submitted])
+            # The jobs were held until now, because a starting job writes the same status files.
+            slurm.release_jobs([job.job_id for job in submitted])
 
     def _executor(self, num_nodes: int, devices: int, on_cpu: bool) -> Any:
         import submitit
@@ -110,12 +110,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         assert self.config is not None
         params = self.params
         folder = Path(str(self.config.hydra.sweep.dir), ".submitit", "%j").absolute()
-        python = shlex.join([sys.executable, "-c", _PATIENT])
+        python = shlex.join([sys.executable, "-c", _PYTHON_WITH_BLOCKED_SIGNAL])
         executor = submitit.SlurmExecutor(folder, params["max_num_timeout"], python=python)
         gpus = f"{params['gpu_type']}:{devices}" if params["gpu_type"] else devices
         source = Path(dreambooth.__file__).parents[1]
         executor.update_parameters(
-            **{k: v for k, v in params.items() if k not in _OWN and v is not None},
+            **{k: v for k, v in params.items() if k not in _NOT_FOR_SBATCH and v is not None},
             job_name=Path(str(self.config.hydra.sweep.dir)).name,
             nodes=num_nodes,
             ntasks_per_node=devices,
@@ -134,25 +134,25 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         return executor
 
     def _wait(self, cells: Sequence[Cell]) -> None:
-        """Until none of them is SLURM's any more."""
+        """Wait until every cell has finished or failed."""
         left = {cell.folder: cell for cell in cells}
         try:
             while left:
-                there, before = slurm.waiting_or_running(), len(left)
+                active, before = slurm.active_jobs(), len(left)
                 for folder, cell in list(left.items()):
-                    status = status_now(Run(folder, {}), there)
+                    status = refresh_status(Run(folder, {}), active)
                     if status.state in ("finished", "failed"):
                         del left[folder]
                         log.info("\t#%d %s: %s", cell.number, describe(status), folder)
                 if len(left) < before:
-                    sweep.print_where_to_look(cells[0].folder.parent)
-                time.sleep(_SECONDS_BETWEEN_LOOKS if left else 0)
+                    sweep.print_sweep_progress(cells[0].folder.parent)
+                time.sleep(_POLLING_SECONDS if left else 0)
         except KeyboardInterrupt:
             jobs = " ".join(Run(folder, {}).status().job for folder in left)
-            sys.exit(f"The jobs go on without this command. To end them: scancel {jobs}")
+            sys.exit(f"The jobs continue without this command. To end them: scancel {jobs}")
 
     def __call__(self, sweep_overrides: list[str], *args: Any) -> JobReturn:
-        """In the job, in each of its tasks."""
+        """Run the cell; SLURM starts this in each task of the job."""
         import submitit
 
         from dreambooth.distributed import preemption
@@ -162,85 +162,89 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             ranks = submitit.helpers.TorchDistributedEnvironment()
             ranks.export(set_cuda_visible_devices=False, overwrite=True)
             os.environ["GROUP_RANK"] = str(job.node)
-        user_signal = signal.SIGUSR2  # of submitit
-        queue_again = signal.getsignal(user_signal)  # submitit's
-        # SIGTERM: scancel, or a preemption that SLURM follows up itself.
-        preemption.listen(user_signal, signal.SIGTERM)
+        user_signal = signal.SIGUSR2  # submitit has SLURM send it before the time limit
+        queue_again = signal.getsignal(user_signal)  # submitit's handler
+        # SIGTERM comes from scancel, or from a preemption after which SLURM itself requeues.
+        preemption.listen_for(user_signal, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [user_signal])
         assert self.config is not None
-        # What a user would type: provenance.json has it.
+        # provenance.json records the command that a user would type.
         sys.argv = [f"src/{self.config.hydra.job.name}.py", *sweep_overrides]
-        own = [] if job.global_rank == 0 else list(QUIET)
-        ended = super().__call__([*sweep_overrides, *own], *args)
-        run = Run(Path(ended.hydra_cfg.hydra.runtime.output_dir), {})
-        if preemption.asked.is_set() and run.status().state == "preempted":
+        quiet = [] if job.global_rank == 0 else list(QUIET)
+        result = super().__call__([*sweep_overrides, *quiet], *args)
+        run = Run(Path(result.hydra_cfg.hydra.runtime.output_dir), {})
+        if preemption.stop_requested.is_set() and run.status().state == "preempted":
             assert callable(queue_again)
             try:
-                # Only another task may have heard of it. After SIGTERM it is SLURM's turn.
-                if signal.SIGTERM not in preemption.heard:
+                # The handler is called directly, since perhaps only another task received the
+                # signal. After SIGTERM, requeuing is up to SLURM.
+                if signal.SIGTERM not in preemption.received_signals:
                     queue_again(user_signal, None)
             except subprocess.CalledProcessError as error:
-                # SLURM ends a job that it queues again, and may so end what asked it to.
+                # SLURM ends a job that it requeues, and this may end the requeue command itself.
                 if error.returncode != -signal.SIGTERM:
                     raise
                 sys.exit(1)
             except submitit.core.utils.UncompletedJobError:
-                most = self.params["max_num_timeout"]
+                limit = self.params["max_num_timeout"]
                 run.set_status(
                     "failed",
-                    f"its time was over more than launcher.max_num_timeout={most} times: give the "
-                    "same command, with more launcher.time",
+                    f"it reached its time limit more than launcher.max_num_timeout={limit} times: "
+                    "repeat the command with a longer launcher.time",
                 )
                 raise
         elif outcome.noted_failures():
             sys.exit(1)  # so that SLURM ends the other tasks
-        return ended
+        return result
 
 
-def _queued(cell: Cell, there: Mapping[str, str]) -> bool:
-    """Whether a cell is to be submitted; one that cannot be stops no other."""
+def _must_submit(cell: Cell, active: Mapping[str, str]) -> bool:
+    """Queue a cell unless it is finished or in an active job; return whether to submit it.
+
+    A cell that cannot be queued is logged as failed and does not stop the others.
+    """
     try:
-        return not _has_job(cell, there) and queue(cell)
+        return not _has_job(cell, active) and queue(cell)
     except (ValueError, OSError) as error:
         log.error("\t#%d: %s", cell.number, error)
         outcome.note_failure(cell.folder.name, str(error))
         return False
 
 
-def _shape(cell: Cell) -> tuple[int, int, bool]:
-    """What decides the request: nodes, devices of each, and whether they are CPUs."""
+def _resources(cell: Cell) -> tuple[int, int, bool]:
+    """What a cell needs: the number of nodes, the devices per node, and whether these are CPUs."""
     trainer = cell.config.trainer
     return trainer.num_nodes, trainer.devices, trainer.accelerator == "cpu"
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
+    """The first line of an error message that contains "error:", or else its first line."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if "error:" in line), lines[0] if lines else repr(error))
 
 
-def _has_job(cell: Cell, there: Mapping[str, str]) -> bool:
-    """Whether it waits or runs already."""
+def _has_job(cell: Cell, active: Mapping[str, str]) -> bool:
+    """Whether a cell already waits or runs in a job."""
     try:
         job = Run(cell.folder, {}).status().job
-    except ValueError:  # damaged: with force=true it is replaced
+    except ValueError:  # a damaged run is replaced with force=true
         return False
-    if job in there:
-        log.info("\t#%d is job %s (%s)", cell.number, job, there[job])
-    return job in there
+    if job in active:
+        log.info("\t#%d is job %s (%s)", cell.number, job, active[job])
+    return job in active
 
 
-def _of_job(cell: Cell) -> list[str]:
-    """The overrides of the job. Not `force`: a job that is queued again is to go on."""
+def _job_overrides(cell: Cell) -> list[str]:
+    """The overrides of a cell without `force`, so that a requeued job resumes its run."""
     return [text for text in cell.overrides if assignment(text).key != "force"]
 
 
 @contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Without the variables of a job that this process may be in; but where SLURM's configuration
-    is stays known."""
+    """Hide the variables of the job that this process may run in, but keep SLURM_CONF."""
     from submitit.helpers import clean_env
 
-    where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
+    kept = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
     with clean_env():
-        os.environ.update(where)
+        os.environ.update(kept)
         yield
