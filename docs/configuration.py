@@ -100,14 +100,15 @@ def key_table(files: Sequence[File]) -> str:
 
 
 def page() -> str:
-    scripts = [File(CONF / f"{name}.yaml") for name in ("train", "evaluate", "generate", "report")]
+    names = ("train", "evaluate", "generate", "report", "plan")
+    scripts = [File(CONF / f"{name}.yaml") for name in names]
     groups, sections = [["group", "what it chooses"]], []
     for group, (default, purpose) in scripts[0].chosen.items():
         paths = sorted((CONF / group).glob("*.yaml"), key=lambda p: (p.stem != default, p.stem))
         files = [File(path) for path in paths]
-        names = [f"**{f.heading}**" if f.name == default else f.heading for f in files]
-        groups.append([f"`{group}`", f"[{purpose}](#{group}): {', '.join(names)}"])
-        choices = [[name, file.says] for name, file in zip(names, files, strict=True)]
+        shown_as = [f"**{f.heading}**" if f.name == default else f.heading for f in files]
+        groups.append([f"`{group}`", f"[{purpose}](#{group}): {', '.join(shown_as)}"])
+        choices = [[name, file.says] for name, file in zip(shown_as, files, strict=True)]
         sections.append(f"## `{group}`\n\n{table([['choice', 'what it is'], *choices])}")
         if with_keys := [file for file in files if file.has_new_keys]:
             sections.append(key_table(with_keys))

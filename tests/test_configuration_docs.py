@@ -33,6 +33,7 @@ def test_the_page_is_what_the_script_writes_from_conf():
         ("evaluate", ["subject=tick"]),
         ("generate", []),
         ("report", []),
+        ("plan", []),
     ],
 )
 def test_every_key_of_a_composed_config_is_on_the_page(script, choices):
