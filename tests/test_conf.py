@@ -11,6 +11,7 @@ import pytest
 import yaml
 from commands import ROOT, command, train
 from hydra import compose, initialize_config_dir
+from made_up import made_up_sweep
 from PIL import Image
 
 from dreambooth.miniature.subjects import drawn_subject
@@ -82,6 +83,7 @@ def test_every_file_is_run(run_of, file):
 OF_ENTRY_POINTS = {
     "evaluate": ("run={run} metrics=oracle", "scores.csv"),
     "generate": ("run={run} prompts=[cat] images_per_prompt=1", "images/generated"),
+    "plan": ("sweep={pilot} metric=dino effect=0.05", "plans/pilot-dino.png"),
     "pretrain": (
         "part=text num_scenes=8 work={run} weights={run}/new parts.text.num_steps=2 "
         "parts.text.batch_size=2",
@@ -102,11 +104,13 @@ def test_there_is_no_entry_point_without_a_run():
 
 
 @pytest.mark.parametrize("name", OF_ENTRY_POINTS)
-def test_every_entry_point_is_run(tmp_path, tiny, finished, name):
+def test_every_entry_point_is_run(tmp_path, tiny, finished, name, monkeypatch):
     run = shutil.copytree(finished, tmp_path / "sweep" / "0")
+    monkeypatch.setattr("dreambooth.reporting.plan.PLANS", run / "plans")
+    pilot = made_up_sweep(tmp_path / "pilot", ("biscuit", "olive"))
     (run / "scores.csv").write_text("")
     words, left = OF_ENTRY_POINTS[name]
-    ended = command(name, *words.format(run=run, sweep=run.parent, tiny=tiny).split())
+    ended = command(name, *words.format(run=run, sweep=run.parent, tiny=tiny, pilot=pilot).split())
     assert ended.code == 0, ended.output
     assert (run / left).is_dir() or (run / left).stat().st_size
 
