@@ -127,7 +127,7 @@ def test_the_initial_noise_follows_from_template_and_index_alone(backbone, monke
 
 @pytest.mark.parametrize("name", ["ancestral", "dpm"])
 def test_a_picture_alone_is_the_picture_among_others(backbone, name):
-    sampling = {"base": Sampler(name, 3, 3.0), "sr": Sampler(name, 2, 1.0)}
+    sampling = Sampling({"base": Sampler(name, 3, 3.0), "sr": Sampler(name, 2, 1.0)})
     jobs = [("a {}", "a kzn dog", 0), ("a red {}", "a red kzn dog", 0), ("a {}", "a kzn dog", 1)]
     together = draw_pictures(backbone, jobs, sampling)
     for job, picture in zip(jobs, together, strict=True):

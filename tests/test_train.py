@@ -199,7 +199,7 @@ def test_a_failed_cell_does_not_stop_the_sweep(tiny, tmp_path):
     assert [run.status().state for run in runs] == ["failed", "failed", "failed", "finished"]
     reasons = [run.status().reason for run in runs[:3]]
     assert reasons[0] == reasons[2]
-    assert reasons[0].startswith("prior.lambda=-1 is not a weight")
+    assert reasons[0].startswith("prior.lambda=-1: give a number")
     assert reasons[1].startswith("the loss became nan at step 1")
     told = ended.output.partition("3 of 4 runs failed:\n")[2]
     for run, reason in zip(runs[:3], reasons, strict=True):

@@ -192,9 +192,7 @@ def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):
     assert sentence in ended.sentence
 
 
-def test_a_batch_that_does_not_divide_is_said(monkeypatch):
-    from dreambooth.runs.settings import Training
-
-    monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
+def test_a_batch_that_does_not_divide_is_said():
+    ranks.check_batch_size("method", 8, 4)
     with pytest.raises(ValueError, match="6 is split over 4 devices: give a multiple of 4"):
-        Training(lambda: None, max_steps=1, batch_size=6)
+        ranks.check_batch_size("method", 6, 4)
