@@ -103,7 +103,7 @@ def read(path):
 def test_two_processes_make_the_same_prior_images_and_score_the_same(runs):
     assert same_files(runs / "prior1", runs / "prior2", "*.png")
     one, two = Run.load_finished(runs / "1"), Run.load_finished(runs / "2")
-    assert len(two.read_images("prompts")) == len(one.read_images("prompts")) == 100
+    assert len(two.images.read("prompts")) == len(one.images.read("prompts")) == 100
     for name, metric in one.read_metrics().items():
         assert two.read_metrics()[name].value == pytest.approx(metric.value, abs=1e-3, nan_ok=True)
 
