@@ -20,7 +20,7 @@ def test_every_benchmark_loads(path, monkeypatch):
     assert callable(runpy.run_path(str(path))["main"])
 
 
-def test_the_shipped_encoders_see_drawn_scenes_as_they_must(monkeypatch):
+def test_the_shipped_encoders_recognize_drawn_scenes(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     found = runpy.run_path(str(ROOT / "benchmarks/encoders.py"))["measure"](500)
     assert found["CLIP class"] >= 0.95
@@ -29,7 +29,7 @@ def test_the_shipped_encoders_see_drawn_scenes_as_they_must(monkeypatch):
     assert found["DINO identity AUC"] > found["CLIP-I identity AUC"]  # the paper's claim
 
 
-def test_the_loops_overhead_is_told():
+def test_the_overhead_of_the_training_loop_is_printed():
     ended = process("benchmarks/overhead.py", 2)
     assert ended.code == 0, ended.output
     pairs = re.findall(r"bare ([\d.]+) ms, loop ([\d.]+) ms a step", ended.output)
@@ -41,7 +41,7 @@ def test_the_loops_overhead_is_told():
     assert 0.7 < ratios[2] < 10  # a loop does what the bare steps do, and more
 
 
-def test_coverage_of_intervals_is_told():
+def test_the_coverage_of_intervals_is_printed():
     ended = process("benchmarks/coverage.py", 20)
     assert ended.code == 0, ended.output
     shares = re.findall(r"subjects: ([\d.]+)%, shares", ended.output)
@@ -54,6 +54,29 @@ def test_coverage_of_intervals_is_told():
     few = [(float(ours), float(plain)) for number, ours, plain in scores if int(number) <= 3]
     assert len(few) == 4
     assert all(ours > plain for ours, plain in few)  # why the report has intervals of its own
+
+
+def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
+    sheet = tmp_path / "samples.png"
+    ended = process("benchmarks/miniature_quality.py", 12, "--samples", sheet)
+    assert ended.code == 0, ended.output
+    for name in ("Frechet distance", "... / variance", "... above floor", "precision", "recall"):
+        rows = re.findall(rf"^{re.escape(name)} +(.*)$", ended.output, re.MULTILINE)
+        assert len(rows) == 2, ended.output  # of both extractors
+        assert all(len([float(value) for value in row.split()]) == 4 for row in rows), rows
+    assert re.search(r"^class +\d+\.\d%  of 12$", ended.output, re.MULTILINE), ended.output
+    assert ended.output.count("entropy of bare nouns: mean ") == 2
+    assert "ms an image" in ended.output
+    assert Image.open(sheet).width == 8 * 140 + 12
+
+
+def test_the_quality_benchmark_refuses_invalid_arguments(tmp_path):
+    ended = process("benchmarks/miniature_quality.py", 9)
+    assert ended.code == 2
+    assert "num_prompts is 9: give at least 10" in ended.output
+    ended = process("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
+    assert ended.code == 1
+    assert "is not a folder: give one that holds a DINO ViT" in ended.output
 
 
 SAME_BITS = runpy.run_path(str(ROOT / "benchmarks/same_bits.py"))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 DETAIL = set(SUPER_RESOLUTION_METRICS) - {"sr_dino", "sr_lpips"}
 FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
-ORACLE = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
+ORACLE = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
 
 
 def save(path, pixels):
@@ -231,9 +231,9 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
     )
     assert ended.code == 0, ended.output
     assert "relation: 16 pairs, best first" in ended.output
-    for metric in ("identity", "dino", "clip_i", "clip_t", "copy", "copied"):
+    for metric in ("identity", "clean", "dino", "clip_i", "clip_t", "copy", "copied"):
         lines = [line for line in ended.output.splitlines() if line.startswith(f"| {metric} |")]
-        assert len(lines) == 5
+        assert len(lines) == 6
         assert all(math.isfinite(float(cell)) for cell in lines[0].split("|")[4:-1])
     assert "Pearson 0.32 with DINO" in ended.output
 
@@ -254,16 +254,16 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
         (("images=conf", "subject=biscuit"), "no images in conf: give a folder with a subfolder"),
         (("images=conf", "subject=biscuit", "metrics=none"), "metrics=none scores nothing"),
         (("images=conf", "subject=folder", "class_noun=dog"), "photos has no default: give"),
-        (("experiment=metric_validity", "metrics=none"), "has nothing to be judged"),
+        (("experiment=metric_validity", "metrics=none"), "has no metric to judge"),
         (("experiment=metric_validity", "bench.num_images=0"), "bench.num_images=0: give a whole"),
         (
             ("images=conf", "subject=biscuit", "metrics=miniature")
             + ("metrics.fidelity.weights=conf",),
-            "the miniature's dino encoder is not in conf: make it by python src/pretrain.py",
+            "the miniature's dino encoder is not in conf: train it by python src/pretrain.py",
         ),
     ],
 )
-def test_what_cannot_be_scored_is_one_sentence(tmp_path, overrides, said):
+def test_what_cannot_be_scored_is_refused_in_one_sentence(tmp_path, overrides, said):
     assert said in command("evaluate", *overrides, f"into={tmp_path}").sentence
     assert not list(tmp_path.iterdir())
 
@@ -276,7 +276,7 @@ def test_an_unfinished_run_is_not_scored(finished, tmp_path, state):
     assert sentence.startswith(f"the run in {copy} is not finished ({state}")
 
 
-def test_photos_that_no_oracle_knows_and_images_of_other_sizes(external, encoders, tmp_path):
+def test_the_oracle_refuses_photos_and_images_of_other_sizes(external, encoders, tmp_path):
     photos = tmp_path / "photos"
     for i in range(3):
         save(photos / f"{i}.png", np.full((50, 40, 3), 40 * i, np.uint8))

@@ -46,7 +46,7 @@ def test_the_sweep_leaves_six_finished_runs(sweep):
         assert (run.weights / "base" / "diffusion_pytorch_model.safetensors").is_file()
         assert len(run.images.read("prompts")) == 25
         assert len(run.read_scores()) == 25 + 2 + 16
-        own = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
+        own = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
         own |= {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
         assert set(run.read_metrics()) == own | set(SUPER_RESOLUTION_METRICS) - {"sr_lpips"}
     assert "Traceback" not in output
@@ -158,7 +158,7 @@ def test_only_the_base_denoiser_is_trained(tiny, finished):
     assert not same_files(tiny / "base", finished / "weights" / "base", "*.safetensors")
 
 
-def test_losses_of_both_terms_are_logged_apart(finished):
+def test_losses_of_both_terms_are_logged_separately(finished):
     rows = Run.load_finished(finished).read_history()
     assert len(rows) == 2
     assert all(row["loss/prior"] > 0 for row in rows)
@@ -172,7 +172,7 @@ def test_without_lambda_there_is_no_prior_at_all(tiny, tmp_path):
     assert "loss/prior" not in (tmp_path / "run/history.csv").read_text()
 
 
-def test_a_finished_run_is_said_and_left_alone(tiny, finished, tmp_path):
+def test_a_finished_run_is_reported_and_left_alone(tiny, finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "run")
     shutil.copytree(finished.parent / "prior", tmp_path / "prior")
     overrides = f"prior.cache={finished.parent / 'prior'}"  # which the config names
@@ -223,7 +223,7 @@ def test_a_diverged_run_names_the_step_and_the_learning_rate(tiny, tmp_path):
     assert "at step 1: lower method.module.learning_rate (it is 1e+30)" in status.reason
 
 
-def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_marked_interrupted(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("dreambooth.experiment.Experiment.draw", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path / "run")

@@ -1,3 +1,5 @@
+"""The scores of the oracle, with an oracle whose readings are given."""
+
 import math
 
 import pytest
@@ -6,21 +8,28 @@ import torch
 from dreambooth.metrics.evaluation import PictureSets
 from dreambooth.miniature import scoring
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
-from dreambooth.miniature.scoring import OracleScorer, mean_distances, reference_images, summary
+from dreambooth.miniature.references import references
+from dreambooth.miniature.scoring import OracleScorer, mean_distances, summary
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.miniature.world import individual
 from dreambooth.runs.pictures import Picture
 from dreambooth.subjects.subject import Subject
 
 SUBJECT = drawn_subject("dog", 7)
+DAMAGED = 99  # the embedding number of a picture that is not clean
 
 
 class FixedOracle:
-    """Sees what each picture's first pixel says: the index of its class, and of its context."""
+    """Reads the first pixel of a picture as three numbers: the index of the class, the index of the
+    context, and the number of the embedding, where 0 is the subject's."""
+
+    def __init__(self):
+        self.num_references = 0
 
     def read(self, images):
         if images.dtype != torch.uint8:  # the references
-            return Reading([{}] * len(images), torch.eye(64)[:1].expand(len(images), 64))
+            self.num_references += len(images)
+            embeddings = torch.eye(64)[:1].expand(len(images), 64)
+            return Reading([{}] * len(images), embeddings, torch.ones(len(images)))
         values = [
             {
                 name: ATTRIBUTES[name][int(pixel[i])] if i < 2 else ATTRIBUTES[name][0]
@@ -28,10 +37,12 @@ class FixedOracle:
             }
             for pixel in images[:, :, 0, 0]
         ]
-        return Reading(values, torch.eye(64)[images[:, 2, 0, 0].long()])
+        number = images[:, 2, 0, 0].long()
+        clean = torch.where(number == DAMAGED, 0.25, 0.75)
+        return Reading(values, torch.eye(64)[number % DAMAGED], clean)
 
-    def identity(self, embeddings, subject):
-        return (embeddings @ subject.T).mean(1)
+    def identity(self, embeddings, references):
+        return (embeddings @ references.T).mean(1)
 
 
 @pytest.fixture
@@ -41,13 +52,13 @@ def scorer(monkeypatch):
 
 
 def picture(template, noun="dog", context="snow", embedding=0):
-    """A picture that `FixedOracle` reads like this; embedding 0 is the subject."""
-    told = [ATTRIBUTES["class"].index(noun), ATTRIBUTES["context"].index(context), embedding]
-    pixels = torch.tensor(told, dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64)
+    """Return a picture that `FixedOracle` reads as the arguments say."""
+    pixel = [ATTRIBUTES["class"].index(noun), ATTRIBUTES["context"].index(context), embedding]
+    pixels = torch.tensor(pixel, dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64)
     return Picture(pixels, template.replace("{}", "kzn dog"), 0, template)
 
 
-def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
+def test_pictures_are_scored_against_the_attributes_of_their_template(scorer):
     prompts = [
         picture("a {} in the snow"),
         picture("a {} in the snow", context="beach"),
@@ -68,16 +79,56 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
     for share in ("class_accuracy", "context_accuracy"):
         low, high = metrics[share].ci95
         assert 0 < low < high < 1
-    assert "diversity" not in metrics  # of one picture
+    assert "diversity" not in metrics  # there is only one picture
 
 
-def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
+def test_attributes_count_only_where_the_picture_is_clean(scorer):
+    prompts = [
+        picture("a {} in the snow"),
+        picture("a {} in the snow", embedding=DAMAGED),
+        picture("a {} in the snow", context="beach"),
+        picture("a {}", embedding=DAMAGED),
+    ]
+    scores = scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
+    rows, metrics = scores.rows, scores.metrics
+    assert [row["clean"] for row in rows] == [0.75, 0.25, 0.75, 0.25]
+    assert [row["is_clean"] for row in rows] == [1, 0, 1, 0]
+    assert [row["seen_class"] for row in rows] == ["dog"] * 4  # reported for damaged pictures too
+    assert [row["class_right"] for row in rows] == [1, 0, 1, 0]
+    assert [row.get("context_right") for row in rows] == [1, 0, 0, None]
+    assert (metrics["clean"].value, metrics["clean"].count) == (0.5, 4)
+    assert (metrics["class_accuracy"].value, metrics["class_accuracy"].count) == (0.5, 4)
+    assert metrics["context_accuracy"].value == pytest.approx(1 / 3)
+    assert metrics["identity"].value == 1  # does not depend on clean
+    for name in ("clean", "class_accuracy", "context_accuracy"):
+        assert "P(clean) >= 0.5" in metrics[name].protocol
+
+
+def test_the_metrics_are_the_means_of_the_columns(scorer):
+    """So metrics.json can be recomputed from scores.csv."""
+    prompts = [picture("a {} in the snow", embedding=e) for e in (0, 1, DAMAGED, DAMAGED, 0)]
+    scores = scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
+    rows, metrics = scores.rows, scores.metrics
+    columns = {"identity": "identity", "clean": "is_clean", "class_accuracy": "class_right"}
+    for metric, column in columns.items():
+        assert metrics[metric].value == pytest.approx(sum(row[column] for row in rows) / 5)
+
+
+def test_the_references_of_each_prompt_are_drawn_once(scorer):
+    prompts = [picture("a red {}"), picture("a {} in the snow"), picture("a red {}")]
+    scorer.score(PictureSets(SUBJECT, "kzn", prompts, [picture("a {}")]))
+    assert scorer.oracle.num_references == 3 * 16
+    scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
+    assert scorer.oracle.num_references == 3 * 16
+
+
+def test_the_class_is_scored_against_the_true_one_not_the_prompted_one(scorer):
     of_class = [picture("a {}", noun="cat")]
     scores = scorer.score(PictureSets(SUBJECT, "kzn", [picture("a cat {}")], of_class))
     assert [row["class_right"] for row in scores.rows] == [1, 0]
 
 
-def test_drift_and_diversity_are_of_the_class_prompts_pictures():
+def test_drift_and_diversity_are_measured_on_the_class_prompt_s_pictures():
     embeddings = torch.eye(64)[[0, 0, 1]]
     rows = [{"identity": value} for value in (1.0, 1.0, 0.0)]
     metrics = summary([], rows, embeddings)
@@ -91,35 +142,21 @@ def test_drift_and_diversity_are_of_the_class_prompts_pictures():
 
 def test_the_diversity_of_a_picture_is_its_mean_distance_to_the_others():
     embeddings = torch.eye(64)[[0, 0, 1]]
-    each = mean_distances(embeddings)
-    assert each == [0.5, 0.5, 1.0]
-    assert sum(each) / 3 == pytest.approx(summary([], [], embeddings)["diversity"].value)
+    distances = mean_distances(embeddings)
+    assert distances == [0.5, 0.5, 1.0]
+    assert sum(distances) / 3 == pytest.approx(summary([], [], embeddings)["diversity"].value)
     assert mean_distances(embeddings[:1]) == [None]
 
 
-def test_references_show_the_individual_in_the_same_scenes_each_time():
-    dog = individual("dog", 7)
-    images = reference_images(dog)
-    assert images.shape == (16, 3, 64, 64)
-    assert torch.equal(images, reference_images(dog))
-    assert torch.pdist(images.flatten(1)).min() > 1
-    assert not torch.equal(images, reference_images(individual("dog", 8)))
-
-
-def test_references_are_no_input_photos():
-    distances = torch.cdist(
-        reference_images(SUBJECT.truth).flatten(1), SUBJECT.photos(64).flatten(1)
-    )
-    assert distances.min() > 1
-
-
-def test_the_subject_itself_is_scored_by_a_network_of_any_weights():
+def test_the_identity_of_the_references_themselves_is_a_probability():
     torch.manual_seed(0)
-    oracle = Oracle(OracleNetwork())
-    truth = oracle.read(reference_images(SUBJECT.truth)).embeddings
-    found = oracle.identity(truth, truth)
-    assert found.shape == (16,)
-    assert ((found >= 0) & (found <= 1)).all()
+    network = OracleNetwork()
+    network.same.copy_(torch.tensor([10.0, 0.0, -5.0]))
+    oracle = Oracle(network)
+    truth = oracle.read(references(SUBJECT.truth)).embeddings
+    identity = oracle.identity(truth, truth)
+    assert identity.shape == (16,)
+    assert ((identity >= 0) & (identity <= 1)).all()
 
 
 def test_a_subject_that_is_not_drawn_is_refused_before_any_work(scorer):

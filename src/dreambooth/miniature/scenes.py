@@ -1,4 +1,4 @@
-"""Drawn scenes as training data: drawn once, kept on disk, captioned anew each time."""
+"""Scenes as training data: they are drawn once, kept on disk, and captioned anew each time."""
 
 import itertools
 import multiprocessing
@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreambooth.miniature.drawing import SIZE_PX, draw
-from dreambooth.miniature.world import Scene, individual, random_scene
+from dreambooth.miniature.world import CLASSES, Scene, individual, random_scene
 
-if TYPE_CHECKING:  # the drawing processes start without torch
+if TYPE_CHECKING:  # the processes that draw do not need torch
     from torch import Tensor
 
 
-def scene_number(i: int, seed: int) -> Scene:
-    """Scene i of a seed's endless list; both 0 and up."""
+def nth_scene(i: int, seed: int) -> Scene:
+    """Return scene i (0 and up) of the endless list of scenes that belongs to a seed (0 and up)."""
     return random_scene(np.random.default_rng([seed, i]))
 
 
 def drawn_scenes(folder: Path, count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
-    """Scenes 0..count-1 of a seed and their pixels, uint8 (count, 64, 64, 3), a memory map.
+    """Return scenes 0..count-1 of a seed, and their pixels as a memory map, uint8
+    (count, 64, 64, 3).
 
-    Draws them into `folder`, on all cores, unless they are there; 120,000 scenes are 1.5 GB, drawn
-    at some 800 a second and core. Safe with several processes at once: one draws, the rest wait.
+    The scenes are drawn into `folder` on all cores, unless it already has them. 120,000 scenes take
+    1.5 GB; each core draws about 800 a second. Several processes may call this at once: one draws,
+    the others wait.
     """
     from filelock import FileLock
 
@@ -38,7 +40,7 @@ def drawn_scenes(folder: Path, count: int, seed: int) -> tuple[list[Scene], np.n
             with multiprocessing.get_context("spawn").Pool() as pool:
                 pool.map(_draw_range, jobs)
             partial.rename(path)
-    scenes = [scene_number(i, seed) for i in range(count)]
+    scenes = [nth_scene(i, seed) for i in range(count)]
     return scenes, np.load(path, mmap_mode="r")
 
 
@@ -46,12 +48,12 @@ def _draw_range(job: tuple[Path, int, int, int]) -> None:
     path, seed, first, end = job
     pixels = np.load(path, mmap_mode="r+")
     for i in range(first, end):
-        pixels[i] = draw(scene_number(i, seed))
+        pixels[i] = draw(nth_scene(i, seed))
     pixels.flush()
 
 
 def to_tensor(pixels: np.ndarray) -> "Tensor":
-    """uint8 (..., H, W, 3) to float32 [-1, 1] (..., 3, H, W)."""
+    """Convert uint8 (..., H, W, 3) to float32 [-1, 1] (..., 3, H, W)."""
     import torch
 
     from dreambooth.subjects.photos import from_uint8
@@ -60,10 +62,10 @@ def to_tensor(pixels: np.ndarray) -> "Tensor":
 
 
 def casual_photos(class_noun: str, seed: int, count: int) -> list[Scene]:
-    """A subject's input photos: `count` plain scenes of individual number `seed` of a class.
+    """Return the input photos of a subject: `count` plain scenes of individual `seed` of a class.
 
     A larger count begins with the same photos. Raises ValueError as `world.individual` does.
     """
-    rng = np.random.default_rng([13, seed])
     subject = individual(class_noun, seed)
+    rng = np.random.default_rng([13, CLASSES.index(class_noun), seed])
     return [random_scene(rng, subject, casual=True) for _ in range(count)]
