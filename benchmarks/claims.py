@@ -18,7 +18,7 @@ from dreambooth.runs.cells import find_runs
 from dreambooth.runs.run import Run
 
 Cell = tuple[float, str]  # lambda, class
-METRICS = ("identity", "class_accuracy", "context_accuracy", "drift", "diversity")
+METRICS = ("identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity")
 
 
 def cells(folders: list[Path]) -> dict[str, dict[Cell, dict[str, float]]]:

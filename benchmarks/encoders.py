@@ -11,12 +11,12 @@ import sys
 
 import numpy as np
 import torch
-from oracle import SEED, auc
 from torch import Tensor
 
 from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 from dreambooth.miniature import WEIGHTS, world
 from dreambooth.miniature.drawing import draw
+from dreambooth.miniature.oracle_quality import SEED, auc
 from dreambooth.miniature.world import Scene, individual, random_scene
 
 

@@ -1,6 +1,7 @@
-"""Pretrain the miniature's models from nothing, one part at a time; a killed one goes on.
+"""Pretrain the miniature's models from nothing; the same command goes on with a killed one.
 
-for part in text base sr oracle clip dino; do python src/pretrain.py part=$part; done
+python src/pretrain.py                    all parts, one after the other
+python src/pretrain.py part=base          one of text, base, sr, oracle, clip, dino
 """
 
 import sys
@@ -14,18 +15,19 @@ from omegaconf import DictConfig
 def main(cfg: DictConfig) -> None:
     from dreambooth.miniature.pretraining import pretrain
 
-    if cfg.part not in cfg.parts:
-        sys.exit(f"part={cfg.part} is not known; choose one of {', '.join(cfg.parts)}")
-    done = pretrain(
-        cfg.part,
-        Path(cfg.weights),
-        Path(cfg.work) / cfg.part,
-        num_scenes=cfg.num_scenes,
-        max_minutes=cfg.max_minutes,
-        seed=cfg.seed,
-        **cfg.parts[cfg.part],
-    )
-    print("done" if done else "not done yet: run the same command again to go on")
+    if cfg.part != "all" and cfg.part not in cfg.parts:
+        sys.exit(f"part={cfg.part} is not known; choose all or one of {', '.join(cfg.parts)}")
+    for part in cfg.parts if cfg.part == "all" else [cfg.part]:
+        done = pretrain(
+            part,
+            Path(cfg.weights),
+            Path(cfg.work) / part,
+            num_scenes=cfg.num_scenes,
+            max_minutes=cfg.max_minutes,
+            seed=cfg.seed,
+            **cfg.parts[part],
+        )
+        print(f"{part}: " + ("done" if done else "not done yet, the same command goes on with it"))
 
 
 if __name__ == "__main__":

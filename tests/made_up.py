@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from made_up_images import write_images
 
-from dreambooth.runs.files import csv_of, slug
+from dreambooth.runs.files import csv_of
 
 CONF = Path(__file__).parents[1] / "conf"
 CLASS_AND_LAMBDA = {"prior.lambda": ("0", "1"), "class": ("none", "wrong", "correct")}
@@ -31,8 +31,9 @@ DRAWN = {  # name -> class noun, seed
 }
 PROTOCOLS = {
     "identity": "P(same individual), oracle, mean over 16 drawings of it (64x64 px, 8 bits)",
-    "class_accuracy": "share that shows the subject's true class, oracle",
-    "context_accuracy": "share in the prompted context, oracle",
+    "clean": "share of undamaged drawings: P(clean) >= 0.5, oracle",
+    "class_accuracy": "share that is clean and shows the subject's true class, oracle",
+    "context_accuracy": "share that is clean and in the prompted context, oracle",
     "drift": "identity of the class prompt's images, mean over 16 drawings of it",
     "diversity": "mean pairwise 1 - cosine of oracle embeddings, class prompt's images",
     "dino": "mean cosine, all images x {} real photos (64x64 px, 8 bits); DINO: {}",
@@ -51,9 +52,10 @@ PROTOCOLS = {
     "sr_ssim": "photos shrunk to 32 px by area and enlarged by the SR stage",
 }
 _SHARES = {"class_right", "context_right", "copied", "colour_right", "style_right", "view_right"}
-_SHARES |= {"accessory_right", "expression_right"}
-_COLUMN = {"drift": "identity", "class_accuracy": "class_right"}
+_SHARES |= {"accessory_right", "expression_right", "is_clean"}
+_COLUMN = {"drift": "identity", "clean": "is_clean", "class_accuracy": "class_right"}
 _COLUMN |= {"context_accuracy": "context_right"}
+_SETS = ("prompts", "class", "restored")
 
 
 def made_up_sweep(
@@ -146,23 +148,6 @@ def paper_effect(column: str, chosen: Mapping[str, str]) -> float:
     }.get(column, 0.0)
 
 
-def png(pixels: bytes, size_px: int, metadata: Mapping[str, str]) -> bytes:
-    """A PNG file of compressed, filtered RGB rows with international text, as Pillow writes it."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", size_px, size_px, 8, 2, 0, 0, 0)
-    texts = [
-        chunk(b"iTXt", key.encode() + b"\0\0\0\0\0" + text.encode())
-        for key, text in metadata.items()
-    ]
-    parts = [chunk(b"IHDR", header), *texts, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 def _run(
     folder: Path,
     chosen: Mapping[str, str],
@@ -196,13 +181,13 @@ def _run(
     }
     _json(folder / "status.json", status)
     named = f"kzn {noun}" if noun else "kzn"
-    _images(folder / "images/photos", [(f"a {named}", "", i) for i in range(5)], picture_px)
+    write_images(folder / "images/photos", [(f"a {named}", "", i) for i in range(5)], picture_px)
     steps = 200 if state != "finished" else config["method"]["max_steps"]
     if not old:
         _history(folder, config, steps, curves)
         _json(folder / "provenance.json", _provenance(chosen, versions, code, state))
         before = [(f"a {names['prior_noun']}", "a {}", i) for i in range(min(8, num_class_images))]
-        _images(folder / "images/before", before, picture_px)
+        write_images(folder / "images/before", before, picture_px)
     if state != "finished":
         return
     jobs = [
@@ -213,9 +198,10 @@ def _run(
     class_prompt = f"a {names['prior_noun']}"
     jobs += [("class", class_prompt, "a {}", i) for i in range(num_class_images)]
     jobs += [("restored", f"a {named}", "", i) for i in range(16)]
-    for name in ("prompts", "class", "restored"):
-        _images(folder / "images" / name, [job[1:] for job in jobs if job[0] == name], picture_px)
-    _images(folder / "images/originals", [j[1:] for j in jobs if j[0] == "restored"], picture_px)
+    images = {name: [job[1:] for job in jobs if job[0] == name] for name in _SETS}
+    images["originals"] = images["restored"]
+    for name, some in images.items():
+        write_images(folder / "images" / name, some, picture_px)
     rows = _scores(jobs, chosen, config, effect)
     (folder / "scores.csv").write_text(csv_of(rows))
     _json(folder / "metrics.json", _metrics(rows, subject["num_photos"], encoder))
@@ -282,6 +268,7 @@ def _scores(
     base |= {"copied": 0.4, "div": 0.3, "class_right": 0.95, "context_right": 0.85, "detail": 0.7}
     base |= {"sr_identity": 0.7, "sr_layout_error": 0.2, "sr_dino": 0.8, "sr_detail": 0.7}
     base |= {"sr_psnr": 22.0, "sr_ssim": 0.85, "pres": 0.4, "diversity": 0.7, "drift": 0.15}
+    base |= {"is_clean": 0.97}
     who = f"{config['subject']['name']}"
     own = np.random.default_rng([*who.encode(), int(chosen.get("seed", "0"))])
     by_subject = {column: 0.04 * own.standard_normal() for column in base}
@@ -298,7 +285,7 @@ def _scores(
         row |= {"index": index, "seed": config["seed"]}
         columns = [*sets[image_set], *(["detail"] if image_set == "prompts" else [])]
         if image_set == "prompts":
-            columns += [f"{asked}_right" for asked in _asked(template)]
+            columns += [*(f"{asked}_right" for asked in _asked(template)), "is_clean"]
         for place, column in enumerate(columns):
             mean = base.get(column, 0.8) + effect(column, chosen) + by_subject.get(column, 0.0)
             value = mean + 0.05 * shared[place] + 0.05 * noise.standard_normal()
@@ -367,27 +354,6 @@ def _provenance(
         "seconds": {"train": 82.3, "draw": 18.0, "score": 3.5} if state == "finished" else {},
         "peak_memory_bytes": 1_800_000_000,
     }
-
-
-@cache
-def _pixels(number: int, size_px: int) -> bytes:
-    """One of eight pictures, compressed: a disc on a plain background."""
-    y, x = np.mgrid[:size_px, :size_px] / size_px
-    inside = (x - 0.3 - 0.05 * number) ** 2 + (y - 0.5) ** 2 < 0.06
-    colour = np.array([40 * number % 256, 200 - 20 * number, 90])
-    image = np.where(inside[..., None], colour, 230 - 10 * number).astype(np.uint8)
-    filtered = np.zeros((size_px, 1 + 3 * size_px), np.uint8)
-    filtered[:, 1:] = image.reshape(size_px, -1)
-    return zlib.compress(filtered.tobytes(), 6)
-
-
-def _images(folder: Path, jobs: Sequence[tuple[str, str, int]], size_px: int) -> None:
-    """Different prompts differ in their picture; what is drawn says nothing."""
-    folder.mkdir(parents=True)
-    for prompt, template, index in jobs:
-        pixels = _pixels((zlib.crc32(prompt.encode()) + index) % 8, size_px)
-        said = {"prompt": prompt, "index": str(index), "template": template}
-        (folder / f"{slug(prompt)}-{index:03d}.png").write_bytes(png(pixels, size_px, said))
 
 
 def _json(path: Path, content: Mapping[str, Any]) -> None:

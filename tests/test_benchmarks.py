@@ -56,6 +56,29 @@ def test_coverage_of_intervals_is_told():
     assert all(ours > plain for ours, plain in few)  # why the report has intervals of its own
 
 
+def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
+    sheet = tmp_path / "samples.png"
+    ended = process("benchmarks/miniature_quality.py", 12, "--samples", sheet)
+    assert ended.code == 0, ended.output
+    for name in ("Frechet distance", "... / variance", "... above floor", "precision", "recall"):
+        rows = re.findall(rf"^{re.escape(name)} +(.*)$", ended.output, re.MULTILINE)
+        assert len(rows) == 2, ended.output  # of both extractors
+        assert all(len([float(value) for value in row.split()]) == 4 for row in rows), rows
+    assert re.search(r"^class +\d+\.\d%  of 12$", ended.output, re.MULTILINE), ended.output
+    assert ended.output.count("entropy of bare nouns: mean ") == 2
+    assert "ms an image" in ended.output
+    assert Image.open(sheet).width == 8 * 140 + 12
+
+
+def test_quality_refuses_what_it_cannot_measure(tmp_path):
+    ended = process("benchmarks/miniature_quality.py", 9)
+    assert ended.code == 2
+    assert "num_prompts is 9: give at least 10" in ended.output
+    ended = process("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
+    assert ended.code == 1
+    assert "is no folder: give one that holds a DINO ViT" in ended.output
+
+
 SAME_BITS = runpy.run_path(str(ROOT / "benchmarks/same_bits.py"))
 
 

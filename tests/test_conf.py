@@ -162,32 +162,33 @@ def test_the_gpu_trainer_differs_from_the_cpus_in_device_and_precision_only():
     assert "precision: bf16-mixed" in ended.output
 
 
-@pytest.mark.parametrize("part", ["text", "base", "clip", "dino"])
-def test_a_part_is_pretrained_by_command(tmp_path, part):
+def test_all_parts_are_pretrained_by_one_command_and_come_out_the_same_again(tmp_path):
     from dreambooth.miniature.drawing import SIZE_PX
 
-    pixels = np.zeros((8, SIZE_PX, SIZE_PX, 3), np.uint8)
     work = tmp_path / "work"
     work.mkdir()
+    pixels = np.zeros((8, SIZE_PX, SIZE_PX, 3), np.uint8)
     np.save(work / "scenes-0-8.npy", pixels)  # so that they are not drawn
-    settings = {"num_steps": 2, "batch_size": 2}
-    for done in ("text", part) if part == "base" else (part,):
-        ended = command(
-            "pretrain",
-            f"part={done}",
-            f"weights={tmp_path / 'weights'}",
-            f"work={work}",
-            "num_scenes=8",
-            *(f"parts.{done}.{key}={value}" for key, value in settings.items()),
-        )
-        assert ended.code == 0, ended.output
-        assert ended.output.strip().endswith("done")
-    made = "text_encoder" if part == "text" else part
-    assert list((tmp_path / "weights" / made).glob("*.safetensors"))
+    parts = ("text", "base", "sr", "oracle", "clip", "dino")
+    settings = {"num_steps": 2, "batch_size": 12}
+    line = [f"work={work}", "num_scenes=8"]
+    line += [f"parts.{part}.{key}={value}" for part in parts for key, value in settings.items()]
+    ended = command("pretrain", *line)
+    assert ended.code == 0, ended.output
+    assert [text for text in ended.output.splitlines() if text.endswith(": done")] == [
+        f"{part}: done" for part in parts
+    ]
+    weights = work / "weights"
+    before = {path: path.read_bytes() for path in weights.rglob("*.safetensors")}
+    folders = {"weights", "text_encoder", "base", "sr", "clip", "dino"}
+    assert {path.parent.name for path in before} == folders
+    assert command("pretrain", *line, "part=base").code == 0
+    assert {path: path.read_bytes() for path in weights.rglob("*.safetensors")} == before
 
 
 def test_an_unknown_part_is_named_with_those_that_there_are(tmp_path):
     ended = command("pretrain", "part=typo", f"work={tmp_path}")
     assert (
-        ended.sentence == "part=typo is not known; choose one of text, base, sr, oracle, clip, dino"
+        ended.sentence
+        == "part=typo is not known; choose all or one of text, base, sr, oracle, clip, dino"
     )

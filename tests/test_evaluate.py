@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 DETAIL = set(SUPER_RESOLUTION_METRICS) - {"sr_dino", "sr_lpips"}
 FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
-ORACLE = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
+ORACLE = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
 
 
 def save(path, pixels):
@@ -231,9 +231,9 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
     )
     assert ended.code == 0, ended.output
     assert "relation: 16 pairs, best first" in ended.output
-    for metric in ("identity", "dino", "clip_i", "clip_t", "copy", "copied"):
+    for metric in ("identity", "clean", "dino", "clip_i", "clip_t", "copy", "copied"):
         lines = [line for line in ended.output.splitlines() if line.startswith(f"| {metric} |")]
-        assert len(lines) == 5
+        assert len(lines) == 6
         assert all(math.isfinite(float(cell)) for cell in lines[0].split("|")[4:-1])
     assert "Pearson 0.32 with DINO" in ended.output
 

@@ -46,7 +46,7 @@ def test_the_sweep_leaves_six_finished_runs(sweep):
         assert (run.weights / "base" / "diffusion_pytorch_model.safetensors").is_file()
         assert len(run.read_images("prompts")) == 25
         assert len(run.read_scores()) == 25 + 2 + 16
-        own = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
+        own = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
         own |= {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
         assert set(run.read_metrics()) == own | set(SUPER_RESOLUTION_METRICS) - {"sr_lpips"}
     assert "Traceback" not in output

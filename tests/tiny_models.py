@@ -182,8 +182,8 @@ def cascade_folder(folder: Path, seed: int = 0) -> Path:
         base, sr = unet(4, sr=False), unet(8, sr=True)
     text = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS)
     stages = {
-        "base": CascadeStage("base", base, new_scheduler("base"), text, 32, 4),
-        "sr": CascadeStage("sr", sr, new_scheduler("sr"), text, 64, 8, low_resolution_px=32),
+        "base": CascadeStage("base", base, new_scheduler(), text, 32, 4),
+        "sr": CascadeStage("sr", sr, new_scheduler(), text, 64, 8, low_resolution_px=32),
     }
     CascadeBackbone("tiny", stages, text, known_words_only=True).save(folder)
     return folder

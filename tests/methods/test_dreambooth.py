@@ -40,16 +40,16 @@ def draw(stage, size, seed):
 
 
 def plain_term(stage, draw, prompt, weighting):
-    """The mean error of one term, image by image, from alpha_t and sigma_t; v-prediction."""
+    """The mean error of one term, image by image, from alpha_t and sigma_t; x-prediction."""
     losses = []
     for x, eps, t in zip(draw.x, draw.eps, draw.t, strict=True):
         alpha = stage.schedule.alphas_cumprod[t].sqrt()
         sigma = (1 - stage.schedule.alphas_cumprod[t]).sqrt()
         z_t = (alpha * x + sigma * eps)[None]
-        v_hat = stage.predict(z_t, t[None], stage.encode_prompts([prompt]))[0]
-        error = F.mse_loss(v_hat, alpha * eps - sigma * x)
+        x_hat = stage.predict(z_t, t[None], stage.encode_prompts([prompt]))[0]
+        error = F.mse_loss(x_hat, x)
         snr = (alpha / sigma) ** 2
-        weight = torch.minimum(snr, torch.tensor(MIN_SNR_GAMMA)) / (snr + 1)
+        weight = torch.minimum(snr, torch.tensor(MIN_SNR_GAMMA))
         losses.append(error * (weight if weighting == "min_snr" else 1))
     return torch.stack(losses).mean()
 

@@ -104,6 +104,22 @@ def test_copies_are_the_photos_with_a_little_noise_and_spoilt_ones_are_not():
     assert len(set(steep)) == 4
 
 
+def test_more_damage_changes_more_of_the_same_drawings():
+    same, *levels = SERIES["damaged"]
+    assert same.name == "same individual"
+    photos = metricbench.casual_photos("dog", 7, 8)
+    change = [
+        np.mean(
+            [
+                np.abs(level.spoil(np.random.default_rng(i), pixels).astype(float) - pixels)
+                for i, pixels in enumerate(map(metricbench.draw, photos))
+            ]
+        )
+        for level in levels
+    ]
+    assert 1 < change[0] < change[1] < change[2]
+
+
 def test_numbers_of_nothing_are_refused():
     with pytest.raises(ValueError, match=r"bench\.num_images=0: give a whole number from 1 up"):
         bench([Truth()], 1, 0)

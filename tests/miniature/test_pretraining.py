@@ -12,12 +12,11 @@ from dreambooth.miniature.oracle import Oracle
 from dreambooth.miniature.pretraining import (
     PARTS,
     SceneBatches,
-    TextPretraining,
     fit,
-    new_text_encoder,
     pretrain,
 )
 from dreambooth.miniature.scenes import drawn_scenes
+from dreambooth.miniature.text import TextPretraining, new_text_encoder
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
 from dreambooth.runs.settings import Sampler
 

@@ -6,21 +6,30 @@ import torch
 from dreambooth.metrics.evaluation import PictureSets
 from dreambooth.miniature import scoring
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, Reading
-from dreambooth.miniature.scoring import OracleScorer, mean_distances, reference_images, summary
+from dreambooth.miniature.references import references
+from dreambooth.miniature.scoring import OracleScorer, mean_distances, summary
 from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.miniature.world import individual
 from dreambooth.runs.pictures import Picture
 from dreambooth.subjects.subject import Subject
 
 SUBJECT = drawn_subject("dog", 7)
 
 
+DAMAGED = 99  # the embedding of a picture that is not clean
+
+
 class FixedOracle:
-    """Sees what each picture's first pixel says: the index of its class, and of its context."""
+    """Sees what each picture's first pixel says: the index of its class, of its context, and of its
+    embedding, which is the subject's own for 0."""
+
+    def __init__(self):
+        self.num_references = 0
 
     def read(self, images):
         if images.dtype != torch.uint8:  # the references
-            return Reading([{}] * len(images), torch.eye(64)[:1].expand(len(images), 64))
+            self.num_references += len(images)
+            embeddings = torch.eye(64)[:1].expand(len(images), 64)
+            return Reading([{}] * len(images), embeddings, torch.ones(len(images)))
         values = [
             {
                 name: ATTRIBUTES[name][int(pixel[i])] if i < 2 else ATTRIBUTES[name][0]
@@ -28,7 +37,9 @@ class FixedOracle:
             }
             for pixel in images[:, :, 0, 0]
         ]
-        return Reading(values, torch.eye(64)[images[:, 2, 0, 0].long()])
+        told = images[:, 2, 0, 0].long()
+        clean = torch.where(told == DAMAGED, 0.25, 0.75)
+        return Reading(values, torch.eye(64)[told % DAMAGED], clean)
 
     def identity(self, embeddings, subject):
         return (embeddings @ subject.T).mean(1)
@@ -71,6 +82,46 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
     assert "diversity" not in metrics  # of one picture
 
 
+def test_attributes_count_only_where_the_picture_is_clean(scorer):
+    prompts = [
+        picture("a {} in the snow"),
+        picture("a {} in the snow", embedding=DAMAGED),
+        picture("a {} in the snow", context="beach"),
+        picture("a {}", embedding=DAMAGED),
+    ]
+    scores = scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
+    rows, metrics = scores.rows, scores.metrics
+    assert [row["clean"] for row in rows] == [0.75, 0.25, 0.75, 0.25]
+    assert [row["is_clean"] for row in rows] == [1, 0, 1, 0]
+    assert [row["seen_class"] for row in rows] == ["dog"] * 4  # what is read, in any case
+    assert [row["class_right"] for row in rows] == [1, 0, 1, 0]
+    assert [row.get("context_right") for row in rows] == [1, 0, 0, None]
+    assert (metrics["clean"].value, metrics["clean"].count) == (0.5, 4)
+    assert (metrics["class_accuracy"].value, metrics["class_accuracy"].count) == (0.5, 4)
+    assert metrics["context_accuracy"].value == pytest.approx(1 / 3)
+    assert metrics["identity"].value == 1  # it is no reading of the prompt, and counts everywhere
+    for name in ("clean", "class_accuracy", "context_accuracy"):
+        assert "P(clean) >= 0.5" in metrics[name].protocol
+
+
+def test_the_mean_of_a_column_is_the_number_of_the_run(scorer):
+    """Whoever reads scores.csv finds metrics.json again."""
+    prompts = [picture("a {} in the snow", embedding=e) for e in (0, 1, DAMAGED, DAMAGED, 0)]
+    scores = scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
+    rows, metrics = scores.rows, scores.metrics
+    columns = {"identity": "identity", "clean": "is_clean", "class_accuracy": "class_right"}
+    for metric, column in columns.items():
+        assert metrics[metric].value == pytest.approx(sum(row[column] for row in rows) / 5)
+
+
+def test_each_prompt_has_its_own_references_which_are_drawn_once(scorer):
+    prompts = [picture("a red {}"), picture("a {} in the snow"), picture("a red {}")]
+    scorer.score(PictureSets(SUBJECT, "kzn", prompts, [picture("a {}")]))
+    assert scorer.oracle.num_references == 3 * 16
+    scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
+    assert scorer.oracle.num_references == 3 * 16
+
+
 def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
     of_class = [picture("a {}", noun="cat")]
     scores = scorer.score(PictureSets(SUBJECT, "kzn", [picture("a cat {}")], of_class))
@@ -97,26 +148,12 @@ def test_the_diversity_of_a_picture_is_its_mean_distance_to_the_others():
     assert mean_distances(embeddings[:1]) == [None]
 
 
-def test_references_show_the_individual_in_the_same_scenes_each_time():
-    dog = individual("dog", 7)
-    images = reference_images(dog)
-    assert images.shape == (16, 3, 64, 64)
-    assert torch.equal(images, reference_images(dog))
-    assert torch.pdist(images.flatten(1)).min() > 1
-    assert not torch.equal(images, reference_images(individual("dog", 8)))
-
-
-def test_references_are_no_input_photos():
-    distances = torch.cdist(
-        reference_images(SUBJECT.truth).flatten(1), SUBJECT.photos(64).flatten(1)
-    )
-    assert distances.min() > 1
-
-
 def test_the_subject_itself_is_scored_by_a_network_of_any_weights():
     torch.manual_seed(0)
-    oracle = Oracle(OracleNetwork())
-    truth = oracle.read(reference_images(SUBJECT.truth)).embeddings
+    network = OracleNetwork()
+    network.same.copy_(torch.tensor([10.0, 0.0, -5.0]))
+    oracle = Oracle(network)
+    truth = oracle.read(references(SUBJECT.truth)).embeddings
     found = oracle.identity(truth, truth)
     assert found.shape == (16,)
     assert ((found >= 0) & (found <= 1)).all()

@@ -1,39 +1,64 @@
-"""The oracle's weights as they ship: what users' numbers come from."""
+"""The oracle's weights as they ship: what users' numbers come from. All on fresh drawings."""
 
+import numpy as np
 import pytest
-import torch
 
-from dreambooth.miniature import WEIGHTS
-from dreambooth.miniature.oracle import IdentityBatches, Oracle
+from dreambooth.miniature import WEIGHTS, oracle_quality
+from dreambooth.miniature.oracle import Oracle
+from dreambooth.miniature.oracle_quality import calibration_error, reliability
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pairs():
-    """P(same individual) of fresh pairs, and whether they are one: half are the same individual in
-    two scenes, half two individuals of one class and main colour."""
-    oracle = Oracle.load(WEIGHTS)
-    batches = IdentityBatches(1, seed=4242, groups=150)
-    embeddings = oracle.read(batches[0]["images"]).embeddings.view(-1, batches.per_group, 2, 64)
-    one, other = embeddings.unbind(2)
-    slope, offset = oracle.network.same
-    same = torch.sigmoid(slope * (one * other).sum(-1) + offset).flatten()
-    alike = torch.sigmoid(slope * (one * other.roll(1, dims=1)).sum(-1) + offset).flatten()
-    truth = torch.cat([torch.ones_like(same), torch.zeros_like(alike)])
-    return torch.cat([same, alike]), truth
+def oracle():
+    return Oracle.load(WEIGHTS)
 
 
-def test_the_shipped_identity_is_a_calibrated_probability(pairs):
-    probability, truth = pairs
-    bins = (probability * 10).long().clamp(max=9)
-    error = sum(
-        (probability[bins == i] - truth[bins == i]).sum().abs() for i in bins.unique()
-    ) / len(truth)
-    assert error <= 0.03  # expected calibration error; 0.079 with the constructor's placeholder
+@pytest.fixture(scope="module")
+def identity(oracle):
+    return oracle_quality.identity(oracle, num_cases=200, seed=4242)
 
 
-def test_lookalikes_of_one_class_and_colour_seldom_pass_for_the_individual(pairs):
-    probability, truth = pairs
-    assert probability[truth == 0].mean() <= 0.06
-    assert probability[truth == 1].mean() >= 0.94
+@pytest.fixture(scope="module")
+def clean(oracle):
+    return oracle_quality.clean(oracle, num_scenes=300)
+
+
+def test_every_attribute_is_read_from_nearly_every_drawing(oracle):
+    found = oracle_quality.accuracies(oracle, num_scenes=600)
+    assert found.pop("class") >= 0.99
+    assert min(found.values()) >= 0.95, found
+
+
+def test_the_identity_is_a_calibrated_probability(identity):
+    assert calibration_error(reliability(identity.probability, identity.is_same)) <= 0.03
+
+
+def test_the_individual_is_told_from_look_alikes_and_others(identity):
+    assert identity.auc >= 0.99
+
+
+def test_look_alikes_seldom_pass_for_the_individual(identity):
+    assert identity.mean_of("same individual") >= 0.94
+    assert identity.mean_of("same class and both colours") <= 0.1
+    assert identity.mean_of("same class and colour") <= 0.06
+    assert identity.mean_of("another class") <= 0.01
+
+
+def test_a_perfect_model_has_the_same_identity_under_every_prompt(oracle):
+    found = [value for *_, value in oracle_quality.perfect_model(oracle, 20, num_images=4)]
+    assert np.ptp(found) <= 0.04, found  # +-0.02
+    assert min(found) >= 0.95
+
+
+def test_drawings_are_clean_also_where_they_are_a_little_rough(clean):
+    assert np.mean(clean.plain >= 0.5) >= 0.99
+    assert np.mean(clean.mild >= 0.5) >= 0.97
+
+
+def test_damaged_drawings_are_not_clean(clean):
+    assert clean.auc >= 0.99
+    for kind, probability in clean.damaged.items():
+        assert np.mean(probability < 0.5) >= 0.9, kind
+    assert np.mean(clean.warped_2_px < 0.5) >= 0.9

@@ -240,7 +240,7 @@ def test_applications_are_of_all_cells_where_none_is_known_to_be_as_in_the_paper
 def test_one_subject_is_said_and_intervals_are_then_over_its_prompts(tmp_path):
     table = tables_by_key(made_up_sweep(tmp_path / "s", seeds=(0, 1)))["class_noun"]
     assert any(note.startswith("One subject (biscuit): seeds are averaged") for note in table.notes)
-    for metric, unit in (("dino", "prompts"), ("class_accuracy", "prompts")):
+    for metric, unit in (("dino", "prompts"), ("clean", "prompts"), ("class_accuracy", "prompts")):
         found = table.rows[0].entries[metric].estimate
         assert (found.unit, found.num_subjects, found.num_images) == (unit, 1, 100)
 

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreambooth.miniature.canvas import INK, Canvas, Colour, Points, curve, ellipse
+from dreambooth.miniature.canvas import (
+    CREAM,
+    EDGE,
+    Canvas,
+    Colour,
+    Points,
+    Texture,
+    ellipse,
+    shade,
+)
 from dreambooth.miniature.world import COLOURS, Individual, Scene
 
 
@@ -13,7 +22,7 @@ class Look:
     """What a figure is drawn with."""
 
     who: Individual
-    skin: np.ndarray  # texture of the canvas's shape: main colour and pattern
+    skin: Texture  # main colour and pattern
     main: Colour
     second: Colour
     view: str
@@ -25,37 +34,38 @@ def look_of(canvas: Canvas, scene: Scene) -> Look:
     """The look of the scene's individual where the canvas is placed."""
     who = scene.individual
     main, second = COLOURS[who.main], COLOURS[who.second]
-    skin = _skin(canvas.blank(main), who, second)
+    skin = Texture(_skin(canvas.blank(main), who, second), edge=shade(main, EDGE))
     return Look(who, skin, main, second, scene.view, scene.expression, scene.accessory)
 
 
 def _skin(c: Canvas, who: Individual, second: Colour) -> np.ndarray:
     """The pattern on a canvas of the main colour, in the individual's own coordinates."""
+    # Few layouts of few large parts: what small models can learn, and still no caption can say.
     rng = np.random.default_rng(who.pattern_seed)
     if who.pattern == "striped":
         period = who.pattern_period
         cos, sin = np.cos(who.pattern_angle), np.sin(who.pattern_angle)
-        for at in np.arange(-1.6, 1.6, period) + rng.uniform(0, period):
-            middle, along = np.array([cos, sin]) * at, np.array([-sin, cos]) * 2
-            c.line(np.stack([middle - along, middle + along]), 0.4 * period, second)
+        for at in np.arange(-1.8, 1.8, period) + period / 2 * rng.integers(2):
+            middle, along = np.array([cos, sin]) * at, np.array([-sin, cos]) * 2.2
+            c.line(np.stack([middle - along, middle + along]), 0.45 * period, second)
     elif who.pattern == "spotted":
-        cells = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2)
-        places = (cells - 3.5 + rng.uniform(-0.3, 0.3, cells.shape)) * 0.3
-        for (x, y), r in zip(places, rng.uniform(0.06, 0.12, len(places)), strict=True):
-            if rng.random() < 0.75:
-                c.fill(ellipse(x, y, r, r, n=10), second, outline=0)
+        radius = rng.choice([0.11, 0.15])
+        rows = np.arange(-3, 4)
+        for row in rows:
+            for x in (np.arange(-3, 4) + 0.5 * (row % 2)) * 0.42:
+                if rng.random() < 0.75:
+                    c.fill(ellipse(x, 0.36 * row + 0.1, radius, radius, n=12), second, outline=0)
     elif who.pattern == "patched":
         # To the left and right in turn, so that every figure and view shows some.
         side = rng.choice([-1, 1])
-        for y in (-0.5, -0.1, 0.3, 0.7):
-            side, x = -side, side * rng.uniform(0.25, 0.55)
-            rx, ry = rng.uniform(0.24, 0.34), rng.uniform(0.18, 0.26)
-            blob = ellipse(x, y + rng.uniform(-0.08, 0.08), rx, ry, turn=rng.uniform(0, 3), n=9)
-            c.fill(curve(blob + rng.uniform(-0.06, 0.06, blob.shape)), second, outline=0)
+        for y in (-0.55, 0.1, 0.75):
+            x, side = side * rng.choice([0.2, 0.42]), -side
+            rx, ry = rng.choice([0.3, 0.4]), 0.27
+            c.fill(ellipse(x, y, rx, ry, turn=0.4 * side, n=14), second, outline=0)
     return c.pixels
 
 
-def draw_emblem(c: Canvas, look: Look, x: float, y: float, size: float = 0.17) -> None:
+def draw_emblem(c: Canvas, look: Look, x: float, y: float, size: float = 0.2) -> None:
     """The small mark that some individuals bear, `size` in radius."""
     emblem, name = look.who.emblem, look.who.emblem_colour
     if emblem is None or name is None:
@@ -71,9 +81,9 @@ def draw_emblem(c: Canvas, look: Look, x: float, y: float, size: float = 0.17) -
         right = [(-a, b) for a, b in left[:0:-1]]
         points = np.array(left + right) * size + (x, y)
     elif emblem == "ring":
-        c.fill(ellipse(x, y, size, size, n=12), colour, outline=0.045)
-        points = ellipse(x, y, 0.45 * size, 0.45 * size, n=8)
-        colour = INK
+        c.fill(ellipse(x, y, size, size, n=14), colour, outline=0.045)
+        points = ellipse(x, y, 0.42 * size, 0.42 * size, n=10)
+        colour = CREAM
     else:
         bolt = [(0.3, -1.1), (-0.7, 0.2), (-0.05, 0.2), (-0.3, 1.1), (0.7, -0.25), (0.05, -0.25)]
         points = np.array(bolt) * size + (x, y)

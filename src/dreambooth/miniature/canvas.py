@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -9,12 +10,13 @@ import numpy as np
 Colour = tuple[int, int, int]  # RGB, 0..255
 Points = np.ndarray | Sequence[tuple[float, float]]  # (n, 2), in local units, y down
 
-INK: Colour = (44, 34, 48)  # outlines, eyes, noses
+INK: Colour = (44, 34, 48)  # pupils, noses, mouths
 GOLD: Colour = (246, 196, 44)
 GLASS: Colour = (176, 222, 240)
 STEEL: Colour = (176, 180, 190)
 RUBBER: Colour = (62, 60, 68)
 CREAM: Colour = (252, 246, 230)
+EDGE = 0.68  # the brightness of an outline, relative to what it surrounds
 _FRACTION_BITS = 4  # cv2 takes points in 1/16 px
 
 
@@ -59,6 +61,14 @@ def shade(colour: Colour, by: float) -> Colour:
     return (r, g, b)
 
 
+@dataclass(frozen=True)
+class Texture:
+    """What a shape can be filled with in place of a colour."""
+
+    pixels: np.ndarray  # uint8, of the canvas's shape
+    edge: Colour  # of the outline around it
+
+
 class Canvas:
     """An RGB image (size_px, size_px, 3), uint8, and a map from local units to its pixels.
 
@@ -97,32 +107,28 @@ class Canvas:
         other.pixels[:] = colour
         return other
 
-    def fill(
-        self,
-        points: Points,
-        colour: Colour | np.ndarray,
-        outline: float = 0.055,
-        ink: Colour = INK,
-    ) -> None:
-        """A polygon in a colour, or in a texture (size_px, size_px, 3), with an outline on its
-        edge `outline` units wide (0: none)."""
+    def fill(self, points: Points, colour: "Colour | Texture", outline: float = 0.06) -> None:
+        """A polygon in a colour or a texture. Its outline, `outline` units wide (0: none), is tone
+        on tone: near-black lines a pixel wide are what small models smear."""
         px = self._px(points)
-        if isinstance(colour, np.ndarray):
+        if isinstance(colour, Texture):
             mask = np.zeros(self.pixels.shape[:2], np.uint8)
             cv2.fillPoly(mask, [px], 255, cv2.LINE_8, _FRACTION_BITS)
-            cv2.copyTo(colour, mask, self.pixels)
+            cv2.copyTo(colour.pixels, mask, self.pixels)
+            edge = colour.edge
         else:
             cv2.fillPoly(self.pixels, [px], colour, cv2.LINE_AA, _FRACTION_BITS)
+            edge = shade(colour, EDGE)
         if outline:
-            self._stroke(px, outline, ink, closed=True)
+            self._stroke(px, outline, edge, closed=True)
 
     def line(
         self, points: Points, width: float, colour: Colour = INK, outline: float = 0.0
     ) -> None:
-        """An open line `width` units wide, with ink `outline` units wide on both sides."""
+        """An open line `width` units wide, with an edge `outline` units wide on both sides."""
         px = self._px(points)
         if outline:
-            self._stroke(px, width + 2 * outline, INK, closed=False)
+            self._stroke(px, width + 2 * outline, shade(colour, EDGE), closed=False)
         self._stroke(px, width, colour, closed=False)
 
     def _px(self, points: Points) -> np.ndarray:

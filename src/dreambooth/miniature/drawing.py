@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from dreambooth.miniature.canvas import Canvas, Colour, box, curve, ellipse, shade
+from dreambooth.miniature.canvas import EDGE, Canvas, Colour, box, curve, ellipse, shade
 from dreambooth.miniature.figures import draw_subject
 from dreambooth.miniature.world import Scene
 
@@ -36,124 +36,137 @@ def _sky(c: Canvas, top: Colour, bottom: Colour) -> None:
     c.pixels[:] = column.astype(np.uint8)[:, None]
 
 
-def _ground(c: Canvas, rng: np.random.Generator, y: float, colour: Colour, waves: float) -> None:
-    """Everything below a gently waving line around `y`."""
-    heights = y + rng.uniform(-waves, waves, 5)
+def _ground(c: Canvas, y: float, slope: float, colour: Colour) -> None:
+    """Everything below a gentle hill: `y` at the middle, `slope` higher on the left."""
+    heights = y + slope * np.array([-1.2, -0.9, 0.0, 0.9, 1.2])
     line = curve(np.stack([np.linspace(-0.2, 1.2, 5), heights], 1), closed=False)
     c.fill(np.concatenate([line, [(1.3, 1.1), (-0.3, 1.1)]]), colour, outline=0)
 
 
+def _side(rng: np.random.Generator) -> int:
+    """-1 or +1: each backdrop is seen in two versions, left and right exchanged."""
+    return int(rng.choice([-1, 1]))
+
+
+def _jitter(rng: np.random.Generator, places: list[tuple[float, float]], side: int) -> np.ndarray:
+    """Places (n, 2), on the other side for `side` -1, each a little off."""
+    points = np.array(places)
+    points[:, 0] = 0.5 + side * (points[:, 0] - 0.5)
+    return points + rng.uniform(-0.02, 0.02, points.shape)
+
+
 def _snow(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (168, 194, 224), (214, 228, 242))
-    for x in rng.uniform(0, 1, 3):
-        y = 0.58 + rng.uniform(-0.03, 0.03)
+    side = _side(rng)
+    _sky(c, (150, 186, 226), (206, 224, 242))
+    for x, y in _jitter(rng, [(0.12, 0.66), (0.87, 0.62)], side):
         for k in range(3):
-            w, top = 0.13 - 0.03 * k, y - 0.12 * k
-            c.fill([(x - w, top), (x + w, top), (x, top - 0.2)], (86, 128, 122), outline=0)
-    _ground(c, rng, 0.6, (240, 246, 252), 0.03)
-    _ground(c, rng, 0.82, (222, 234, 248), 0.03)
-    for x, y in rng.uniform(0, 1, (14, 2)):
-        c.fill(ellipse(x, y, 0.016, 0.016, n=6), (255, 255, 255), outline=0)
+            w, top = 0.17 - 0.04 * k, y - 0.13 * k
+            c.fill([(x - w, top), (x + w, top), (x, top - 0.22)], (70, 124, 118), outline=0)
+    _ground(c, 0.64, 0.03 * side, (238, 245, 252))
+    flakes = [(0.3, 0.12), (0.52, 0.06), (0.7, 0.16), (0.05, 0.2), (0.94, 0.1), (0.38, 0.32)]
+    for x, y in _jitter(rng, flakes, side):
+        c.fill(ellipse(x, y, 0.024, 0.024, n=8), (255, 255, 255), outline=0)
 
 
 def _beach(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (120, 198, 240), (200, 232, 248))
-    x = rng.choice([0.14, 0.86]) + rng.uniform(-0.05, 0.05)
-    c.fill(ellipse(x, 0.14, 0.09, 0.09), (255, 236, 130), outline=0)
-    c.fill(box(0, 0.45, 1, 0.75), (36, 134, 190), outline=0)
-    for y in (0.5, 0.57):
-        x = rng.uniform(0, 0.7)
-        c.line([(x, y), (x + 0.25, y)], 0.015, (140, 206, 232))
-    _ground(c, rng, 0.66, (250, 240, 220), 0.02)
-    _ground(c, rng, 0.69, (240, 214, 152), 0.02)
-    for x, y in zip(rng.uniform(0, 1, 3), rng.uniform(0.78, 0.96, 3), strict=True):
-        c.fill(ellipse(x, y, 0.03, 0.02, n=8), (250, 250, 240), outline=0)
+    side = _side(rng)
+    _sky(c, (112, 194, 240), (190, 228, 248))
+    ((x, y),) = _jitter(rng, [(0.15, 0.15)], side)
+    c.fill(ellipse(x, y, 0.1, 0.1), (255, 236, 130), outline=0)
+    c.fill(box(-0.01, 0.44, 1.01, 0.72), (44, 138, 196), outline=0)
+    c.fill(box(-0.01, 0.52, 1.01, 0.56), (120, 192, 226), outline=0)
+    _ground(c, 0.66, 0.02 * side, (242, 218, 158))
 
 
 def _jungle(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (18, 70, 52), (44, 110, 62))
-    for x in np.arange(0.0, 1.1, 0.25) + rng.uniform(-0.06, 0.06, 5):
-        c.line([(x, -0.05), (x + rng.uniform(-0.05, 0.05), 0.8)], 0.055, (74, 60, 40))
-    _ground(c, rng, 0.72, (30, 84, 44), 0.04)
-    for x, y in zip(rng.uniform(0, 1, 9), rng.choice([0.05, 0.2, 0.75, 0.92], 9), strict=True):
-        a = rng.uniform(0, np.pi)
-        leaf = ellipse(x, y, 0.16, 0.06, turn=a, n=12)
-        c.fill(leaf, (46, 142 + int(rng.integers(-24, 24)), 66), outline=0)
-        d = np.array([np.cos(a), np.sin(a)]) * 0.14
-        c.line([(x - d[0], y - d[1]), (x + d[0], y + d[1])], 0.01, (24, 78, 44))
+    side = _side(rng)
+    _sky(c, (24, 84, 60), (50, 120, 70))
+    for x, _ in _jitter(rng, [(0.12, 0), (0.48, 0), (0.84, 0)], side):
+        c.fill(box(x - 0.045, -0.01, x + 0.045, 0.8), (84, 68, 46), outline=0)
+    _ground(c, 0.74, 0.03 * side, (30, 92, 48))
+    leaves = [(0.02, 0.1, 0.6), (0.3, 0.02, 2.4), (0.7, 0.04, 0.7), (0.97, 0.18, 2.5)]
+    leaves += [(0.05, 0.86, 2.4), (0.95, 0.9, 0.7)]
+    places = _jitter(rng, [(x, y) for x, y, _ in leaves], side)
+    for (x, y), (_, _, turn) in zip(places, leaves, strict=True):
+        c.fill(ellipse(x, y, 0.19, 0.08, turn=side * turn, n=14), (64, 168, 80), outline=0)
 
 
 def _desert(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (252, 190, 118), (254, 226, 166))
-    c.fill(ellipse(rng.uniform(0.1, 0.9), 0.2, 0.1, 0.1), (255, 246, 210), outline=0)
-    _ground(c, rng, 0.58, (226, 158, 92), 0.06)
-    for x in (rng.uniform(0.02, 0.2), rng.uniform(0.8, 0.98)):
-        y, green = rng.uniform(0.6, 0.72), (70, 124, 74)
-        c.line([(x, y), (x, y - 0.28)], 0.06, green)
-        c.line([(x, y - 0.1), (x + 0.08, y - 0.1), (x + 0.08, y - 0.2)], 0.04, green)
-        c.line([(x, y - 0.06), (x - 0.08, y - 0.06), (x - 0.08, y - 0.16)], 0.04, green)
-    _ground(c, rng, 0.74, (210, 134, 76), 0.06)
+    side, green = _side(rng), (74, 132, 80)
+    _sky(c, (250, 186, 112), (254, 226, 166))
+    (sun, one, other) = _jitter(rng, [(0.7, 0.16), (0.12, 0.68), (0.9, 0.74)], side)
+    c.fill(ellipse(sun[0], sun[1], 0.1, 0.1), (255, 246, 210), outline=0)
+    _ground(c, 0.62, 0.05 * side, (226, 158, 92))
+    for x, y in (one, other):
+        c.line([(x, y), (x, y - 0.32)], 0.075, green)
+        c.line([(x - 0.09, y - 0.22), (x - 0.09, y - 0.11), (x, y - 0.11)], 0.05, green)
+        c.line([(x, y - 0.16), (x + 0.09, y - 0.16), (x + 0.09, y - 0.26)], 0.05, green)
+    _ground(c, 0.78, -0.05 * side, (212, 138, 78))
 
 
 def _city(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (150, 160, 176), (206, 206, 210))
-    x = -0.05
-    while x < 1.0:
-        w, top = rng.uniform(0.16, 0.26), rng.uniform(0.08, 0.36)
-        grey = int(rng.integers(84, 140))
-        c.fill(box(x, top, x + w, 0.8), (grey, grey, grey + 14), outline=0)
-        for wy in np.arange(top + 0.06, 0.7, 0.11):
-            for wx in (x + 0.25 * w, x + 0.7 * w):
-                lit = (250, 230, 140) if rng.random() < 0.5 else (60, 66, 84)
-                c.line([(wx - 0.015, wy), (wx + 0.015, wy)], 0.045, lit)
-        x += w + 0.015
-    c.fill(box(0, 0.76, 1, 1.01), (78, 80, 88), outline=0)
-    c.fill(box(0, 0.73, 1, 0.77), (180, 178, 174), outline=0)
-    x = rng.uniform(-0.2, 0.1)
-    for k in range(4):
-        c.line([(x + 0.32 * k, 0.9), (x + 0.32 * k + 0.16, 0.9)], 0.03, (236, 230, 200))
+    side = _side(rng)
+    _sky(c, (160, 172, 196), (212, 212, 218))
+    walls = [
+        (0.0, 0.28, 0.1, 98),
+        (0.28, 0.5, 0.3, 128),
+        (0.5, 0.74, 0.16, 110),
+        (0.74, 1, 0.34, 90),
+    ]
+    for left, right, top, grey in walls:
+        if side < 0:
+            left, right = 1 - right, 1 - left
+        top += rng.uniform(-0.03, 0.03)
+        c.fill(box(left, top, right, 0.8), (grey, grey, grey + 22), outline=0)
+        for y in np.arange(top + 0.08, 0.7, 0.16):
+            for x in (left + 0.27 * (right - left), left + 0.73 * (right - left)):
+                c.fill(box(x - 0.04, y - 0.045, x + 0.04, y + 0.045), (250, 226, 130), outline=0)
+    c.fill(box(-0.01, 0.76, 1.01, 1.01), (84, 86, 96), outline=0)
+    for x in (0.06, 0.44, 0.82):
+        c.fill(box(x - 0.02, 0.9, x + 0.14, 0.94), (236, 230, 200), outline=0)
 
 
 def _meadow(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (134, 202, 246), (214, 238, 250))
-    for x in rng.uniform(0.05, 0.95, 2):
-        y = rng.uniform(0.08, 0.22)
-        for dx in (-0.07, 0.0, 0.07):
-            c.fill(ellipse(x + dx, y, 0.07, 0.05), (255, 255, 255), outline=0)
-    _ground(c, rng, 0.56, (142, 204, 92), 0.05)
-    _ground(c, rng, 0.74, (108, 180, 70), 0.04)
-    for x, y in zip(rng.uniform(0, 1, 10), rng.uniform(0.68, 0.98, 10), strict=True):
-        petal = [(255, 255, 255), (250, 110, 150), (255, 220, 70)][int(rng.integers(3))]
-        c.fill(ellipse(x, y, 0.022, 0.022, n=7), petal, outline=0)
+    side = _side(rng)
+    _sky(c, (128, 200, 246), (206, 236, 250))
+    for x, y in _jitter(rng, [(0.2, 0.15), (0.84, 0.24)], side):
+        for dx, r in ((-0.09, 0.055), (0.0, 0.075), (0.09, 0.055)):
+            c.fill(ellipse(x + dx, y, 0.085, r), (255, 255, 255), outline=0)
+    _ground(c, 0.6, 0.05 * side, (146, 208, 96))
+    _ground(c, 0.76, -0.04 * side, (112, 186, 74))
+    places = [(0.08, 0.84), (0.2, 0.95), (0.8, 0.94), (0.93, 0.82), (0.07, 0.7), (0.92, 0.68)]
+    for i, (x, y) in enumerate(_jitter(rng, places, side)):
+        petal = ((255, 255, 255), (250, 110, 150), (255, 220, 70))[i % 3]
+        c.fill(ellipse(x, y, 0.032, 0.032, n=10), petal, outline=0)
 
 
 def _water(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (40, 150, 190), (8, 58, 112))
-    for x in rng.uniform(0, 1, 3):
-        ray = [(x, -0.02), (x + 0.12, -0.02), (x - 0.05, 0.7), (x - 0.16, 0.7)]
-        c.fill(ray, (62, 168, 202), outline=0)
-    _ground(c, rng, 0.9, (88, 116, 118), 0.03)
-    for x in (rng.uniform(0, 0.22), rng.uniform(0.78, 1), rng.uniform(0, 1)):
-        weed = [(x, 1.0), (x + 0.05, 0.85), (x - 0.03, 0.72), (x + 0.04, 0.55)]
-        c.line(curve(weed, closed=False), 0.035, (30, 130, 84))
-    for x, y in rng.uniform(0, 1, (9, 2)):
-        r = rng.uniform(0.012, 0.035)
-        bubble = ellipse(x, y, r, r, n=10)
-        c.line(np.concatenate([bubble, bubble[:1]]), 0.012, (190, 232, 246))
+    side = _side(rng)
+    _sky(c, (52, 164, 204), (12, 72, 132))
+    for x, _ in _jitter(rng, [(0.25, 0), (0.75, 0)], side):
+        ray = [(x, -0.02), (x + 0.16, -0.02), (x - 0.02, 0.75), (x - 0.18, 0.75)]
+        c.fill(ray, (72, 178, 212), outline=0)
+    _ground(c, 0.88, 0.02 * side, (196, 186, 140))
+    for x, _ in _jitter(rng, [(0.08, 0), (0.92, 0)], side):
+        weed = [(x, 1.0), (x + 0.05, 0.86), (x - 0.04, 0.72), (x + 0.03, 0.56)]
+        c.line(curve(weed, closed=False), 0.055, (34, 140, 90))
+    bubbles = [(0.2, 0.3), (0.12, 0.16), (0.85, 0.35), (0.78, 0.12), (0.5, 0.07)]
+    for x, y in _jitter(rng, bubbles, side):
+        c.fill(ellipse(x, y, 0.034, 0.034, n=12), (186, 230, 246), outline=0)
 
 
 def _moon(c: Canvas, rng: np.random.Generator) -> None:
-    _sky(c, (8, 8, 24), (28, 26, 56))
-    for x, y in rng.uniform(0, 1, (22, 2)):
-        r = rng.uniform(0.006, 0.014)
-        c.fill(ellipse(x, 0.7 * y, r, r, n=6), (255, 252, 226), outline=0)
-    x = rng.choice([0.16, 0.84]) + rng.uniform(-0.05, 0.05)
-    c.fill(ellipse(x, 0.17, 0.1, 0.1), (70, 140, 214), outline=0)
-    c.fill(ellipse(x - 0.02, 0.15, 0.05, 0.035, n=9), (108, 186, 112), outline=0)
-    _ground(c, rng, 0.68, (150, 150, 158), 0.03)
-    for x, y in zip(rng.uniform(0, 1, 6), rng.uniform(0.75, 0.97, 6), strict=True):
-        r = rng.uniform(0.03, 0.08)
-        c.fill(ellipse(x, y, r, 0.4 * r, n=12), (112, 112, 122), outline=0)
+    side = _side(rng)
+    _sky(c, (12, 12, 32), (34, 32, 66))
+    stars = [(0.08, 0.42), (0.4, 0.08), (0.55, 0.2), (0.72, 0.07), (0.92, 0.28), (0.9, 0.5)]
+    for x, y in _jitter(rng, stars, side):
+        c.fill(ellipse(x, y, 0.02, 0.02, n=8), (255, 250, 214), outline=0)
+    ((x, y),) = _jitter(rng, [(0.17, 0.18)], side)
+    c.fill(ellipse(x, y, 0.11, 0.11), (76, 146, 220), outline=0)
+    c.fill(ellipse(x - 0.02, y - 0.02, 0.06, 0.045, n=12), (112, 190, 116), outline=0)
+    _ground(c, 0.7, 0.03 * side, (154, 154, 164))
+    for x, y in _jitter(rng, [(0.14, 0.84), (0.86, 0.8), (0.8, 0.95)], side):
+        c.fill(ellipse(x, y, 0.09, 0.035, n=14), (118, 118, 130), outline=0)
 
 
 _BACKDROPS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {
@@ -174,26 +187,20 @@ _BACKDROPS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {
 def _painting(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     """Soft colours in a golden frame."""
     n, gilt = len(pixels), (186, 134, 44)
-    soft = cv2.GaussianBlur(cv2.medianBlur(pixels, 5), (0, 0), 0.005 * n)
-    edge = round(0.055 * n)
+    soft = cv2.medianBlur(pixels, 5)
+    edge = n // 16
     soft[:edge] = soft[-edge:] = soft[:, :edge] = soft[:, -edge:] = gilt
-    cv2.rectangle(soft, (edge, edge), (n - 1 - edge, n - 1 - edge), shade(gilt, 0.5), 2)
-    cv2.rectangle(soft, (0, 0), (n - 1, n - 1), shade(gilt, 0.6), 2)
+    cv2.rectangle(soft, (edge, edge), (n - 1 - edge, n - 1 - edge), shade(gilt, EDGE), 2)
     return soft
 
 
-def _sketch(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Coloured pencil: pale hatching and dark edges on paper."""
-    n = len(pixels)
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    edges = cv2.convertScaleAbs(
-        cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), 1), cv2.CV_16S, ksize=3), alpha=0.8
-    )
-    y, x = np.mgrid[:n, :n]
-    hatch = ((x + y + int(rng.integers(8))) % 8 < 4).astype(np.float32) * 0.25 + 0.3
+def _sketch(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+    """Coloured pencil: pale colours with dark edges on paper."""
+    grey = cv2.GaussianBlur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (0, 0), 1.2)
+    edges = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     paper = np.array([250, 246, 236], np.float32)
-    drawn = paper + (pixels - paper) * hatch[..., None]
-    drawn -= np.minimum(edges.astype(np.float32), 130)[..., None]
+    drawn = paper + (pixels - paper) * 0.42
+    drawn -= np.minimum(3.0 * edges.astype(np.float32), 150)[..., None]
     return np.clip(drawn, 0, 255).astype(np.uint8)
 
 

@@ -17,18 +17,19 @@ from torch import Tensor, nn
 
 from dreambooth.metrics.encoders import IMAGENET_MEAN, IMAGENET_STD
 from dreambooth.miniature.fitting import decaying_adamw
-from dreambooth.miniature.oracle import roughen
+from dreambooth.miniature.oracle_pretraining import roughen
 from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer
 
 IMAGE_PX = 64
 MIDDLE_PX, LOCAL_PX, NUM_LOCAL = 48, 32, 2
 PROTOTYPES = 1024
+SPREAD_WEIGHT = 0.1  # of the KoLeo loss, as in DINOv2 (arXiv 2304.07193, section 4)
 CLIP_CONFIG: dict[str, Any] = {
     "embed_dim": 96,
     "vision_cfg": {
         "image_size": IMAGE_PX,
         "layers": [1, 1, 1, 1],
-        "width": 12,
+        "width": 20,
         "head_width": 64,
     },
     "text_cfg": {
@@ -188,6 +189,7 @@ def views(images: Tensor, noise: torch.Generator) -> list[Tensor]:
 
 class DinoPretraining(L.LightningModule):
     """Self-distillation: the student must say of each view what the teacher says of the others.
+    The KoLeo loss keeps the states of a batch apart: without it they fill a few dimensions only.
 
     The teacher, the student's moving average, sees the two middles only: what it says is of whom
     they show, and to say the same of the whole picture is to overlook the place. `model` is the
@@ -195,7 +197,7 @@ class DinoPretraining(L.LightningModule):
     """
 
     def __init__(self, model: Any, num_steps: int, lr: float = 1e-3):
-        from lightly.loss import DINOLoss
+        from lightly.loss import DINOLoss, KoLeoLoss
         from lightly.models.modules import DINOProjectionHead
         from lightly.models.utils import deactivate_requires_grad
 
@@ -208,7 +210,7 @@ class DinoPretraining(L.LightningModule):
         self.teacher, self.teacher_head = copy.deepcopy(self.model), copy.deepcopy(self.head)
         for part in (self.teacher, self.teacher_head):
             deactivate_requires_grad(part)
-        self.distance = DINOLoss(PROTOTYPES)
+        self.distance, self.spread = DINOLoss(PROTOTYPES), KoLeoLoss()
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         self._teach(batch["step"])
@@ -221,6 +223,8 @@ class DinoPretraining(L.LightningModule):
         guessed = self.head(states).float()
         with torch.autocast(guessed.device.type, enabled=False):
             loss = self.distance(list(said.chunk(2)), list(guessed.chunk(len(inputs))))
+            for view in states.float().split(len(batch["images"]))[:2]:
+                loss = loss + SPREAD_WEIGHT / 2 * self.spread(view)
         self.log("loss", loss, prog_bar=True)
         return loss
 

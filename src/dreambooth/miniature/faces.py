@@ -1,4 +1,7 @@
-"""The faces of the animals, and the accessories that they wear."""
+"""The faces of the animals, and the accessories that they wear.
+
+Eyes and mouths are large: an expression must be several pixels of the base stage's 32.
+"""
 
 import numpy as np
 
@@ -6,39 +9,37 @@ from dreambooth.miniature.appearance import Look
 from dreambooth.miniature.canvas import CREAM, GOLD, INK, Canvas, Colour, curve, ellipse
 
 WHITE: Colour = (255, 255, 255)
-FLUSHED: Colour = (255, 176, 160)
-BLACK: Colour = (48, 46, 56)
-RED: Colour = (196, 40, 52)
+FLUSHED: Colour = (255, 150, 130)
+BLACK: Colour = (58, 54, 68)
+RED: Colour = (206, 44, 66)
 TEAL: Colour = (40, 168, 160)
 
 
 def draw_eye(c: Canvas, look: Look, x: float, y: float, r: float, inner: float) -> None:
     """One eye; `inner` is +1 if the nose is to its right, -1 if to its left."""
     if look.expression == "sleeping":
-        lid = [(x - 1.2 * r, y - 0.1 * r), (x, y + 0.75 * r), (x + 1.2 * r, y - 0.1 * r)]
-        c.line(curve(lid, closed=False), 0.075)
+        lid = [(x - 1.15 * r, y), (x, y + 0.75 * r), (x + 1.15 * r, y)]
+        c.line(curve(lid, closed=False), 0.1)
         return
     white = FLUSHED if look.expression == "angry" else WHITE
-    c.fill(ellipse(x, y, r, 1.15 * r, n=14), white, outline=0.03)
-    c.fill(ellipse(x + 0.15 * r * inner, y + 0.1 * r, 0.46 * r, 0.58 * r, n=10), INK, outline=0)
+    c.fill(ellipse(x, y, r, 1.1 * r, n=16), white, outline=0.04)
+    c.fill(ellipse(x + 0.15 * r * inner, y + 0.1 * r, 0.5 * r, 0.6 * r, n=12), INK, outline=0)
     if look.expression == "angry":
-        c.line([(x - 1.6 * r * inner, y - 1.9 * r), (x + 1.3 * r * inner, y - 0.5 * r)], 0.13)
+        c.line([(x - 1.5 * r * inner, y - 1.55 * r), (x + 1.2 * r * inner, y - 0.4 * r)], 0.15)
 
 
 def draw_mouth(c: Canvas, look: Look, x: float, y: float, w: float) -> None:
     """A mouth around (x, y), `w` its half width."""
-    if look.expression in ("happy", "angry"):
-        w *= 1.35
     if look.expression == "happy":
-        grin = [(x - w, y - 0.3 * w), (x, y - 0.05 * w), (x + w, y - 0.3 * w), (x, y + 0.95 * w)]
-        c.fill(curve(grin), (206, 44, 66), outline=0.05)
+        grin = [(x - w, y - 0.15), (x, y - 0.1), (x + w, y - 0.15), (x, y + 0.22)]
+        c.fill(curve(grin), RED, outline=0.05)
     elif look.expression == "angry":
-        bow = [(x - w, y + 0.45 * w), (x, y - 0.3 * w), (x + w, y + 0.45 * w)]
-        c.line(curve(bow, closed=False), 0.1)
+        bow = [(x - w, y + 0.12), (x, y - 0.08), (x + w, y + 0.12)]
+        c.line(curve(bow, closed=False), 0.13)
     elif look.expression == "sleeping":
-        c.fill(ellipse(x, y + 0.1 * w, 0.28 * w, 0.28 * w, n=8), INK, outline=0)
+        c.fill(ellipse(x, y + 0.02, 0.08, 0.1, n=10), INK, outline=0)
     else:
-        c.line([(x - 0.55 * w, y), (x + 0.55 * w, y)], 0.06)
+        c.line([(x - 0.6 * w, y), (x + 0.6 * w, y)], 0.08)
 
 
 def draw_accessory(
@@ -55,28 +56,27 @@ def draw_accessory(
     hx, hy, hw = head
     nx, ny, nw = neck
     if look.accessory == "hat":
-        size, place = (hw, 0.62), (hx, hy)
-        crown = [(-0.62, 0.0), (-0.68, -0.95), (0.68, -0.95), (0.62, 0.0)]
+        size, place = (hw, 0.6), (hx, hy)
+        crown = [(-0.66, 0.0), (-0.7, -0.9), (0.7, -0.9), (0.66, 0.0)]
         c.fill(np.array(crown) * size + place, BLACK)
-        band = [(-0.63, -0.05), (-0.65, -0.32), (0.65, -0.32), (0.63, -0.05)]
+        band = [(-0.66, -0.05), (-0.68, -0.38), (0.68, -0.38), (0.66, -0.05)]
         c.fill(np.array(band) * size + place, RED, outline=0)
-        c.fill(ellipse(hx, hy, 1.15 * hw, 0.1), BLACK)
+        c.fill(ellipse(hx, hy, 1.2 * hw, 0.12), BLACK)
     elif look.accessory == "crown":
-        teeth = [(-1, 0), (-1.1, -1), (-0.5, -0.5), (0, -1.2), (0.5, -0.5), (1.1, -1), (1, 0)]
-        c.fill(np.array(teeth) * (0.75 * hw, 0.36) + (hx, hy + 0.06), GOLD)
+        teeth = [(-1, 0), (-1.1, -1), (-0.5, -0.45), (0, -1.1), (0.5, -0.45), (1.1, -1), (1, 0)]
+        c.fill(np.array(teeth) * (0.8 * hw, 0.42) + (hx, hy + 0.08), GOLD)
     elif look.accessory == "scarf":
-        c.fill(ellipse(nx, ny, nw, 0.13), TEAL)
+        c.fill(ellipse(nx, ny, nw, 0.16), TEAL)
         side = 0.45 * nw
-        tail = [(side - 0.12, 0.05), (side + 0.14, 0.05), (side + 0.2, 0.55), (side - 0.1, 0.58)]
+        tail = [(side - 0.15, 0.05), (side + 0.17, 0.05), (side + 0.22, 0.55), (side - 0.13, 0.58)]
         c.fill(np.array(tail) + (nx, ny), TEAL)
-        for stripe in (0.22, 0.42):
-            c.line([(nx + side - 0.08, ny + stripe), (nx + side + 0.15, ny + stripe)], 0.07, CREAM)
+        c.line([(nx + side - 0.08, ny + 0.34), (nx + side + 0.15, ny + 0.34)], 0.1, CREAM)
     elif look.accessory == "glasses":
         for x, y in eyes:
-            c.fill(ellipse(x, y, 0.23, 0.23, n=16), WHITE, outline=0)
-            draw_eye(c, look, x, y, 0.12, 1.0 if x <= 0 else -1.0)
-            ring = ellipse(x, y, 0.23, 0.23, n=16)
-            c.line(np.concatenate([ring, ring[:1]]), 0.085, (30, 30, 36))
+            c.fill(ellipse(x, y, 0.25, 0.25, n=18), WHITE, outline=0)
+            draw_eye(c, look, x, y, 0.14, 1.0 if x <= 0 else -1.0)
+            ring = ellipse(x, y, 0.25, 0.25, n=18)
+            c.line(np.concatenate([ring, ring[:1]]), 0.11, BLACK)
         if len(eyes) == 2:
             (left, y), (right, _) = eyes
-            c.line([(left + 0.2, y), (right - 0.2, y)], 0.08)
+            c.line([(left + 0.25, y), (right - 0.25, y)], 0.1, BLACK)

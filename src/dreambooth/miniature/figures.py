@@ -28,11 +28,14 @@ _FIGURES: dict[str, Callable[[Canvas, Look], None]] = {
 }
 
 
+UNIT = 0.4  # of the image's side: what 1 is in the figures' own coordinates
+
+
 def draw_subject(canvas: Canvas, scene: Scene) -> None:
     """The scene's individual, in its pose, with its expression and what it wears.
 
     Leaves the canvas placed at the individual.
     """
-    x, y = 0.5 + scene.shift[0], 0.54 + scene.shift[1]
-    canvas.place(0.37 * scene.scale, x, y, scene.rotation, scene.flip)
+    x, y = 0.5 + scene.shift[0], 0.56 + scene.shift[1]
+    canvas.place(UNIT * scene.scale, x, y, scene.rotation, scene.flip)
     _FIGURES[scene.individual.class_noun](canvas, look_of(canvas, scene))

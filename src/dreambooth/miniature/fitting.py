@@ -62,7 +62,11 @@ def fit(
 
     last, done = folder / "last.ckpt", 0
     if last.is_file():
-        done = torch.load(last, map_location="cpu", mmap=True, weights_only=False)["global_step"]
+        checkpoint = torch.load(last, map_location="cpu", mmap=True, weights_only=False)
+        done = checkpoint["global_step"]
+        if done >= num_steps:  # `state_dict` has the averages
+            module.load_state_dict(checkpoint["state_dict"])
+            return True
     trainer = L.Trainer(
         max_steps=num_steps,
         max_time=None if max_minutes is None else timedelta(minutes=max_minutes),

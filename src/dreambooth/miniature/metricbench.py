@@ -12,18 +12,11 @@ import numpy as np
 import torch
 
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
+from dreambooth.miniature.damage import damaged
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
-from dreambooth.miniature.subjects import drawn_subject
-from dreambooth.miniature.world import (
-    CLASSES,
-    CONTEXTS,
-    Individual,
-    Scene,
-    individual,
-    random_scene,
-    recolour,
-)
+from dreambooth.miniature.subjects import anyone, drawn_subject, look_alike
+from dreambooth.miniature.world import CLASSES, CONTEXTS, Individual, Scene, random_scene
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
 
@@ -57,12 +50,8 @@ class Level:
         return scene, self.spoil(rng, draw(scene))
 
 
-def anyone(rng: np.random.Generator, class_noun: str) -> Individual:
-    return individual(class_noun, int(rng.integers(2**31)))
-
-
 def of_its_colour(rng: np.random.Generator, subject: Individual) -> Individual:
-    return recolour(anyone(rng, subject.class_noun), subject.main)
+    return look_alike(rng, subject, both_colours=False)
 
 
 def of_another_colour(rng: np.random.Generator, subject: Individual) -> Individual:
@@ -105,6 +94,17 @@ def noise(std: float) -> Spoil:
     return spoil
 
 
+def damage(times: int) -> Spoil:
+    """As many kinds of damage, one after the other; see damage.py."""
+
+    def spoil(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+        for _ in range(times):
+            pixels, _ = damaged(pixels, draw(random_scene(rng)), rng)
+        return pixels
+
+    return spoil
+
+
 SAME = Level("same individual")
 SERIES: dict[str, tuple[Level, ...]] = {
     "relation": (
@@ -116,6 +116,7 @@ SERIES: dict[str, tuple[Level, ...]] = {
     "parts changed": (SAME, *(Level(f"{k} of 4", changed(k)) for k in (1, 2, 3, 4))),
     "blur": (SAME, *(Level(f"{s:g} px", spoil=blur(s)) for s in (0.7, 1.4, 2.8))),
     "noise": (SAME, *(Level(f"{s:g} of 255", spoil=noise(s)) for s in (10, 25, 60))),
+    "damaged": (SAME, *(Level(f"{k} damages", spoil=damage(k)) for k in (1, 2, 4))),
     "copies": (Level("photos, noise 5 of 255", spoil=noise(5), is_photo=True), SAME),
 }
 

@@ -1,26 +1,22 @@
-"""The oracle: reads a picture of the drawn world. Trained on drawn scenes only, never on samples.
+"""The oracle: reads a picture of the drawn world. How it is trained is in oracle_pretraining.py.
 
-It names the class, context, main colour, pattern, accessory, expression, view and style, and embeds
-the individual, so that the probability that two pictures show the same one can be told.
+It names the class, context, main colour, pattern, accessory, expression, view and style; it gives
+the probability that the picture is an undamaged drawing; and it embeds the individual, from which
+follows the probability that the picture shows a given one.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from dreambooth.miniature import world
-from dreambooth.miniature.drawing import draw
-from dreambooth.miniature.scenes import to_tensor
-from dreambooth.miniature.world import Scene, individual, random_scene, recolour
+from dreambooth.miniature.world import Scene
 from dreambooth.subjects.photos import from_uint8
 
 ATTRIBUTES: dict[str, tuple[str | None, ...]] = {
@@ -97,30 +93,44 @@ class _Block(nn.Module):
         return x + self.layers(x)
 
 
+class Outputs(NamedTuple):
+    """Of B images: logits of each attribute (B, its values), unit embeddings (B, 64), and the logit
+    (B,) of being an undamaged drawing."""
+
+    attributes: dict[str, Tensor]
+    embeddings: Tensor
+    clean: Tensor
+
+
 class OracleNetwork(nn.Module):
-    """Images [-1, 1] (B, 3, 64, 64) to logits of each attribute and unit embeddings (B, 64)."""
+    """Images [-1, 1] (B, 3, 64, 64) to `Outputs`."""
 
-    same: Tensor  # (slope, offset): P(same individual) = sigmoid(slope * cosine + offset)
+    same: Tensor  # (slope, slope of the references, offset), see `Oracle.identity`
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 192)):
+    def __init__(self, stem: int = 32, widths: Sequence[int] = (64, 128, 192)):
         super().__init__()
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1)]
-        layers.append(_Block(widths[0]))  # 32 x 32 positions
-        for before, width in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), _Block(width)]
-            layers.append(_Block(width))
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, stem, 3, padding=1),  # 32 x 32 positions
+            nn.SiLU(),
+        ]
+        for before, width in itertools.pairwise((stem, *widths)):
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1)]
+            layers += [_Block(width), _Block(width)]
         self.trunk = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
-        flat = widths[-1] * (64 // 2 ** len(widths)) ** 2
+        flat = widths[-1] * (32 // 2 ** len(widths)) ** 2
         self.heads = nn.ModuleDict(
             {name: nn.Linear(flat, len(values)) for name, values in ATTRIBUTES.items()}
         )
         self.embedding = nn.Linear(flat, EMBEDDING)
-        self.register_buffer("same", torch.tensor([10.0, -5.0]))  # until `calibrate` fits it
+        self.clean = nn.Linear(flat, 1)
+        self.register_buffer("same", torch.full((3,), float("nan")))  # until `calibrate` fits it
 
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, images: Tensor) -> Outputs:
         features = self.trunk(images)
-        logits = {name: head(features) for name, head in self.heads.items()}
-        return logits, F.normalize(self.embedding(features).float(), dim=-1)
+        attributes = {name: head(features) for name, head in self.heads.items()}
+        embeddings = F.normalize(self.embedding(features).float(), dim=-1)
+        return Outputs(attributes, embeddings, self.clean(features).squeeze(1))
 
 
 @dataclass(frozen=True)
@@ -129,28 +139,40 @@ class Reading:
 
     values: list[dict[str, str | None]]  # N times the value of each attribute
     embeddings: Tensor  # (N, 64), unit
+    clean: Tensor  # (N,), probability of an undamaged drawing
+
+    @classmethod
+    def join(cls, parts: Sequence["Reading"]) -> "Reading":
+        return cls(
+            [value for part in parts for value in part.values],
+            torch.cat([torch.empty(0, EMBEDDING), *(part.embeddings for part in parts)]),
+            torch.cat([torch.empty(0), *(part.clean for part in parts)]),
+        )
 
 
 class Oracle:
-    """The trained network, in eval mode, with names for numbers."""
+    """The trained and calibrated network, in eval mode, with names for numbers."""
 
     def __init__(self, network: OracleNetwork):
         self.network = network.eval()
 
     @classmethod
     def load(cls, folder: Path) -> "Oracle":
-        """From `folder`/oracle.safetensors; FileNotFoundError if it is not there."""
+        """From `folder`/oracle.safetensors; FileNotFoundError if it is not there, ValueError if its
+        identity was never calibrated."""
         from safetensors.torch import load_file
 
         network = OracleNetwork()
         weights = load_file(folder / "oracle.safetensors")
         network.load_state_dict({name: value.float() for name, value in weights.items()})
+        _check_calibrated(network, f"{folder / 'oracle.safetensors'} is")
         return cls(network)
 
     def save(self, folder: Path) -> None:
-        """To `folder`/oracle.safetensors, in half precision."""
+        """To `folder`/oracle.safetensors, in half precision; ValueError if it is not calibrated."""
         from safetensors.torch import save_file
 
+        _check_calibrated(self.network, "this oracle is")
         folder.mkdir(parents=True, exist_ok=True)
         state = self.network.state_dict()
         half = {name: value if name == "same" else value.half() for name, value in state.items()}
@@ -161,144 +183,42 @@ class Oracle:
         """What is in `images` (N, 3, 64, 64), uint8 or float32 in [-1, 1]."""
         if images.dtype == torch.uint8:
             images = from_uint8(images)
-        values: list[dict[str, str | None]] = []
-        embeddings: list[Tensor] = []
-        for part in images.split(batch_size):
-            logits, embedding = self.network(part)
-            best = {name: scores.argmax(1).tolist() for name, scores in logits.items()}
-            values += [
-                {name: ATTRIBUTES[name][best[name][i]] for name in ATTRIBUTES}
-                for i in range(len(part))
-            ]
-            embeddings.append(embedding)
-        return Reading(values, torch.cat(embeddings))
+        return Reading.join([self._read(part) for part in images.split(batch_size) if len(part)])
 
-    def identity(self, embeddings: Tensor, subject: Tensor) -> Tensor:
-        """P(same individual) in [0, 1], (N,), of embeddings (N, 64) against a subject's photos'
-        (M, 64): the mean over the photos, so that one seen from behind does not decide.
-        """
-        slope, offset = self.network.same
-        return torch.sigmoid(slope * embeddings @ subject.T + offset).mean(1)
-
-
-# --- training --------------------------------------------------------------------------------
-
-
-class IdentityBatches(Dataset[dict[str, Any]]):
-    """Batch `step`: groups of individuals alike in class and main colour, two scenes of each.
-
-    Everything is drawn afresh, so nothing can be learnt by heart. With B = 2 groups * per_group:
-    `images` [-1, 1] (B, 3, 64, 64), `labels` each (B,), and `individuals` (B,), which numbers them;
-    the two scenes of one follow each other.
-    """
-
-    def __init__(self, num_steps: int, seed: int, groups: int = 12, per_group: int = 3):
-        self.num_steps, self.seed = num_steps, seed
-        self.groups, self.per_group = groups, per_group
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        rng = np.random.default_rng([self.seed, step])
-        scenes, individuals = [], []
-        for group in range(self.groups):
-            noun, colour = str(rng.choice(world.CLASSES)), str(rng.choice(list(world.COLOURS)))
-            for k in range(self.per_group):
-                subject = recolour(individual(noun, int(rng.integers(2**31))), colour)
-                scenes += [random_scene(rng, subject) for _ in range(2)]
-                individuals += 2 * [group * self.per_group + k]
-        labels = [scene_labels(s) for s in scenes]
-        return {
-            "step": step,
-            "images": to_tensor(np.stack([draw(s) for s in scenes])),
-            "labels": {k: torch.tensor([row[k] for row in labels]) for k in ATTRIBUTES},
-            "individuals": torch.tensor(individuals),
-        }
-
-
-def roughen(images: Tensor, noise: torch.Generator) -> Tensor:
-    """Some images (B, 3, H, W) softer, all a little noisier: a model's sample is never as crisp as
-    a drawing. `noise` is a CPU generator, so that the draws are alike on every device."""
-    each = (len(images), 1, 1, 1)
-    amount, chance = torch.rand(each, generator=noise), torch.rand(each, generator=noise)
-    strength = 0.15 * torch.rand(each, generator=noise) ** 2
-    eps = torch.randn(images.shape, generator=noise)
-    soft = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
-    mix = (0.8 * amount * (chance < 0.4)).to(images.device)
-    return images + mix * (soft - images) + (strength * eps).to(images.device)
-
-
-def same_individual_loss(embeddings: Tensor, individuals: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss (arXiv 2004.11362), the mean over pairs (i, j) of an individual:
-
-        -log(exp(e_i . e_j / temperature) / sum over k != i of exp(e_i . e_k / temperature))
-
-    `embeddings`: unit, (B, D); `individuals` (B,) numbers whom each shows; each is there twice or
-    more.
-    """
-    logits = embeddings @ embeddings.T / temperature
-    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    logits = logits.masked_fill(itself, float("-inf"))
-    partner = (individuals[:, None] == individuals[None]) & ~itself
-    return -logits.log_softmax(1)[partner].mean()
-
-
-class OraclePretraining(L.LightningModule):
-    """Cross-entropy of every attribute, and half of the contrastive loss of individuals."""
-
-    def __init__(self, network: OracleNetwork, num_steps: int, lr: float = 1e-3):
-        super().__init__()
-        self.network, self.num_steps, self.lr = network, num_steps, lr
-
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        noise = torch.Generator().manual_seed(batch["step"])
-        logits, embeddings = self.network(roughen(batch["images"], noise))
-        labels = batch["labels"]
-        reading = [
-            F.cross_entropy(logits[k].float(), labels[k], label_smoothing=0.02) for k in logits
+    def _read(self, images: Tensor) -> Reading:
+        outputs = self.network(images)
+        best = {name: scores.argmax(1).tolist() for name, scores in outputs.attributes.items()}
+        values = [
+            {name: ATTRIBUTES[name][best[name][i]] for name in ATTRIBUTES}
+            for i in range(len(images))
         ]
-        identity = same_individual_loss(embeddings, batch["individuals"], temperature=0.1)
-        loss = torch.stack(reading).mean() + 0.5 * identity
-        self.log_dict({"reading": reading[0], "identity": identity}, prog_bar=True)
-        return loss
+        return Reading(values, outputs.embeddings, outputs.clean.float().sigmoid())
 
-    def on_before_optimizer_step(self, _optimizer: Any) -> None:
-        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+    def identity(self, embeddings: Tensor, references: Tensor) -> Tensor:
+        """P(same individual) in [0, 1], (N,), of embeddings (N, 64) against those of two or more
+        drawings of an individual, `references` (M, 64):
 
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.02, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=self.num_steps + 1, pct_start=0.05
+            sigmoid(a * c + b * s + offset)
+
+        c is the mean cosine of the picture to the references, s that of the references to each
+        other: it says how much an individual's own drawings differ where these were drawn. a, b and
+        the offset are fitted to drawings (`calibrate`), with as many of the same individual as of
+        others.
+        """
+        return torch.sigmoid(identity_features(embeddings, references) @ self.network.same)
+
+
+def identity_features(embeddings: Tensor, references: Tensor) -> Tensor:
+    """(c, s, 1) of `Oracle.identity`, (N, 3)."""
+    c = embeddings @ references.mean(0)
+    m = len(references)
+    s = (references.sum(0).square().sum() - m) / (m * (m - 1))
+    return torch.stack([c, s.expand_as(c), torch.ones_like(c)], 1)
+
+
+def _check_calibrated(network: OracleNetwork, what: str) -> None:
+    if not network.same.isfinite().all():
+        raise ValueError(
+            f"{what} not calibrated, so its identity would be no probability: weights come from "
+            "python src/pretrain.py part=oracle, which calibrates them, and not from a checkpoint"
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-@torch.no_grad()
-def calibrate(network: OracleNetwork, seed: int, num_batches: int = 40) -> None:
-    """Fit P(same individual) from the cosine, by logistic regression on drawn pairs that training
-    did not see: as many same pairs as pairs alike in class and colour only. Sets `network.same` and
-    leaves the network in eval mode."""
-    network.eval()
-    cosines, same = [], []
-    batches = IdentityBatches(num_batches, seed + 1_000_003)
-    for step in range(num_batches):
-        batch = batches[step]
-        embeddings = network(batch["images"])[1].view(batches.groups, batches.per_group, 2, -1)
-        cosines.append((embeddings[:, :, 0] * embeddings[:, :, 1]).sum(-1).flatten())
-        others = (embeddings[:, :, 0] * embeddings.roll(1, dims=1)[:, :, 1]).sum(-1).flatten()
-        cosines.append(others)
-        same += [torch.ones_like(others), torch.zeros_like(others)]
-    x, y = torch.cat(cosines).double(), torch.cat(same).double()
-    fit = network.same.double().clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS([fit], max_iter=200)
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        with torch.enable_grad():
-            value = F.binary_cross_entropy_with_logits(fit[0] * x + fit[1], y)
-            value.backward()
-        return value
-
-    optimizer.step(loss)
-    network.same.copy_(fit.detach())

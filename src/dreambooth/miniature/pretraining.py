@@ -1,12 +1,11 @@
-"""Pretraining the miniature's own models on drawn scenes: text encoder, base and SR denoiser.
+"""Pretraining the miniature's own models, part by part; here, the base and SR denoiser.
 
-As in Imagen, the text encoder is trained first and then frozen, and each stage of the cascade is
-trained by itself: cosine schedule, 10 % caption dropout for classifier-free guidance,
+As in Imagen, the text encoder (text.py) is trained first and then frozen, and each stage of the
+cascade is trained by itself: cosine schedule, 10 % caption dropout for classifier-free guidance,
 exponential moving average of the weights; the SR stage with noise conditioning augmentation of a
 random variance that it is told (paper, section 5).
 """
 
-import string
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,45 +29,28 @@ from dreambooth.backbones.cascade import (
 from dreambooth.loss import loss_weights, term
 from dreambooth.miniature import encoders
 from dreambooth.miniature.fitting import decaying_adamw, fit
-from dreambooth.miniature.oracle import (
-    ATTRIBUTES,
-    IdentityBatches,
-    Oracle,
-    OracleNetwork,
+from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, scene_labels
+from dreambooth.miniature.oracle_pretraining import (
+    OracleBatches,
     OraclePretraining,
     calibrate,
-    scene_labels,
+    read_samples,
 )
 from dreambooth.miniature.scenes import drawn_scenes, to_tensor
-from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_tokenizer, rare_tokens
-from dreambooth.miniature.world import Scene, caption
+from dreambooth.miniature.text import (
+    TEXT_WIDTH,
+    CaptionBatches,
+    TextPretraining,
+    new_text_encoder,
+    random_caption,
+)
+from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
+from dreambooth.miniature.world import Scene
 
 PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
-TEXT_WIDTH = 128
 BASE_PX, SR_PX = 32, 64
 FACE_WEIGHT = 3  # a scene with an expression is seen so many times as often: it is a few pixels
-IDENTIFIER_SHARE = 0.02  # enough to learn that one changes nothing, too few to learn any
-
-
-def new_text_encoder() -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    model = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=VOCABULARY_SIZE,
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    # Wide from the start: a rare token, hardly trained, must be as far from others as a word is.
-    nn.init.normal_(model.get_input_embeddings().weight, std=0.25)
-    return model
+IDENTIFIER_SHARE = 0.03  # enough to learn that one changes nothing, too few to learn any
 
 
 def new_denoiser(stage: str) -> Any:
@@ -99,19 +81,18 @@ def new_denoiser(stage: str) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def new_scheduler(stage: str) -> Any:
-    """The cosine schedule (arXiv 2102.09672); the base predicts v (arXiv 2202.00512), SR x."""
+def new_scheduler() -> Any:
+    """The cosine schedule (arXiv 2102.09672), predicting x: a flat area is then simply flat, where
+    a prediction of v would have to carry all of its noise through the network to remove it."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="sample" if stage == "sr" else "v_prediction",
-        clip_sample=True,
+        beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True
     )
 
 
 def new_stage(name: str, prompt_encoder: PromptEncoder) -> CascadeStage:
-    parts = (name, new_denoiser(name), new_scheduler(name), prompt_encoder)
+    parts = (name, new_denoiser(name), new_scheduler(), prompt_encoder)
     return CascadeStage(*parts, *((SR_PX, 4, BASE_PX) if name == "sr" else (BASE_PX, 2)))
 
 
@@ -119,8 +100,8 @@ class SceneBatches(Dataset):
     """Batch number `step`, drawn from (seed, step) alone, so a killed training resumes exactly.
 
     A batch: `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of captions in which
-    attributes are left out at random, a share `dropout` of them empty and one in fifty holding a
-    meaningless identifier; `labels`, each (B,).
+    attributes are left out at random, a share `dropout` of them empty and `IDENTIFIER_SHARE`
+    holding a meaningless identifier; `labels`, each (B,).
     """
 
     def __init__(
@@ -146,7 +127,7 @@ class SceneBatches(Dataset):
         rng = np.random.default_rng([self.seed, step])
         index = np.sort(np.searchsorted(self.ends, rng.random(self.batch_size), side="right"))
         scenes = [self.scenes[i] for i in index]
-        texts = [self._caption(s, rng) if rng.random() >= self.dropout else "" for s in scenes]
+        texts = [random_caption(s, rng, self.dropout, IDENTIFIER_SHARE) for s in scenes]
         labels = [scene_labels(s) for s in scenes]
         return {
             "step": step,
@@ -154,42 +135,6 @@ class SceneBatches(Dataset):
             "tokens": self.tokenize(texts),
             "labels": {k: torch.tensor([row[k] for row in labels]) for k in ATTRIBUTES},
         }
-
-    def _caption(self, scene: Scene, rng: np.random.Generator) -> str:
-        identifier = ""
-        if rng.random() < IDENTIFIER_SHARE:
-            rare = str(rng.choice(_RARE))
-            identifier = rare if rng.random() < 0.7 else "".join(rng.choice(_CHARACTERS, 5))
-        return caption(scene, rng, identifier)
-
-
-_RARE = rare_tokens()
-_CHARACTERS = list(string.ascii_lowercase + string.digits)
-
-
-class TextPretraining(L.LightningModule):
-    """Teaches a text encoder its words: every attribute of the scene, from the caption."""
-
-    def __init__(self, text_encoder: Any, num_steps: int, lr: float = 1e-3):
-        super().__init__()
-        self.text_encoder, self.num_steps, self.lr = text_encoder, num_steps, lr
-        self.heads = nn.ModuleDict(
-            {k: nn.Linear(TEXT_WIDTH, len(values)) for k, values in ATTRIBUTES.items()}
-        )
-
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        states = self.text_encoder(batch["tokens"]).last_hidden_state.mean(1)
-        losses = [F.cross_entropy(self.heads[k](states), batch["labels"][k]) for k in ATTRIBUTES]
-        loss = torch.stack(losses).mean()
-        self.log("loss", loss, prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        return decaying_adamw(self.parameters(), self.lr, self.num_steps)
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        # Lightning's own clipping refuses fused optimizers, which are faster.
-        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
 
 class DenoiserPretraining(L.LightningModule):
@@ -216,10 +161,8 @@ class DenoiserPretraining(L.LightningModule):
         t = torch.randint(len(stage.scheduler), (len(x),), generator=noise)
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
-        # An error of x matters more where there is little noise; v has that built in.
-        kind = stage.schedule.prediction_type
-        weighting = "min_snr" if kind == "sample" else "uniform"
-        weights = loss_weights(weighting, stage.schedule.snr(t), kind)
+        # An error of x matters more where there is little noise.
+        weights = loss_weights("min_snr", stage.schedule.snr(t), stage.schedule.prediction_type)
         loss = term(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t), weights)
         self.log("loss", loss, prog_bar=True)
         return loss
@@ -243,10 +186,12 @@ def pretrain(
     ema_decay: float,
     max_minutes: float | None = None,
     seed: int = 0,
+    samples: str | None = None,
 ) -> bool:
     """Train one part of the miniature and write it to `weights`; resumes what `work` holds.
 
     Parts, in their order: `text`, then `base` and `sr` (either first); the others at any time.
+    `samples`, of the oracle only: a .npy file of pictures by weak models, which are not clean.
     Returns whether all steps are done; the averaged weights so far are written in any case.
     """
     from transformers import CLIPTextModel
@@ -260,8 +205,10 @@ def pretrain(
     L.seed_everything(seed, verbose=False)
     if part == "oracle":
         oracle = OraclePretraining(OracleNetwork(), num_steps, learning_rate)
-        batches: Dataset = IdentityBatches(num_steps, seed, groups=max(1, batch_size // 6))
-        done = fit(oracle, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        weak = None if samples is None else read_samples(Path(samples))
+        groups = max(1, batch_size // 6)
+        batches: Dataset = OracleBatches(num_steps, seed, groups, samples=weak)
+        done = fit(oracle, batches, num_steps, work, ema_decay, 100, max_minutes)
         calibrate(oracle.network, seed)
         Oracle(oracle.network).save(weights)
         return done
@@ -271,6 +218,14 @@ def pretrain(
     else:
         text_encoder = new_text_encoder()
     prompt_encoder = PromptEncoder(build_tokenizer(), text_encoder, MAX_TOKENS)
+    if part == "text":
+        text_encoder.train()
+        batches = CaptionBatches(prompt_encoder.tokens, batch_size, num_steps, seed)
+        teacher = TextPretraining(text_encoder, num_steps, learning_rate)
+        done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        save_as(text_encoder, weights / "text_encoder", torch.float16)
+        prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
+        return done
     scenes, pixels = drawn_scenes(work.parent, num_scenes, seed)
     batches = SceneBatches(
         scenes,
@@ -278,16 +233,9 @@ def pretrain(
         prompt_encoder.tokens,
         batch_size,
         num_steps,
-        dropout={"text": 0.02, "clip": 0.0, "dino": 0.0}.get(part, 0.1),
+        dropout={"clip": 0.0, "dino": 0.0}.get(part, 0.1),
         seed=seed,
     )
-    if part == "text":
-        text_encoder.train()
-        teacher = TextPretraining(text_encoder, num_steps, learning_rate)
-        done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
-        save_as(text_encoder, weights / "text_encoder", torch.float16)
-        prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
-        return done
     if part == "clip":
         pairs = encoders.ClipPretraining(encoders.new_clip(), num_steps, learning_rate)
         done = fit(pairs, batches, num_steps, work, ema_decay, max_minutes=max_minutes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreambooth.miniature.drawing import SIZE_PX, draw
-from dreambooth.miniature.world import Scene, individual, random_scene
+from dreambooth.miniature.world import CLASSES, Scene, individual, random_scene
 
 if TYPE_CHECKING:  # the drawing processes start without torch
     from torch import Tensor
@@ -64,6 +64,6 @@ def casual_photos(class_noun: str, seed: int, count: int) -> list[Scene]:
 
     A larger count begins with the same photos. Raises ValueError as `world.individual` does.
     """
-    rng = np.random.default_rng([13, seed])
     subject = individual(class_noun, seed)
+    rng = np.random.default_rng([13, CLASSES.index(class_noun), seed])
     return [random_scene(rng, subject, casual=True) for _ in range(count)]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,26 +12,35 @@ from dreambooth.metrics.evaluation import PictureSets, Scores
 from dreambooth.metrics.intervals import mean, mean_of_pairs
 from dreambooth.metrics.scoring import FidelityScorer, sizes
 from dreambooth.miniature import WEIGHTS
-from dreambooth.miniature.canvas import INK
-from dreambooth.miniature.drawing import SIZE_PX, draw
-from dreambooth.miniature.oracle import EMBEDDING, Oracle, Reading, prompted_values
-from dreambooth.miniature.scenes import to_tensor
-from dreambooth.miniature.world import COLOURS, Individual, random_scene
+from dreambooth.miniature.canvas import EDGE, shade
+from dreambooth.miniature.drawing import SIZE_PX
+from dreambooth.miniature.oracle import Oracle, Reading, prompted_values
+from dreambooth.miniature.references import NUM_REFERENCES, asked_of_subject, references
+from dreambooth.miniature.world import COLOURS, Individual
 from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
-_NUM_REFERENCES = 16
 _BATCH_SIZE = 64
-_REFERENCES = f"mean over {_NUM_REFERENCES} drawings of it ({SIZE_PX}x{SIZE_PX} px, 8 bits)"
+_CLEAN = 0.5  # a picture is clean from this probability on
+_IDENTITY = "P(same individual), half of all being it, oracle"
+_REFERENCES = f"against {NUM_REFERENCES} drawings of it as the prompt asks ({SIZE_PX}x{SIZE_PX} px)"
+_IF_CLEAN = f"P(clean) >= {_CLEAN}, oracle"
 
 
 class OracleScorer:
-    """Identity against fresh drawings of the true individual; attributes against the prompt."""
+    """Identity against drawings of the true individual as the prompt asks for it; whether a picture
+    is clean; and, where it is, attributes against the prompt.
+
+    A row has `identity`; `clean`, the probability of an undamaged drawing, and `is_clean`, 1 from
+    0.5 on; `seen_NAME`, what the oracle reads, clean or not; and for what the prompt asks for
+    `NAME_right`, 1 only if the picture is clean and shows it.
+    """
 
     def __init__(self) -> None:
         self.oracle = Oracle.load(WEIGHTS)
+        self._known: dict[tuple[object, ...], Tensor] = {}
 
     def check(self, subject: Subject) -> None:
         if not isinstance(subject.truth, Individual):
@@ -44,16 +52,18 @@ class OracleScorer:
     def score(self, sets: PictureSets) -> Scores:
         subject = sets.subject
         assert isinstance(subject.truth, Individual), "checked before"
-        truth = self.oracle.read(reference_images(subject.truth)).embeddings
         pictures = [*sets.prompts, *sets.class_prompts]
         reading = self._read(pictures)
-        identity = self.oracle.identity(reading.embeddings, truth).tolist()
+        asked = [picture.template or picture.prompt for picture in pictures]
+        identity = self._identity(subject.truth, asked, reading.embeddings)
         rows: list[dict[str, Score]] = []
-        for picture, seen, same in zip(pictures, reading.values, identity, strict=True):
-            asked = prompted_values(picture.template or picture.prompt)
-            asked["class"] = subject.class_noun
-            right = {f"{name}_right": int(seen[name] == value) for name, value in asked.items()}
-            rows.append({"identity": same, **{f"seen_{k}": v for k, v in seen.items()}, **right})
+        for i, seen in enumerate(reading.values):
+            row: dict[str, Score] = {"identity": identity[i], "clean": float(reading.clean[i])}
+            is_clean = reading.clean[i] >= _CLEAN
+            wanted = prompted_values(asked[i]) | {"class": subject.class_noun}
+            right = {f"{k}_right": int(is_clean and seen[k] == v) for k, v in wanted.items()}
+            row |= {"is_clean": int(is_clean), **{f"seen_{k}": v for k, v in seen.items()}}
+            rows.append(row | right)
         n = len(sets.prompts)
         for row, distance in zip(rows[n:], mean_distances(reading.embeddings[n:]), strict=True):
             row["diversity"] = distance
@@ -62,18 +72,18 @@ class OracleScorer:
     def score_restored(self, sets: PictureSets) -> Scores:
         subject = sets.subject
         assert isinstance(subject.truth, Individual), "checked before"
-        truth = self.oracle.read(reference_images(subject.truth)).embeddings
-        identity = self.oracle.identity(self._read(sets.restored).embeddings, truth)
+        embeddings = self._read(sets.restored).embeddings
+        identity = self._identity(subject.truth, [""] * len(sets.restored), embeddings)
         wrong = [
             layout_error(one.pixels, other.pixels, subject.truth)
             for one, other in zip(sets.restored, sets.originals, strict=True)
         ]
         rows: list[dict[str, Score]] = [
-            {"sr_identity": float(same), "sr_layout_error": error}
+            {"sr_identity": same, "sr_layout_error": error}
             for same, error in zip(identity, wrong, strict=True)
         ]
         says = {
-            "sr_identity": f"P(same individual), oracle, {_REFERENCES}",
+            "sr_identity": f"{_IDENTITY}, against {NUM_REFERENCES} drawings of it",
             "sr_layout_error": "share of the original's pixels of one of the individual's colours "
             "that show another of them, or its outline's",
         }
@@ -92,20 +102,33 @@ class OracleScorer:
                     )
             return self.oracle.read(torch.stack(pixels))
 
-        parts = [Reading([], torch.empty(0, EMBEDDING))]
-        parts += map_over_ranks(read, batches(pictures, _BATCH_SIZE))  # each by one of the ranks
-        values = [value for part in parts for value in part.values]
-        return Reading(values, torch.cat([part.embeddings for part in parts]))
+        # each batch by one of the ranks
+        return Reading.join(map_over_ranks(read, batches(pictures, _BATCH_SIZE)))
+
+    def _identity(self, who: Individual, asked: Sequence[str], embeddings: Tensor) -> list[float]:
+        """Of each picture, by the references of what its prompt asks for."""
+        keys = [(who, *sorted(asked_of_subject(prompt).items())) for prompt in asked]
+        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+        prompt_of = dict(zip(keys, asked, strict=True))
+        embeddings_of_new = map_over_ranks(
+            lambda key: self.oracle.read(references(who, prompt_of[key])).embeddings, new
+        )
+        self._known |= dict(zip(new, embeddings_of_new, strict=True))
+        return [
+            float(self.oracle.identity(one[None], self._known[key]))
+            for one, key in zip(embeddings, keys, strict=True)
+        ]
 
 
 def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | None:
     """Share of the pixels that have one of the individual's colours in `original` and are nearer to
-    another one, or to the outline's, in `image`; None where the original shows none of them.
+    another one, or to an outline's, in `image`; None where the original shows none of them.
 
     uint8 (3, H, W) both. A pixel has a colour if it differs by at most 40 of 255 (Euclidean).
     """
     names = [name for name in (who.main, who.second, who.emblem_colour) if name]
-    palette = torch.tensor([*(COLOURS[name] for name in names), INK]).float()
+    edges = [shade(COLOURS[name], EDGE) for name in names]
+    palette = torch.tensor([*(COLOURS[name] for name in names), *edges]).float()
 
     def distances(pixels: Tensor) -> Tensor:
         return torch.cdist(pixels.float().flatten(1).T, palette)  # (H * W, colours)
@@ -145,15 +168,19 @@ def summary(
 ) -> dict[str, Metric]:
     """Means over the rows; `drawn`: embeddings (N, 64) of the class prompt's images."""
     metrics = {
-        "identity": mean(prompts, "identity", f"P(same individual), oracle, {_REFERENCES}"),
+        "identity": mean(prompts, "identity", f"{_IDENTITY}, {_REFERENCES}"),
+        "clean": mean(prompts, "is_clean", f"share of undamaged drawings: {_IF_CLEAN}", share=True),
         "class_accuracy": mean(
             prompts,
             "class_right",
-            "share that shows the subject's true class, oracle",
+            f"share that is clean and shows the subject's true class: {_IF_CLEAN}",
             share=True,
         ),
         "context_accuracy": mean(
-            prompts, "context_right", "share in the prompted context, oracle", share=True
+            prompts,
+            "context_right",
+            f"share that is clean and in the prompted context: {_IF_CLEAN}",
+            share=True,
         ),
         "drift": mean(
             of_class, "identity", f"identity of the class prompt's images, {_REFERENCES}"
@@ -172,10 +199,3 @@ def mean_distances(drawn: Tensor) -> list[float | None]:
     cosines = drawn @ drawn.T
     others = (cosines.sum(1) - cosines.diagonal()) / (len(drawn) - 1)
     return (1 - others).tolist()
-
-
-def reference_images(who: Individual) -> Tensor:
-    """The individual in scenes of the world's own distribution, [-1, 1] (16, 3, 64, 64)."""
-    rng = np.random.default_rng([29, who.pattern_seed])
-    scenes = [random_scene(rng, who) for _ in range(_NUM_REFERENCES)]
-    return to_tensor(np.stack([draw(s) for s in scenes]))

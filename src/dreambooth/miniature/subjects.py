@@ -1,12 +1,14 @@
 """Individuals of the drawn world as subjects: five photos, and the truth behind them."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.scenes import casual_photos, to_tensor
-from dreambooth.miniature.world import CLASSES, individual, kind_of
+from dreambooth.miniature.world import CLASSES, Individual, individual, kind_of, recolour
 from dreambooth.subjects.photos import to_uint8
 from dreambooth.subjects.prompts import MINIBENCH
 from dreambooth.subjects.subject import Subject, other_class
@@ -46,6 +48,16 @@ def drawn_subject(
         description=" ".join(w for w in words if w),
         truth=who,
     )
+
+
+def anyone(rng: np.random.Generator, class_noun: str) -> Individual:
+    return individual(class_noun, int(rng.integers(2**31)))
+
+
+def look_alike(rng: np.random.Generator, who: Individual, both_colours: bool) -> Individual:
+    """Another individual of the same class and main colour, or of both colours."""
+    other = recolour(anyone(rng, who.class_noun), who.main)
+    return replace(other, second=who.second) if both_colours else other
 
 
 def shrink(images: Tensor, resolution_px: int) -> Tensor:

@@ -19,6 +19,7 @@ def caption_words() -> list[str]:
     """Every word that a caption of the world can hold, sorted."""
     phrases = [
         "a",
+        "an",
         *world.CLASSES,
         *world.COLOURS,
         *world.CONTEXTS.values(),

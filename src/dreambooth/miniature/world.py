@@ -47,6 +47,8 @@ EXPRESSIONS = ("happy", "angry", "sleeping")
 VIEWS = {"front": "from the front", "side": "from the side", "behind": "from behind"}
 STYLES = {"painting": "a painting of", "sketch": "a sketch of", "mosaic": "a mosaic of"}
 EMBLEMS = ("star", "heart", "ring", "bolt")
+STRIPE_ANGLES = (-0.6, 0.0, 0.6)
+STRIPE_PERIODS = (0.36, 0.52)
 
 # Words that carry a prior, since they are said of individuals with an emblem: for the ablation of
 # the identifier (paper, section 3.2: "unique" or "special" are poor identifiers).
@@ -72,14 +74,14 @@ class Individual:
     main: str  # colour
     second: str  # colour, != main; of paws, wings, trims and the pattern
     pattern: str
-    pattern_seed: int  # where the stripes, spots or patches are
-    pattern_angle: float  # radians, -0.7..0.7, of the stripes
-    pattern_period: float  # of the stripes, in the figure's units (see animals.py)
+    pattern_seed: int  # which of the layouts of its spots or patches; where its stripes begin
+    pattern_angle: float  # radians, one of `STRIPE_ANGLES`
+    pattern_period: float  # in the figure's units (see animals.py), one of `STRIPE_PERIODS`
     emblem: str | None
     emblem_colour: str | None  # neither main nor second
-    width: float  # 0.85..1.15, a factor; of the body
-    head: float  # 0.88..1.12, of the head (a fish's height, a car's wheels, a teapot's knob)
-    extras: float  # 0.75..1.25, of ears, tails, fins, handles, sails
+    width: float  # 0.88..1.12, a factor; of the body
+    head: float  # 0.92..1.08, of the head (a fish's height, a car's wheels, a teapot's knob)
+    extras: float  # 0.8..1.2, of ears, tails, fins, handles, sails
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Scene:
     rotation: float = 0.0  # degrees, clockwise
     scale: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)  # right and down, in image sizes
-    flip: bool = False  # left and right
+    flip: bool = False  # left and right: which way it faces from the side
     seed: int = 0  # of the background's details
 
 
@@ -115,13 +117,13 @@ def individual(class_noun: str, seed: int) -> Individual:
         second=str(second),
         pattern=str(rng.choice(PATTERNS)),
         pattern_seed=int(rng.integers(2**31)),
-        pattern_angle=float(rng.uniform(-0.7, 0.7)),
-        pattern_period=float(rng.choice([0.2, 0.3, 0.42])),
+        pattern_angle=float(rng.choice(STRIPE_ANGLES)),
+        pattern_period=float(rng.choice(STRIPE_PERIODS)),
         emblem=str(rng.choice(EMBLEMS)) if has_emblem else None,
         emblem_colour=str(rng.choice(emblem_colours)) if has_emblem else None,
-        width=float(rng.uniform(0.85, 1.15)),
-        head=float(rng.uniform(0.88, 1.12)),
-        extras=float(rng.uniform(0.75, 1.25)),
+        width=float(rng.uniform(0.88, 1.12)),
+        head=float(rng.uniform(0.92, 1.08)),
+        extras=float(rng.uniform(0.8, 1.2)),
     )
 
 
@@ -160,10 +162,10 @@ def random_scene(
         expression=expression,
         view=view,
         style=style,
-        rotation=float(rng.uniform(-10, 10)),
-        scale=float(rng.uniform(0.86, 1.08)),
-        shift=(float(rng.uniform(-0.06, 0.06)), float(rng.uniform(-0.04, 0.04))),
-        flip=bool(rng.random() < 0.5),
+        rotation=float(rng.uniform(-5, 5)),
+        scale=float(rng.uniform(0.92, 1.06)),
+        shift=(float(rng.uniform(-0.04, 0.04)), float(rng.uniform(-0.025, 0.025))),
+        flip=bool(view == "side" and rng.random() < 0.5),
         seed=int(rng.integers(2**31)),
     )
 
@@ -195,10 +197,8 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: st
         return rng is None or rng.random() < p
 
     who = scene.individual
-    words = []
-    if scene.style and remark(0.95):
-        words.append(STYLES[scene.style])
-    words.append("a")
+    words: list[str] = []
+    medium = STYLES[scene.style] if scene.style and remark(0.95) else ""
     if scene.expression and remark(0.75):
         words.append(scene.expression)
     if rng is not None and who.emblem and rng.random() < 0.15:
@@ -216,4 +216,5 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: st
         words.append(CONTEXTS[scene.context])
     if keep(0.7):
         words.append(VIEWS[scene.view])
-    return " ".join(words)
+    article = "an" if words[0] in ("orange", "angry") else "a"
+    return " ".join([*medium.split(), article, *words])

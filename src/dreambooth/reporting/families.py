@@ -20,7 +20,7 @@ _FAMILIES = {  # the applications of section 4.4 -> the templates that ask for t
     r" \{\}",
     "recontextualization": r"\{\}.* (in|on|under|with|floating|at|near)\b",
 }
-_ASKED = "share that shows everything the prompt asks for but its class, oracle"
+_ASKED = "share that is clean and shows everything the prompt asks for but its class, oracle"
 
 
 def family_of(template: str) -> str:
@@ -48,7 +48,7 @@ def applications(part: Part, reader: ScoreReader) -> Table | None:
     templates = {str(r["template"]) for c in cells for t in c.finished for r in t.rows}
     present = {family_of(template) for template in templates}
     families = [name for name in (*_FAMILIES, "several at once") if name in present]
-    columns = _columns(cells, ("dino", "identity", "clip_i", "clip_t", "class_accuracy"))
+    columns = _columns(cells, ("dino", "identity", "clip_i", "clip_t", "clean", "class_accuracy"))
     if len(families) < 2 or not columns:
         return None
     if any(reader.scores(cell.finished, "asked") for cell in cells):

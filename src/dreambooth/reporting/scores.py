@@ -16,6 +16,7 @@ _COLUMNS = {
     "drift": ("class", "identity"),
     "pres": ("class", "pres"),
     "diversity": ("class", "diversity"),
+    "clean": ("prompts", "is_clean"),
     "class_accuracy": ("prompts", "class_right"),
     "context_accuracy": ("prompts", "context_right"),
 }
@@ -42,6 +43,7 @@ HEADINGS = {
     "identity": Heading("identity", "higher", 0, 1),
     "drift": Heading("drift", "lower", 0, 1),
     "diversity": Heading("diversity", "higher", 0),
+    "clean": Heading("clean", "higher", 0, 1),
     "class_accuracy": Heading("class", "higher", 0, 1),
     "context_accuracy": Heading("context", "higher", 0, 1),
     "asked": Heading("shown as asked", "higher", 0, 1),

@@ -92,7 +92,7 @@ MINIBENCH = {
         "a {} wearing glasses",
         "a {} wearing a crown",
         "a happy {}",
-        "a angry {}",  # "a" is the only article in the miniature's vocabulary
+        "an angry {}",
         "a sleeping {}",
         "a {} from the side",
         "a {} from behind",

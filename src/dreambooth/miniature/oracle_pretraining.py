@@ -1,0 +1,274 @@
+"""How the oracle is trained: on drawings and on damaged ones, made afresh at every step.
+
+Drawings teach it the attributes and the individuals. Drawings against damaged ones, and against
+samples of weak diffusion models where there are any, teach it what is clean.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dreambooth.methods.two_terms import cooled_down
+from dreambooth.miniature import world
+from dreambooth.miniature.damage import damaged, mildly_changed
+from dreambooth.miniature.drawing import SIZE_PX, draw
+from dreambooth.miniature.muon import Muon
+from dreambooth.miniature.oracle import ATTRIBUTES, OracleNetwork, identity_features, scene_labels
+from dreambooth.miniature.references import asked_of_subject, drawn_as_asked, references
+from dreambooth.miniature.scenes import to_tensor
+from dreambooth.miniature.subjects import anyone, look_alike
+from dreambooth.miniature.world import Individual, random_scene
+from dreambooth.subjects.prompts import MINIBENCH
+
+
+class OracleBatches(Dataset[dict[str, Any]]):
+    """Batch `step`: groups of individuals alike in class and main colour, in half of the groups in
+    the second colour too; two scenes of each individual; and damaged pictures.
+
+    All is drawn afresh, so nothing can be learnt by heart. With B = 2 groups * per_group, images
+    float32 [-1, 1]: `images` (B, 3, 64, 64), `labels` each (B,), and `individuals` (B,), which
+    numbers them; the two scenes of one follow each other. `damaged` (B // 2, 3, 64, 64) are some of
+    them damaged, and their labels `damaged_clean` (B // 2,) are those of `damage.is_clean`.
+
+    `samples`: uint8 (N, 64, 64, 3) of weak diffusion models; a quarter of the damaged pictures is
+    of these.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        seed: int,
+        groups: int = 12,
+        per_group: int = 3,
+        samples: np.ndarray | None = None,
+    ):
+        self.num_steps, self.seed = num_steps, seed
+        self.groups, self.per_group, self.samples = groups, per_group, samples
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, step])
+        scenes = []
+        for _ in range(self.groups):
+            one = anyone(rng, str(rng.choice(world.CLASSES)))
+            both_colours = rng.random() < 0.5
+            alike = [look_alike(rng, one, both_colours) for _ in range(self.per_group - 1)]
+            scenes += [random_scene(rng, who) for who in (one, *alike) for _ in range(2)]
+        drawings = np.stack([draw(scene) for scene in scenes])
+        spoilt, clean = self._damaged(rng, drawings)
+        labels = [scene_labels(s) for s in scenes]
+        return {
+            "step": step,
+            "images": to_tensor(np.stack([mildly_changed(d, rng) for d in drawings])),
+            "labels": {k: torch.tensor([row[k] for row in labels]) for k in ATTRIBUTES},
+            "individuals": torch.arange(len(scenes) // 2).repeat_interleave(2),
+            "damaged": to_tensor(spoilt),
+            "damaged_clean": torch.tensor(clean),
+        }
+
+    def _damaged(
+        self, rng: np.random.Generator, drawings: np.ndarray
+    ) -> tuple[np.ndarray, list[float]]:
+        count = len(drawings) // 2
+        num_samples = 0 if self.samples is None else count // 4
+        pictures, labels = [], []
+        for _ in range(count - num_samples):
+            one, other = rng.choice(len(drawings), 2, replace=False)
+            after, label = damaged(drawings[one], drawings[other], rng)
+            pictures.append(mildly_changed(after, rng))
+            labels.append(label)
+        if self.samples is not None:
+            chosen = rng.integers(len(self.samples), size=num_samples)
+            pictures += [mildly_changed(self.samples[i], rng) for i in chosen]
+            labels += num_samples * [0.0]
+        return np.stack(pictures), labels
+
+
+def read_samples(path: Path) -> np.ndarray:
+    """The samples of a .npy file, uint8 (N, 64, 64, 3), memory mapped."""
+    if not path.is_file():
+        raise ValueError(f"parts.oracle.samples={path} is no file: give a .npy file, or null")
+    samples = np.load(path, mmap_mode="r")
+    if samples.dtype != np.uint8 or samples.shape[1:] != (SIZE_PX, SIZE_PX, 3):
+        raise ValueError(
+            f"{path} holds {samples.dtype} {samples.shape}: it must be uint8 "
+            f"(N, {SIZE_PX}, {SIZE_PX}, 3)"
+        )
+    return samples
+
+
+def roughen(images: Tensor, noise: torch.Generator) -> Tensor:
+    """Some images (B, 3, H, W) softer, all a little noisier: a model's sample is never as crisp as
+    a drawing. `noise` is a CPU generator, so that the draws are alike on every device."""
+    each = (len(images), 1, 1, 1)
+    amount, chance = torch.rand(each, generator=noise), torch.rand(each, generator=noise)
+    strength = 0.15 * torch.rand(each, generator=noise) ** 2
+    eps = torch.randn(images.shape, generator=noise)
+    soft = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    mix = (0.8 * amount * (chance < 0.4)).to(images.device)
+    return images + mix * (soft - images) + (strength * eps).to(images.device)
+
+
+def same_individual_loss(embeddings: Tensor, individuals: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss (arXiv 2004.11362), the mean over pairs (i, j) of an individual:
+
+        -log(exp(e_i . e_j / temperature) / sum over k != i of exp(e_i . e_k / temperature))
+
+    `embeddings`: unit, (B, D); `individuals` (B,) numbers whom each shows; each is there twice or
+    more.
+    """
+    logits = embeddings @ embeddings.T / temperature
+    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(itself, float("-inf"))
+    partner = (individuals[:, None] == individuals[None]) & ~itself
+    return -logits.log_softmax(1)[partner].mean()
+
+
+ADAM_LR = 1.5e-3  # of biases, norms and heads
+
+
+class OraclePretraining(L.LightningModule):
+    """A third of the sum of the attributes' cross-entropies, half of the contrastive loss of
+    individuals, and the cross-entropy of clean, in which drawings and damaged pictures count as
+    much."""
+
+    def __init__(self, network: OracleNetwork, num_steps: int, lr: float = 0.02):
+        super().__init__()
+        self.network, self.num_steps, self.lr = network, num_steps, lr
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        noise = torch.Generator().manual_seed(batch["step"])
+        labels, n = batch["labels"], len(batch["images"])
+        outputs = self.network(roughen(torch.cat([batch["images"], batch["damaged"]]), noise))
+        attributes = {
+            k: F.cross_entropy(v[:n].float(), labels[k], label_smoothing=0.02)
+            for k, v in outputs.attributes.items()
+        }
+        identity = same_individual_loss(outputs.embeddings[:n], batch["individuals"], 0.1)
+        clean = clean_loss(outputs.clean.float(), batch["damaged_clean"])
+        loss = torch.stack([*attributes.values()]).sum() / 3 + 0.5 * identity + clean
+        self.log_dict({"identity": identity, "clean": clean, **attributes}, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, _optimizer: Any) -> None:
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    def configure_optimizers(self) -> Any:
+        network = self.network
+        matrices = [weight for weight in network.trunk.parameters() if weight.ndim == 4]
+        others = [weight for weight in network.parameters() if weight.ndim != 4]
+        optimizer = Muon(matrices, others, self.lr, adam_lr=ADAM_LR, weight_decay=0.02)
+
+        def factor(step: int) -> float:
+            return min((step + 1) / 20, cooled_down(step, self.num_steps, 0.7))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def clean_loss(logits: Tensor, damaged_clean: Tensor) -> Tensor:
+    """Cross-entropy of clean; `logits` (B + D,) of B drawings and D pictures whose labels are 1, 0,
+    or NaN where nobody could say (`damage.is_clean`). Drawings and damaged pictures count as much.
+    """
+    drawings = logits[: len(logits) - len(damaged_clean)]
+    damaged, known = logits[len(drawings) :], ~damaged_clean.isnan()
+    bce = F.binary_cross_entropy_with_logits
+    loss = bce(drawings, torch.ones_like(drawings))
+    return (loss + bce(damaged[known], damaged_clean[known])) / 2 if known.any() else loss
+
+
+# --- calibration -----------------------------------------------------------------------------
+
+RELATIONS = {  # to the individual that is asked for -> how many of a case's pictures
+    "same individual": 6,
+    "same class and both colours": 2,
+    "same class and colour": 2,
+    "same class": 1,
+    "another class": 1,
+}
+_SAME = next(iter(RELATIONS))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pictures that a prompt asks of one individual, as many of it as of others."""
+
+    prompt: str
+    references: Tensor  # (16, 3, 64, 64), float32 [-1, 1]
+    pictures: Tensor  # (12, 3, 64, 64)
+    relations: list[str]  # of each picture
+
+    @property
+    def is_same(self) -> Tensor:
+        """1 or 0, (12,)."""
+        return torch.tensor([float(relation == _SAME) for relation in self.relations])
+
+
+def cases(seed: int, count: int) -> Iterator[Case]:
+    """`count` random individuals, each under a prompt of MiniBench, or one in five without any; the
+    pictures are a little rough, as samples are."""
+    for number in range(count):
+        rng = np.random.default_rng([31, seed, number])
+        who = anyone(rng, str(rng.choice(world.CLASSES)))
+        templates = MINIBENCH[world.kind_of(who.class_noun)]
+        prompt = str(rng.choice(templates)) if rng.random() < 0.8 else ""
+        asked = asked_of_subject(prompt)
+        relations = [name for name, times in RELATIONS.items() for _ in range(times)]
+        shown = [_related(rng, who, relation) for relation in relations]
+        drawn = [drawn_as_asked(rng, one, asked, 1)[0] for one in shown]
+        pictures = to_tensor(np.stack([mildly_changed(pixels, rng) for pixels in drawn]))
+        noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        yield Case(prompt, references(who, prompt), roughen(pictures, noise), relations)
+
+
+def _related(rng: np.random.Generator, who: Individual, relation: str) -> Individual:
+    match relation:
+        case "same individual":
+            return who
+        case "same class and both colours" | "same class and colour":
+            return look_alike(rng, who, both_colours="both" in relation)
+        case "same class":
+            return anyone(rng, who.class_noun)
+    return anyone(rng, str(rng.choice([noun for noun in world.CLASSES if noun != who.class_noun])))
+
+
+@torch.no_grad()
+def calibrate(network: OracleNetwork, seed: int, num_cases: int = 300) -> None:
+    """Fit P(same individual) of `Oracle.identity` by logistic regression on drawings that training
+    did not see. Sets `network.same` and leaves the network in eval mode."""
+    network.eval()
+    features, same = [], []
+    for case in cases(seed + 1_000_003, num_cases):
+        embeddings = network(torch.cat([case.references, case.pictures])).embeddings
+        apart = len(case.references)
+        features.append(identity_features(embeddings[apart:], embeddings[:apart]))
+        same.append(case.is_same)
+    network.same.copy_(logistic_fit(torch.cat(features), torch.cat(same)))
+
+
+def logistic_fit(features: Tensor, truth: Tensor) -> Tensor:
+    """w (D,), float64, that maximises the likelihood of `truth` (N,), 1 or 0, under
+    P(1) = sigmoid(features @ w); `features` (N, D)."""
+    x, y = features.double(), truth.double()
+    w = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([w], max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            value = F.binary_cross_entropy_with_logits(x @ w, y)
+            value.backward()
+        return value
+
+    optimizer.step(loss)
+    return w.detach()

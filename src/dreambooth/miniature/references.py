@@ -1,0 +1,60 @@
+"""Drawings of an individual as a prompt asks for it: what `identity` compares pictures with.
+
+Under "a red {}" the subject itself is red. A picture that obeys must not count as another
+individual, so the references obey too: recoloured, in the style and the context, from the side, and
+with what is worn, as far as the prompt states it. All else is as random as in the world.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
+import numpy as np
+from torch import Tensor
+
+from dreambooth.miniature.drawing import draw
+from dreambooth.miniature.oracle import prompted_values
+from dreambooth.miniature.scenes import to_tensor
+from dreambooth.miniature.world import Individual, Scene, random_scene, recolour
+
+NUM_REFERENCES = 16
+_SCENE_FIELDS = {field.name for field in fields(Scene)}
+_MAX_TRIES = 1000
+
+
+def references(who: Individual, prompt: str = "") -> Tensor:
+    """The individual as `prompt` asks for it, float32 [-1, 1] (16, 3, 64, 64).
+
+    `prompt` is a template or a whole prompt; its class noun asks for nothing. The same individual
+    and prompt are the same drawings.
+    """
+    asked = asked_of_subject(prompt)
+    rng = np.random.default_rng(zlib.crc32(repr((who, sorted(asked.items()))).encode()))
+    return to_tensor(drawn_as_asked(rng, who, asked, NUM_REFERENCES))
+
+
+def asked_of_subject(prompt: str) -> dict[str, str]:
+    """What a prompt asks for, but for the class: the subject's own is the right one."""
+    return {name: value for name, value in prompted_values(prompt).items() if name != "class"}
+
+
+def drawn_as_asked(
+    rng: np.random.Generator, who: Individual, asked: Mapping[str, str], count: int
+) -> np.ndarray:
+    """`count` random drawings of `who` as asked, uint8 (count, 64, 64, 3)."""
+    if "colour" in asked:
+        who = recolour(who, asked["colour"])
+    if "pattern" in asked:
+        who = replace(who, pattern=asked["pattern"])
+    wanted = {name: value for name, value in asked.items() if name in _SCENE_FIELDS}
+    return np.stack([draw(_scene_with(rng, who, wanted)) for _ in range(count)])
+
+
+def _scene_with(rng: np.random.Generator, who: Individual, wanted: Mapping[str, str]) -> Scene:
+    """A random scene that has all that is wanted. If the world has none such, as a happy dog from
+    behind, one in which it is set."""
+    for _ in range(_MAX_TRIES):
+        scene = random_scene(rng, who)
+        if all(getattr(scene, name) == value for name, value in wanted.items()):
+            return scene
+    return replace(scene, **wanted)  # type: ignore[arg-type]
