@@ -1,10 +1,11 @@
 """Does a run that is killed at random moments give the same bits after it is resumed?
 
-    python benchmarks/kills.py [NUMBER [SEED [OVERRIDES...]]]
+    python benchmarks/kills.py [SIGKILL or SIGINT] [NUMBER [SEED [OVERRIDES...]]]
 
 Starts a small run of the miniature with W&B offline, kills it with `kill -9` at a random moment,
 resumes it with `python src/train.py run=DIR`, and repeats this until the run finishes. Further runs
-follow until there have been NUMBER kills (default 30). After each kill, every file must be
+follow until there have been NUMBER kills (default 30). With SIGINT it is Ctrl-C instead, also while
+the run still starts, and there may be no traceback. After each kill, every file must be
 readable, except those that the next start deletes, and no process may be left. At the end of each
 run, its weights, pictures and scores must be those of an uninterrupted run, bit for bit.
 """
@@ -131,7 +132,17 @@ def outcome(folder: Path) -> dict[str, object]:
     return results
 
 
-def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
+def check_interrupted(code: int, log: Path) -> None:
+    """After Ctrl-C: no traceback, and the command that goes on, unless the run had just started."""
+    output = log.read_text()
+    started = "prior images" in output or "resuming" in output
+    if "Traceback" in output or code not in (0, 130, -signal.SIGINT):
+        sys.exit(f"Ctrl-C ended with {code}:\n{output}")
+    if code == 130 and started and "to go on: python src/train.py run=" not in output:
+        sys.exit(f"Ctrl-C did not say how to go on:\n{output}")
+
+
+def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, ...]) -> None:
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         root = Path(name)
@@ -143,6 +154,8 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
         loaded = time.monotonic()
         finish(reference, log)
         seconds = time.monotonic() - loaded
+        interrupts = signum == signal.SIGINT
+        last = time.monotonic() - started if interrupts else seconds
         print(
             f"uninterrupted: {seconds:.1f} s of work, {loaded - started:.1f} s to load", flush=True
         )
@@ -156,18 +169,22 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
                 names = folder / "names.json"
                 before = names.stat().st_mtime if names.exists() else 0
                 process = start(log, *arguments)
-                wait_for(names, process, before)
+                if not interrupts:
+                    wait_for(names, process, before)
                 try:
-                    process.wait(moments.uniform(0, seconds) if kills.total() < number else None)
+                    process.wait(moments.uniform(0, last) if kills.total() < number else None)
                 except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
+                    process.send_signal(signum)
+                    code = process.wait()
+                    if interrupts:
+                        check_interrupted(code, log)
                     kills[phase(folder)] += 1
                     print(f"kill {kills.total()}: {folder.name}, {phase(folder)}", flush=True)
                     if left := left_over(process.pid):
                         sys.exit(f"processes are left: {', '.join(left)}")
                     check_whole(folder)
-                    arguments = (f"run={folder}",)
+                    if (folder / "config.yaml").exists():
+                        arguments = (f"run={folder}",)
                     continue
                 finish(process, log)
                 break
@@ -187,7 +204,10 @@ def main(number: int, seed: int, overrides: tuple[str, ...]) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
+    named = bool(words) and words[0].startswith("SIG")
+    signum = signal.Signals[words.pop(0)] if named else signal.SIGKILL
     main(
+        signum,
         int(words[0]) if words else 30,
         int(words[1]) if len(words) > 1 else 0,
         tuple(words[2:]) or SMALL,

@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
         # Repeat the last job, so that an image has the same bits as in the larger batches of a run.
         padded = jobs + jobs[-1:] * (MIN_BATCH_SIZE - len(jobs))
         pictures = draw_pictures(backbone, padded, model.sampling)[: len(jobs)]
-        for path in run.save_images(config["image_set"], pictures):
+        for path in run.images.save(config["image_set"], pictures):
             print(path)
     except ValueError as error:
         sys.exit(f"{error}")

@@ -5,6 +5,11 @@ python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six runs an
 python src/train.py run=DIR                                          resume an unfinished run
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while starting, Ctrl-C prints no traceback
+
 from pathlib import Path
 
 import hydra
@@ -14,11 +19,14 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
+    from dreambooth.distributed.preemption import exit_code_of_stop
     from dreambooth.launch.outcome import report_errors
     from dreambooth.launch.processes import objective, run_by_ranks
     from dreambooth.launch.start import start_run
     from dreambooth.runs.provenance import timed
 
+    if exit_code_of_stop() is not None:
+        return None  # one of the remaining cells of a sweep that was asked to stop
     with report_errors():
         if not run_by_ranks(cfg):
             with start_run(cfg) as run:
@@ -29,6 +37,8 @@ def main(cfg: DictConfig) -> float | None:
                     with timed(run, step.__name__):
                         step()
     with report_errors():
+        if exit_code_of_stop() is not None:
+            return None
         return objective(Path(HydraConfig.get().runtime.output_dir), cfg.objective)
 
 

@@ -21,7 +21,7 @@ SCIENCE = {"loss", "schedules", "sampling", "randomness"}
 # A room, or a module of the top level -> what it may import, besides itself. Each is below it here.
 MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
-    "train": {"launch", "assemble", "runs"},
+    "train": {"launch", "assemble", "distributed", "runs"},
     "generate": {"launch", "assemble", "backbones", "runs"},
     "evaluate": {"launch", "assemble", "miniature"},
     "report": {"reporting"},

@@ -75,7 +75,7 @@ def test_every_file_is_run(run_of, file):
     folder = run_of(SHARED[group].index(name))
     run = Run.load_finished(folder)
     assert f"{group}={name}" in run.config["overrides"]
-    assert len(run.read_images("prompts")) == 25
+    assert len(run.images.read("prompts")) == 25
     assert bool(run.read_metrics()) == (run.config["metrics"] != {})
 
 
@@ -139,13 +139,13 @@ def test_stable_diffusion_on_a_folder_of_photos_is_trained_saved_and_reloaded(
     assert ended.code == 0, ended.output
     run = Run.load_finished(tmp_path / "run")
     assert run.config["metrics"] == {}  # which model=sd15 chooses
-    assert len(run.read_images("prompts")) == 25
+    assert len(run.images.read("prompts")) == 25
     assert "2 of 'a dog' (2 made now)" in ended.output
     arguments = ("prompts=['a red {}']", "images_per_prompt=1")
     ended = command("generate", f"run={run.folder}", *arguments)
     assert ended.code == 0, ended.output
-    (again,) = run.read_images("generated")
-    (first,) = [p for p in run.read_images("prompts") if p.prompt == again.prompt]
+    (again,) = run.images.read("generated")
+    (first,) = [p for p in run.images.read("prompts") if p.prompt == again.prompt]
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
 
     from diffusers import StableDiffusionPipeline

@@ -29,7 +29,7 @@ def backbone(finished):
 
 
 def generated(folder):
-    return {(p.prompt, p.index): p for p in Run.load_finished(folder).read_images("generated")}
+    return {(p.prompt, p.index): p for p in Run.load_finished(folder).images.read("generated")}
 
 
 def test_a_run_that_was_moved_draws_its_subject_and_anything_else(moved):
@@ -42,7 +42,7 @@ def test_a_run_that_was_moved_draws_its_subject_and_anything_else(moved):
     assert pictures["a kzn dog", 0].template == "a {}"
     assert all(p.pixels.shape == (3, 64, 64) for p in pictures.values())
     paths = [line for line in ended.output.splitlines() if line.endswith(".png")]
-    assert sorted(paths) == sorted(map(str, Run.load_finished(moved).image_paths("generated")))
+    assert sorted(paths) == sorted(map(str, Run.load_finished(moved).images.paths("generated")))
 
 
 def test_the_same_pictures_are_drawn_twice_and_as_the_run_itself_drew_them(moved):
@@ -50,8 +50,8 @@ def test_the_same_pictures_are_drawn_twice_and_as_the_run_itself_drew_them(moved
     assert command("generate", *arguments, "image_set=one").code == 0
     assert command("generate", *arguments, "image_set=two").code == 0
     assert same_files(moved / "images" / "one", moved / "images" / "two", "*.png")
-    (again,) = Run.load_finished(moved).read_images("one")
-    scored = Run.load_finished(moved).read_images("prompts")
+    (again,) = Run.load_finished(moved).images.read("one")
+    scored = Run.load_finished(moved).images.read("prompts")
     (first,) = [p for p in scored if p.prompt == again.prompt]
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
 
@@ -62,7 +62,7 @@ def test_first_index_goes_on_where_the_pictures_end(moved):
     three = generated(moved)
     more = ("first_index=2", "images_per_prompt=1", "image_set=more")
     assert command("generate", *arguments, *more).code == 0
-    (third,) = Run.load_finished(moved).read_images("more")
+    (third,) = Run.load_finished(moved).images.read("more")
     assert (third.pixels.int() - three["a kzn dog", 2].pixels.int()).abs().max() <= 1
 
 
@@ -91,7 +91,7 @@ def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
     ended = command("generate", f"run={tmp_path / 'moved'}", *arguments)
     assert ended.code == 0, ended.output
     ((prompt, _), again) = next(iter(generated(tmp_path / "moved").items()))
-    pictures = Run.load_finished(tmp_path / "moved").read_images("prompts")
+    pictures = Run.load_finished(tmp_path / "moved").images.read("prompts")
     (first,) = [p for p in pictures if p.prompt == prompt]
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
 
@@ -127,7 +127,7 @@ def test_the_initial_noise_follows_from_template_and_index_alone(backbone, monke
 
 @pytest.mark.parametrize("name", ["ancestral", "dpm"])
 def test_a_picture_alone_is_the_picture_among_others(backbone, name):
-    sampling = {"base": Sampler(name, 3, 3.0), "sr": Sampler(name, 2, 1.0)}
+    sampling = Sampling({"base": Sampler(name, 3, 3.0), "sr": Sampler(name, 2, 1.0)})
     jobs = [("a {}", "a kzn dog", 0), ("a red {}", "a red kzn dog", 0), ("a {}", "a kzn dog", 1)]
     together = draw_pictures(backbone, jobs, sampling)
     for job, picture in zip(jobs, together, strict=True):

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments; `benchmarks/kills.py` does more of them."""
+"""`kill -9` and Ctrl-C at random moments; `benchmarks/kills.py` does more of them."""
 
 import pytest
 from commands import process, smoke
@@ -6,7 +6,8 @@ from commands import process, smoke
 pytestmark = pytest.mark.slow
 
 
-def test_three_kills_at_random_moments_change_no_bit(tiny, tmp_path):
+@pytest.mark.parametrize(("signum", "number"), [("SIGKILL", 3), ("SIGINT", 4)])
+def test_kills_and_ctrl_c_at_random_moments_change_no_bit(tiny, tmp_path, signum, number):
     own = (
         *smoke(tiny, tmp_path / "prior"),
         "logger=csv",
@@ -14,7 +15,7 @@ def test_three_kills_at_random_moments_change_no_bit(tiny, tmp_path):
         "method.checkpoint_every=4",
         "drawing.images_per_prompt=4",
     )
-    ended = process("benchmarks/kills.py", 3, 0, *own)
+    ended = process("benchmarks/kills.py", signum, number, 0, *own)
     assert ended.code == 0, ended.output
-    assert "3 kills (" in ended.output
+    assert f"{number} kills (" in ended.output
     assert ended.output.strip().endswith("all as the uninterrupted one, bit for bit")

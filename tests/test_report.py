@@ -169,7 +169,7 @@ def test_a_sweep_with_failed_cells_has_its_report_too(tmp_path, tiny, reports):
     )
     assert ended.code == 1
     assert "\n1 of 2 runs failed:\n" in ended.output
-    assert "prior.lambda=-1 is not a weight" in (reports / "cells" / "report.md").read_text()
+    assert "prior.lambda=-1: give a number" in (reports / "cells" / "report.md").read_text()
 
 
 def test_180_runs_are_reported_on_in_two_minutes_and_three_gigabytes(tmp_path):

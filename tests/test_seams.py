@@ -181,7 +181,7 @@ def test_a_run_has_the_scores_of_a_metric_that_is_given_on_the_command_line(tiny
     assert ended.code == 0, ended.output
     run = Run.load_finished(tmp_path / "run")
     found = run.read_metrics()["colourfulness"]
-    pictures = run.read_images("prompts")
+    pictures = run.images.read("prompts")
     expected = sum(
         float((p.pixels.float().amax(0) - p.pixels.float().amin(0)).mean()) / 255 for p in pictures
     )

@@ -44,7 +44,7 @@ def test_the_sweep_leaves_six_finished_runs(sweep):
     assert [(r.config["prior"]["lambda"], r.config["class"]["choice"]) for r in runs] == CELLS
     for run in runs:
         assert (run.weights / "base" / "diffusion_pytorch_model.safetensors").is_file()
-        assert len(run.read_images("prompts")) == 25
+        assert len(run.images.read("prompts")) == 25
         assert len(run.read_scores()) == 25 + 2 + 16
         own = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
         own |= {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
@@ -199,7 +199,7 @@ def test_a_failed_cell_does_not_stop_the_sweep(tiny, tmp_path):
     assert [run.status().state for run in runs] == ["failed", "failed", "failed", "finished"]
     reasons = [run.status().reason for run in runs[:3]]
     assert reasons[0] == reasons[2]
-    assert reasons[0].startswith("prior.lambda=-1 is not a weight")
+    assert reasons[0].startswith("prior.lambda=-1: give a number")
     assert reasons[1].startswith("the loss became nan at step 1")
     told = ended.output.partition("3 of 4 runs failed:\n")[2]
     for run, reason in zip(runs[:3], reasons, strict=True):

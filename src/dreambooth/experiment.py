@@ -65,7 +65,7 @@ class Experiment:
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         photos = self._photos(self.subject.photos)
-        on_rank_zero(lambda: self.run.save_images("photos", photos))
+        on_rank_zero(lambda: self.run.images.save("photos", photos))
         # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in untrained}
@@ -127,7 +127,7 @@ class Experiment:
     def score(self) -> dict[str, Metric]:
         """Score the pictures that `draw` has drawn; write scores.csv and metrics.json."""
         sr_sets = ("restored", "originals") if "sr" in self.backbone.stages else ()
-        pictures = [self.run.read_images(name) for name in ("prompts", "class", *sr_sets)]
+        pictures = [self.run.images.read(name) for name in ("prompts", "class", *sr_sets)]
         sets = PictureSets(self.subject, self.names.identifier, *pictures)
         scores = evaluate(self.scorers, sets, self.seed)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ def read(path):
 def test_two_processes_make_the_same_prior_images_and_score_the_same(runs):
     assert same_files(runs / "prior1", runs / "prior2", "*.png")
     one, two = Run.load_finished(runs / "1"), Run.load_finished(runs / "2")
-    assert len(two.read_images("prompts")) == len(one.read_images("prompts")) == 100
+    assert len(two.images.read("prompts")) == len(one.images.read("prompts")) == 100
     for name, metric in one.read_metrics().items():
         assert two.read_metrics()[name].value == pytest.approx(metric.value, abs=1e-3, nan_ok=True)
 
@@ -132,7 +133,10 @@ def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tin
     assert time.monotonic() - began < 600
 
 
-def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(tmp_path, tiny):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
+    tmp_path, tiny, signum
+):
     slow = "+callbacks.slow={_target_: unlucky.Slow}"
     own = (*smoke(tiny, tmp_path / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
     words = (*own, "method.max_steps=30", "method.checkpoint_every=1000", slow)
@@ -142,11 +146,17 @@ def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(t
         [sys.executable, "src/train.py", *words, f"hydra.run.dir={tmp_path / 'told'}"],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     run = Run(tmp_path / "told", {})
     wait_until(lambda: run.status().progress > 0)
-    started.terminate()  # its ranks end with it
-    started.wait()
+    started.send_signal(signum)
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == 128 + signum
+    assert "Traceback" not in output
+    assert output.strip().endswith(f"to go on: python src/train.py run={run.folder}")
     wait_until(lambda: run.status().state != "running")
     assert run.status().state == "preempted"
     ended = process("src/train.py", f"run={run.folder}")
@@ -192,9 +202,7 @@ def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):
     assert sentence in ended.sentence
 
 
-def test_a_batch_that_does_not_divide_is_said(monkeypatch):
-    from dreambooth.runs.settings import Training
-
-    monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
+def test_a_batch_that_does_not_divide_is_said():
+    ranks.check_batch_size("method", 8, 4)
     with pytest.raises(ValueError, match="6 is split over 4 devices: give a multiple of 4"):
-        Training(lambda: None, max_steps=1, batch_size=6)
+        ranks.check_batch_size("method", 6, 4)

@@ -48,7 +48,7 @@ def report(tmp_path_factory):
         running=[7],
     )
     pixels = torch.full((3, 200, 300), 90, dtype=torch.uint8)
-    Run(sweep / "0", {}).save_images("prompts", [Picture(pixels, HOSTILE, 0, HOSTILE)])
+    Run(sweep / "0", {}).images.save("prompts", [Picture(pixels, HOSTILE, 0, HOSTILE)])
     return written(sweep, folder / "reports" / "made up", with_figures=True)
 
 

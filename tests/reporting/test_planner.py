@@ -58,6 +58,7 @@ def test_what_a_pilot_cannot_tell_apart_is_left_in_the_level_above():
     assert components(paired(*simulated(rng, 1, 5, 4, 0, 0.3, 0.2, 0.5))) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k", "m"), [(5, 1, 4), (8, 2, 2), (20, 1, 1), (6, 3, 1)])
 def test_a_design_that_is_called_80_percent_has_80_percent(n, k, m):
     """Of the report's own test, on 700 simulated studies: within 75 to 85 %."""

@@ -107,11 +107,14 @@ def start_a_sweep(folder, *overrides):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(tmp_path, tiny, jobs):
+def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(
+    tmp_path, tiny, jobs, signum
+):
     own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "method.max_steps=100000", "seed=1,2")
     started = start_a_sweep(tmp_path / "sweep", *own, f"launcher.jobs={jobs}")
-    started.terminate()
+    started.send_signal(signum)
     output, _ = started.communicate(timeout=180)
     last = time.monotonic() + 180
     runs = [Run(folder, {}) for folder in (tmp_path / "sweep").glob("seed*/")]
@@ -119,11 +122,32 @@ def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(tmp_path
         assert time.monotonic() < last
         time.sleep(0.2)
     assert "preempted" in [run.status().state for run in runs]
-    assert started.returncode == (143 if jobs == 1 else -signal.SIGTERM)
+    assert started.returncode == 128 + signum
+    assert "Traceback" not in output
+    assert output.strip().endswith("stopped as asked; to go on, give the same command again")
+    assert "preempted" in output, "the table is there"
+    begun = [run for run in runs if run.status().state == "preempted"]
+    assert len(begun) == jobs
+    assert all(list(run.checkpoints.glob("*.ckpt")) for run in begun)
     if jobs == 1:
         assert "stopped as asked, at step" in output
-        (run,) = runs
-        assert list(run.checkpoints.glob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once_and_what_was_saved_stays(tmp_path, tiny):
+    own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "method.max_steps=100000", "seed=1,2")
+    own = (*own, "method.checkpoint_every=2")
+    started = start_a_sweep(tmp_path / "sweep", *own)
+    (run,) = [Run(folder, {}) for folder in (tmp_path / "sweep").glob("seed*/")]
+    started.send_signal(signal.SIGSTOP)  # so that it is not done with the first one
+    started.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    started.send_signal(signal.SIGCONT)
+    started.send_signal(signal.SIGINT)
+    output, _ = started.communicate(timeout=60)
+    assert "Traceback" not in output
+    assert started.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert list(run.checkpoints.glob("*.ckpt"))
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_both_stages_are_in_the_history(tiny, tmp_path):
 
 def test_before_training_the_class_is_drawn_from_the_noise_of_after(finished, tiny, tmp_path):
     run = Run.load_finished(finished)
-    before, after = run.read_images("before"), run.read_images("class")
+    before, after = run.images.read("before"), run.images.read("class")
     assert [(p.prompt, p.template, p.index) for p in before] == [
         (p.prompt, p.template, p.index) for p in after[:8]
     ]

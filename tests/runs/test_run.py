@@ -238,9 +238,9 @@ def test_pictures_come_back_with_what_they_were_made_from(run):
         picture("a red dog", 0),
         picture("Ein roter Hund — größer", 12),
     ]
-    paths = run.save_images("scored", pictures)
+    paths = run.images.save("scored", pictures)
     assert [p.parent for p in paths] == [run.folder / "images" / "scored"] * 3
-    read = {(p.prompt, p.index): p for p in run.read_images("scored")}
+    read = {(p.prompt, p.index): p for p in run.images.read("scored")}
     assert len(read) == 3
     for made in pictures:
         found = read[made.prompt, made.index]
@@ -249,7 +249,7 @@ def test_pictures_come_back_with_what_they_were_made_from(run):
 
 
 def test_pictures_are_png_files_that_other_programs_understand(run):
-    (path,) = run.save_images("scored", [picture(index=3, template="a {}")])
+    (path,) = run.images.save("scored", [picture(index=3, template="a {}")])
     assert path.name == "a-red-dog-003.png"
     with Image.open(path) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (6, 8))
@@ -258,39 +258,39 @@ def test_pictures_are_png_files_that_other_programs_understand(run):
 
 
 def test_a_picture_of_the_same_prompt_and_index_is_replaced(run):
-    run.save_images("scored", [picture()])
+    run.images.save("scored", [picture()])
     second = picture()
-    run.save_images("scored", [second])
-    (read,) = run.read_images("scored")
+    run.images.save("scored", [second])
+    (read,) = run.images.read("scored")
     assert torch.equal(read.pixels, second.pixels)
 
 
 def test_sets_of_pictures_are_apart(run):
-    run.save_images("scored", [picture()])
-    run.save_images("class", [picture(), picture(index=1)])
-    assert (len(run.read_images("scored")), len(run.read_images("class"))) == (1, 2)
+    run.images.save("scored", [picture()])
+    run.images.save("class", [picture(), picture(index=1)])
+    assert (len(run.images.read("scored")), len(run.images.read("class"))) == (1, 2)
 
 
 def test_a_set_name_does_not_leave_the_run_folder(run):
     for name in ("../x", "a/b", "", ".hidden"):
         with pytest.raises(ValueError, match="cannot name a set"):
-            run.save_images(name, [picture()])
+            run.images.save(name, [picture()])
 
 
 def test_an_absent_set_is_named(run):
     with pytest.raises(ValueError, match="no images/scored"):
-        run.read_images("scored")
+        run.images.read("scored")
 
 
 def test_a_damaged_and_a_foreign_picture_name_themselves(run):
-    (path,) = run.save_images("scored", [picture()])
+    (path,) = run.images.save("scored", [picture()])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"a-red-dog-000\.png is damaged"):
-        run.read_images("scored")
+        run.images.read("scored")
     Image.new("RGB", (4, 4)).save(path)
     with pytest.raises(ValueError, match="metadata has no 'prompt'"):
-        run.read_images("scored")
+        run.images.read("scored")
 
 
 def test_different_prompts_have_different_slugs_in_any_case():
@@ -354,13 +354,13 @@ def test_missing_and_damaged_metrics_are_named(run):
 
 def test_a_full_disk_leaves_the_previous_file_whole(run):
     run.write_metrics({"identity": Metric(0.5, 100, "short")})
-    run.save_images("scored", [picture()])
+    run.images.save("scored", [picture()])
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
     with full_disk(1000):
         with pytest.raises(OSError, match=r"too large: '.*/metrics\.json'"):
             run.write_metrics({"identity": Metric(0.6, 100, "long" * 1000)})
         with pytest.raises(OSError, match="too large"):
-            run.save_images("scored", [picture(template="long" * 1000)])
+            run.images.save("scored", [picture(template="long" * 1000)])
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
 
 

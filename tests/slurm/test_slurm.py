@@ -161,7 +161,7 @@ def test_the_command_returns_at_once_and_says_what_is_queued(jobs):
     assert output.count("with its output in") == 6
     assert {status.state for status in jobs.queued} <= {"queued", "running"}
     assert "queued" in [status.state for status in jobs.queued]
-    assert "the same command again tells how they are" in output
+    assert "The jobs are submitted: repeat the command to see their status" in output
 
 
 def test_the_six_cells_are_an_array_of_two_nodes_with_the_scores_of_the_local_launcher(jobs, local):

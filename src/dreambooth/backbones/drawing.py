@@ -61,9 +61,9 @@ class Drawing:
     def restore(self, originals: Sequence[Picture]) -> None:
         """Shrink pictures to the base stage's resolution and restore them with the SR stage, as the
         image set `restored`."""
-        self.run.save_images("originals", originals)
+        self.run.images.save("originals", originals)
         # As they are read again, in the order of their file names.
-        originals = self.run.read_images("originals")
+        originals = self.run.images.read("originals")
         jobs = [Job("restored", p.template, p.prompt, p.index) for p in originals]
         if all(map(self._is_drawn, jobs)):
             return
@@ -75,17 +75,17 @@ class Drawing:
             self.sampling,
         )
         pairs = zip(originals, restored, strict=True)
-        self.run.save_images("restored", [replace(p, pixels=pixels) for p, pixels in pairs])
+        self.run.images.save("restored", [replace(p, pixels=pixels) for p, pixels in pairs])
 
     def _save(self, jobs: Sequence[Job], pictures: Sequence[Picture]) -> None:
         for image_set in dict.fromkeys(job.image_set for job in jobs):
             of_set = [
                 p for p, job in zip(pictures, jobs, strict=True) if job.image_set == image_set
             ]
-            self.run.save_images(image_set, of_set)
+            self.run.images.save(image_set, of_set)
 
     def _is_drawn(self, job: Job) -> bool:
-        return self.run.has_image(job.image_set, job.prompt, job.index, job.template)
+        return self.run.images.has_picture(job.image_set, job.prompt, job.index, job.template)
 
 
 def to_device(backbone: Backbone, device: torch.device) -> Backbone:

@@ -127,11 +127,14 @@ def _all_gather(value: T) -> list[T]:
     return parts
 
 
-def run_ranks(commands: Sequence[Sequence[str]]) -> None:
+def run_ranks(
+    commands: Sequence[Sequence[str]], stop_requested: Callable[[], bool] = lambda: False
+) -> None:
     """Run the commands of all ranks on this machine.
 
     RanksError as soon as one rank fails. The others lose their connection to it; they get some
-    seconds to record that, and are then ended. Ctrl-C is passed on to all ranks.
+    seconds to record that, and are then ended. A request to stop is passed on to all ranks, which
+    then have all the time that they need to save.
     """
     env = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     env.setdefault("OMP_NUM_THREADS", str(num_threads(len(commands))))
@@ -140,13 +143,16 @@ def run_ranks(commands: Sequence[Sequence[str]]) -> None:
         for i, command in enumerate(commands):
             ids = {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(len(commands))}
             processes.append(start_process(command, env | ids))
+        interrupted = False
         while any(process.poll() is None for process in processes):
-            _raise_if_failed(processes)
+            if stop_requested() and not interrupted:
+                interrupt_processes(processes)
+                interrupted = True
+            if not interrupted:
+                _raise_if_failed(processes)
             time.sleep(0.05)
-        _raise_if_failed(processes)
-    except KeyboardInterrupt:
-        interrupt_processes(processes)
-        raise
+        if not interrupted:
+            _raise_if_failed(processes)
     finally:
         end_processes(processes)
 

@@ -3,7 +3,6 @@
 import errno
 import logging
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from dreambooth.distributed.preemption import StoppedError, received_signals
+from dreambooth.distributed.preemption import StoppedError, exit_code_of_stop
 from dreambooth.distributed.ranks import RanksError, disconnect, num_ranks, rank
 from dreambooth.runs.provenance import begin_provenance
 from dreambooth.runs.run import FinishedRunError, Run, record_killed
@@ -95,15 +94,23 @@ def report_errors() -> Iterator[None]:
             log.debug("raised here:", exc_info=True)  # shown with hydra.verbose=true
             if isinstance(error, StoppedError):
                 disconnect()
-                if signal.SIGTERM in received_signals:
-                    sys.exit(128 + signal.SIGTERM)  # skips the remaining cells of a sweep too
+                if (code := exit_code_of_stop()) is not None:
+                    if in_sweep:
+                        return  # the remaining cells are skipped, and SweepTable ends the sweep
+                    if rank() == 0:
+                        log.info("to go on: python src/train.py run=%s", _folder())
+                    sys.exit(code)
         elif in_sweep:
             log.exception("this cell failed")
         else:
             raise
         if not in_sweep:
             sys.exit(1)
-        note_failure(Path(HydraConfig.get().runtime.output_dir).name, str(error))
+        note_failure(_folder().name, str(error))
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def _is_one_sentence(error: Exception) -> bool:

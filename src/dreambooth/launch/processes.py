@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dreambooth.distributed import ranks
+from dreambooth.distributed.preemption import StoppedError, listen_for, stop_requested
 from dreambooth.launch.start import compose_sr_stage, queue_run
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import FinishedRunError, Run, record_killed
@@ -146,11 +148,15 @@ def run_by_ranks(cfg: DictConfig) -> bool:
         )
     one_rank = command([*hydra.overrides.hydra, *hydra.overrides.task], hydra.runtime.output_dir)
     log.info("%d processes, one for each device", number)
+    listen_for(signal.SIGTERM, signal.SIGINT)
+    commands = [one_rank + list(QUIET if rank else ()) for rank in range(number)]
     try:
-        ranks.run_ranks([one_rank + list(QUIET if rank else ()) for rank in range(number)])
+        ranks.run_ranks(commands, stop_requested.is_set)
     except ranks.RanksError as error:
         record_killed(folder, str(error), of_a_rank=error.killed)
         raise
+    if stop_requested.is_set():
+        raise StoppedError("stopped as asked")
     return True
 
 

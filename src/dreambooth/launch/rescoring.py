@@ -34,8 +34,8 @@ def score_again(config: Mapping[str, Any]) -> None:
         )
     subject = subject_of(run.config)
     scorers = _not_empty(scorers_of(config["metrics"], subject))
-    pairs = ("restored", "originals") if run.has_images("restored") else ()
-    pictures = [run.read_images(name) for name in ("prompts", "class", *pairs)]
+    pairs = ("restored", "originals") if run.images.has("restored") else ()
+    pictures = [run.images.read(name) for name in ("prompts", "class", *pairs)]
     sets = PictureSets(subject, PromptNames(**run.read_names()).identifier, *pictures)
     with claimed(run.folder):
         scores = evaluate(scorers, sets, run.config["seed"])

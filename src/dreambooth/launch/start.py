@@ -28,7 +28,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     is already finished; with `force` it is run again.
     """
     folder, begin = _requested_run(cfg)
-    listen_for(signal.SIGTERM)
+    listen_for(signal.SIGTERM, signal.SIGINT)
     with ExitStack() as stack:
 
         def claim_and_begin() -> Run:

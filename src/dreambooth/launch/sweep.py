@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from dreambooth.distributed.preemption import exit_code_of_stop
 from dreambooth.launch.outcome import forget_failures, noted_failures, reason_of
 from dreambooth.runs.cells import (
     affects_result,
@@ -128,6 +129,9 @@ class SweepTable(Callback):
             number = len(_cells or rows)
             problems += [f"{len(failed)} of {number} runs failed:", *lines]
         _cells.clear()
+        if (code := exit_code_of_stop()) is not None:
+            print("\n".join([*problems, "stopped as asked; to go on, give the same command again"]))
+            sys.exit(code)
         if problems:
             sys.exit("\n".join(problems))
 

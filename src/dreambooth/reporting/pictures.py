@@ -37,14 +37,14 @@ def samples_of(trial: Trial, image_set: str) -> list[Sample]:
     external = [(Path(str(row["path"])), row) for row in rows if row.get("path")]
     if external:  # pictures of another system are outside the run folder
         return [_from_row(path, image_set, row) for path, row in external if path.is_file()]
-    if not trial.run.has_images(image_set):
+    if not trial.run.images.has(image_set):
         return []
     row_of = {picture_name(str(row["prompt"]), _index(row)): row for row in rows}
     return [
         _from_row(path, image_set, row_of[path.name])
         if path.name in row_of
         else _from_file(path, image_set)
-        for path in trial.run.image_paths(image_set)
+        for path in trial.run.images.paths(image_set)
     ]
 
 

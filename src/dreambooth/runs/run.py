@@ -12,14 +12,13 @@
     provenance.json  command, code, versions, hardware, seconds of each phase
     replaced/        the previous run in this folder, until this one is finished (force=true)
 
-Only this module knows the names of these files; records.py, pictures.py, configs.py and status.py
-define their contents. Files are written atomically: a full disk or a kill leaves the previous
-content. A user's mistake or a damaged file raises a ValueError.
+Only this module and image_sets.py know the names of these files; records.py, pictures.py,
+configs.py and status.py define their contents. Files are written atomically: a full disk or a kill
+leaves the previous content. A user's mistake or a damaged file raises a ValueError.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +30,7 @@ import yaml
 
 from dreambooth.runs.configs import differences_of, read_config
 from dreambooth.runs.files import Score, csv_of, if_free, write_atomically
-from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
+from dreambooth.runs.image_sets import ImageSets
 from dreambooth.runs.records import (
     Metric,
     damaged,
@@ -131,6 +130,10 @@ class Run:
         return run
 
     @property
+    def images(self) -> ImageSets:
+        return ImageSets(self.folder)
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -188,47 +191,10 @@ class Run:
         )
         write_json(self.folder / "status.json", asdict(status))
 
-    def save_images(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
-        """Write pictures as images/SET/<words of the prompt>-<index>.png; return their paths.
-
-        Different prompts have different file names, even where the file system ignores case. A
-        picture of the same set, prompt and index is replaced.
-        """
-        self._image_set(image_set).mkdir(parents=True, exist_ok=True)
-        paths = [self._image_path(image_set, p.prompt, p.index) for p in pictures]
-        assert len(set(paths)) == len(paths), "two pictures have the same prompt and index"
-        for path, picture in zip(paths, pictures, strict=True):
-            write_atomically(path, png_of(picture))
-        return paths
-
-    def read_images(self, image_set: str) -> list[Picture]:
-        """The pictures of a set, ordered by file name."""
-        return [read_png(path) for path in self.image_paths(image_set)]
-
-    def has_image(self, image_set: str, prompt: str, index: int, template: str) -> bool:
-        """Whether the set holds this picture, undamaged."""
-        path = self._image_path(image_set, prompt, index)
-        try:
-            saved = read_png(path) if path.exists() else None
-        except ValueError:
-            return False
-        return saved is not None and (saved.prompt, saved.template) == (prompt, template)
-
-    def has_images(self, image_set: str) -> bool:
-        """Whether the run has this image set."""
-        return self._image_set(image_set).is_dir()
-
     def tidy(self) -> None:
         """Delete what a finished run no longer needs: checkpoints, and the run that it replaced."""
         for folder in (self.checkpoints, self.folder / _REPLACED):
             shutil.rmtree(folder, ignore_errors=True)
-
-    def image_paths(self, image_set: str) -> list[Path]:
-        """The PNG files of a set, sorted by name. ValueError if the run has no such set."""
-        folder = self._image_set(image_set)
-        if not folder.is_dir():
-            raise ValueError(f"the run in {self.folder} has no images/{image_set}")
-        return sorted(folder.glob("*.png"))
 
     def write_scores(self, rows: Sequence[Mapping[str, Score]]) -> None:
         """Write scores.csv: a row per image, and a column for each key that any row has."""
@@ -270,14 +236,6 @@ class Run:
 
     def read_metrics(self) -> dict[str, Metric]:
         return read_metrics(self.folder / "metrics.json")
-
-    def _image_path(self, image_set: str, prompt: str, index: int) -> Path:
-        return self._image_set(image_set) / picture_name(prompt, index)
-
-    def _image_set(self, image_set: str) -> Path:
-        if not re.fullmatch(r"\w[\w.-]*", image_set):
-            raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
-        return self.folder / "images" / image_set
 
 
 def record_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:

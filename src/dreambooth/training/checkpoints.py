@@ -48,7 +48,8 @@ class Checkpoints(Checkpoint):
         self._first_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        listen_for(signal.SIGTERM)  # again: Lightning's handler would end it unsaved
+        # Again, since Lightning's own handlers would end the training unsaved.
+        listen_for(signal.SIGTERM, signal.SIGINT)
         if self._random_states is not None:  # not earlier, since loading data changes the states
             _restore_random_states(self._random_states)
         if trainer.is_global_zero:

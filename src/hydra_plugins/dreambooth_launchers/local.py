@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 
 from dreambooth.distributed import ranks
+from dreambooth.distributed.preemption import listen_for, stop_requested
 from dreambooth.launch.outcome import note_failure, record_failure
 from dreambooth.launch.processes import Cell, cells_of, command, job_return
 from dreambooth.launch.sweep import print_sweep_progress
@@ -70,8 +72,13 @@ class LocalLauncher(BasicLauncher):
     ) -> None:
         waiting, free = list(cells), list(slots)
         running: list[tuple[Cell, Mapping[str, str], subprocess.Popen]] = []
+        listen_for(signal.SIGINT, signal.SIGTERM)
+        interrupted = False
         try:
             while waiting or running:
+                if stop_requested.is_set() and not interrupted:
+                    ranks.interrupt_processes([process for _, _, process in running])
+                    waiting, interrupted = [], True
                 while waiting and free:
                     cell, slot = waiting.pop(0), free.pop(0)
                     log.info("\t#%d : %s", cell.number, " ".join(filter_overrides(cell.overrides)))
@@ -85,12 +92,10 @@ class LocalLauncher(BasicLauncher):
                     running.remove(entry)
                     cell, slot, process = entry
                     free.append(slot)
-                    _report_end(cell, process.returncode)
+                    if not interrupted:
+                        _report_end(cell, process.returncode)
                     print_sweep_progress(cell.folder.parent)
                 time.sleep(0.1)
-        except KeyboardInterrupt:
-            ranks.interrupt_processes([process for _, _, process in running])
-            raise
         finally:
             ranks.end_processes([process for _, _, process in running])
 

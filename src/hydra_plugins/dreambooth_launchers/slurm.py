@@ -134,7 +134,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         return executor
 
     def _wait(self, cells: Sequence[Cell]) -> None:
-        """Wait until every cell has finished or failed."""
+        """Wait until every cell has finished or failed. Ctrl-C ends the waiting, not the jobs."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         left = {cell.folder: cell for cell in cells}
         try:
             while left:

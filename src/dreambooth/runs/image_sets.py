@@ -1,0 +1,60 @@
+"""The pictures of a run folder: images/SET/, a PNG file each, with the prompt in its metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth.runs.files import write_atomically
+from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """The image sets of the run in a folder: `photos`, `before`, `prompts`, `class`, ..."""
+
+    folder: Path
+
+    def save(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
+        """Write pictures as images/SET/<words of the prompt>-<index>.png; return their paths.
+
+        Different prompts have different file names, even where the file system ignores case. A
+        picture of the same set, prompt and index is replaced.
+        """
+        self._folder_of(image_set).mkdir(parents=True, exist_ok=True)
+        paths = [self._folder_of(image_set) / picture_name(p.prompt, p.index) for p in pictures]
+        assert len(set(paths)) == len(paths), "two pictures have the same prompt and index"
+        for path, picture in zip(paths, pictures, strict=True):
+            write_atomically(path, png_of(picture))
+        return paths
+
+    def read(self, image_set: str) -> list[Picture]:
+        """The pictures of a set, ordered by file name."""
+        return [read_png(path) for path in self.paths(image_set)]
+
+    def has(self, image_set: str) -> bool:
+        """Whether the run has this image set."""
+        return self._folder_of(image_set).is_dir()
+
+    def has_picture(self, image_set: str, prompt: str, index: int, template: str) -> bool:
+        """Whether the set holds this picture, undamaged."""
+        path = self._folder_of(image_set) / picture_name(prompt, index)
+        try:
+            saved = read_png(path) if path.exists() else None
+        except ValueError:
+            return False
+        return saved is not None and (saved.prompt, saved.template) == (prompt, template)
+
+    def paths(self, image_set: str) -> list[Path]:
+        """The PNG files of a set, sorted by name. ValueError if the run has no such set."""
+        folder = self._folder_of(image_set)
+        if not folder.is_dir():
+            raise ValueError(f"the run in {self.folder} has no images/{image_set}")
+        return sorted(folder.glob("*.png"))
+
+    def _folder_of(self, image_set: str) -> Path:
+        if not re.fullmatch(r"\w[\w.-]*", image_set):
+            raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+        return self.folder / "images" / image_set
