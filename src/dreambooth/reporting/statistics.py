@@ -96,17 +96,23 @@ def estimate(scores: Scores) -> Estimate | None:
     return Estimate(float(values.mean()), low, high, *_counts(scores), unit)
 
 
+def paired(a: Scores, b: Scores) -> dict[tuple[str, str], dict[Picture, float]]:
+    """a - b of every picture that both have: of the same subject, seed, prompt and noise."""
+    pairs = {
+        run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
+        for run in a
+        if run in b
+    }
+    return {run: pictures for run, pictures in pairs.items() if pictures}
+
+
 def difference(a: Scores, b: Scores) -> Difference | None:
     """Return the paired difference a - b; None without pairs. `p_holm` is not corrected yet.
 
     If all n differences are equal, p is 1 if they are 0 and 2 / 2^n otherwise: the probability that
     n random signs are the same. With a single pair of units, p and the interval are NaN.
     """
-    pairs = {
-        run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
-        for run in a
-        if run in b
-    }
+    pairs = paired(a, b)
     unit, values = _units(pairs)
     if not len(values):
         return None

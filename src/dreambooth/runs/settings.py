@@ -35,6 +35,7 @@ def _finite(**bounds: Any) -> Any:
 
 Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
 Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
+Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
 Variance = Annotated[
