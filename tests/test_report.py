@@ -130,6 +130,19 @@ def test_what_there_is_not_is_said_in_one_sentence(tmp_path, reports, arguments,
     assert not reports.exists()
 
 
+def test_a_folder_that_is_no_reports_is_refused_and_left_as_it_is(tmp_path, reports):
+    sweep = made_up_sweep(tmp_path / "s", axes={"class": ("none",)})
+    mine = tmp_path / "site"
+    mine.mkdir()
+    (mine / "index.html").write_text("mine")
+    ended = command("report", f"sweep={sweep}", f"name={mine}")
+    assert ended.sentence == (
+        f"{mine} is not the folder of a report, and it holds other files (index.html): "
+        "give name=, a new or an empty folder"
+    )
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
+
+
 def test_help_is_shown_without_loading_torch_or_matplotlib():
     code = (
         "import runpy, sys; sys.argv = ['src/report.py', '--cfg', 'job']\n"

@@ -16,7 +16,6 @@ from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
-from dreambooth.runs.files import atomic_folder
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.provenance import timed
 from dreambooth.runs.records import Metric
@@ -94,9 +93,7 @@ class Experiment:
 
     def _save(self) -> None:
         if not self.run.weights.exists():
-            with atomic_folder(self.run.weights) as folder:
-                folder.mkdir()
-                self.method.save(self.backbone, folder)
+            self.run.save_weights(partial(self.method.save, self.backbone))
 
     def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
         """Photos of the subject as pictures, at the resolution of the last stage."""

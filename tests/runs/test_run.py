@@ -1,7 +1,9 @@
 import json
 import math
+import re
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +132,7 @@ def test_a_run_that_replaces_one_sets_it_aside_until_it_is_finished(finished):
     other.set_status("finished")
     other.tidy()
     assert sorted(p.name for p in finished.folder.iterdir()) == [
+        ".dreambooth-run",
         "config.yaml",
         "status.json",
         "train.log",
@@ -151,13 +154,17 @@ def test_a_folder_is_one_process_own(tmp_path):
 
 
 def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
+    marker = Run.create(tmp_path, CONFIG).folder / ".dreambooth-run"
+    for name in ("config.yaml", "status.json"):
+        (tmp_path / name).unlink()
     whole = tmp_path / "images" / "a.png"
     whole.parent.mkdir()
     whole.write_bytes(b"whole")
     (tmp_path / "images" / ".a.png.123.partial").write_bytes(b"wh")
     (tmp_path / ".weights.123.partial").mkdir()
     with claimed(tmp_path):
-        assert [p for p in tmp_path.rglob("*") if p.name != ".lock"] == [whole.parent, whole]
+        left = {p for p in tmp_path.rglob("*") if p.name != ".lock"}
+        assert left == {marker, whole.parent, whole}
 
 
 def test_a_key_that_only_one_config_has_is_a_difference(run):
@@ -181,6 +188,27 @@ def test_a_run_starts_in_a_folder_with_a_launchers_files(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text("other: 1")
     assert Run.create(tmp_path, CONFIG).status().state == "running"
+
+
+def test_older_runs_without_the_marker_are_known_by_what_they_hold(finished):
+    (finished.folder / ".dreambooth-run").unlink()
+    with pytest.raises(FinishedRunError):
+        Run.create(finished.folder, CONFIG)
+    (finished.folder / "status.json").write_text("{")
+    with pytest.raises(ValueError, match=r"status\.json is damaged"):
+        Run.create(finished.folder, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "status.json", "notes.txt", "images/mine.png"])
+def test_a_folder_of_other_files_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"state": "ok", "overrides": 1}')
+    what = f"is not the folder of a run, and it holds other files ({name.partition('/')[0]})"
+    with pytest.raises(ValueError, match=re.escape(what)):
+        Run.create(tmp_path, CONFIG, replace=True)
+    with pytest.raises(ValueError, match=re.escape(what)), claimed(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]
 
 
 def test_a_run_does_not_start_in_a_file(tmp_path):

@@ -24,6 +24,7 @@ from dreambooth.runs.cells import (
     write_cells,
 )
 from dreambooth.runs.overrides import assignment
+from dreambooth.runs.ownership import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Folders(Callback):
         if config.run is not None and config.stage != "sr" and (resumed / "config.yaml").exists():
             with open_dict(config):
                 config.hydra.run.dir, config.hydra.output_subdir = str(resumed), None
+        try:
+            check_folder(Path(config.hydra.run.dir))  # before Hydra writes its files into it
+        except ValueError as error:
+            sys.exit(str(error))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _cells.clear()

@@ -13,7 +13,7 @@ from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The image sets of the run in a folder: `photos`, `before`, `prompts`, `class`, ..."""
+    """The image sets of the run in a folder: its own (`RUN_SETS`), and those of src/generate.py."""
 
     folder: Path
 
