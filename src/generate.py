@@ -20,12 +20,14 @@ def main(cfg: DictConfig) -> None:
     from dreambooth.assemble import reload
     from dreambooth.backbones.drawing import draw_pictures
     from dreambooth.launch.start import plain_config
+    from dreambooth.runs.image_sets import check_new_set
     from dreambooth.runs.run import Run
     from dreambooth.runs.settings import check_count
 
     try:
         config = plain_config(cfg, [])
         check_count("images_per_prompt", config["images_per_prompt"])
+        check_new_set(str(config["image_set"]))
         run = Run.load_finished(Path(str(config["run"])))
         model = reload(run)
         backbone, names = model.backbone, model.names

@@ -279,6 +279,27 @@ def test_a_new_run_keeps_the_files_that_the_old_one_had_not_written(tiny, finish
     assert not (copy / "replaced").exists()
 
 
+def test_photos_that_changed_are_named_and_refused(tiny, tmp_path, photos, from_folder):
+    folder = tmp_path / "run"
+    ended = train(tiny, folder, *from_folder, "prior=off")
+    assert ended.code == 0, ended.output
+    (photos / "0.jpg").rename(photos / "other.jpg")
+    Image.effect_noise((40, 30), 90).convert("RGB").save(photos / "1.jpg")
+    (photos / "2.jpg").unlink()
+    (photos / "notes.txt").write_text("no photo")
+    said = (
+        f"the run in {folder} began with other files (photos/0.jpg is now photos/other.jpg; "
+        "photos/1.jpg has changed; photos/2.jpg is gone): "
+        "put them back, or start a new run in another folder"
+    )
+    assert train(tiny, folder, *from_folder, "prior=off").sentence == said
+    assert command("evaluate", f"run={folder}").sentence == said
+    Run(folder, {}).set_status("failed", "killed")
+    assert train(tiny, folder, *from_folder, "prior=off").sentence == said
+    assert command("train", f"run={folder}").sentence == said
+    assert Run(folder, {}).status().reason == "killed"
+
+
 def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):
     shutil.copytree(finished.parent / "prior", tmp_path / "prior")
     (path,) = tmp_path.glob("prior/*/000001.png")
@@ -377,6 +398,8 @@ def test_generating_from_weights_cut_short(finished, tmp_path):
         ("prompts=[]", "prompts is empty"),
         ("images_per_prompt=0", "images_per_prompt=0: give a whole number from 1 up"),
         ("image_set=../up", "cannot name a set of images"),
+        ("image_set=prompts", "image_set=prompts is a set that the run itself writes: give anothe"),
+        ("image_set=Class", "image_set=Class is a set that the run itself writes"),
     ],
 )
 def test_generating_what_cannot_be_drawn(finished, tmp_path, override, said):

@@ -190,6 +190,24 @@ def test_a_run_starts_in_a_folder_with_a_launchers_files(tmp_path):
     assert Run.create(tmp_path, CONFIG).status().state == "running"
 
 
+def test_inputs_that_changed_are_named(tmp_path):
+    began = {"photos/a": "1", "photos/b": "2", "photos/c": "3"}
+    run = Run.create(tmp_path, CONFIG, inputs=began)
+    assert run.resume(inputs=began | {"photos/d": "4"}).folder == tmp_path  # it has no results
+    run.resume(inputs=began)
+    run.write_names({})
+    assert run.resume(inputs=None) == run.resume(inputs=began) == run
+    now = {"photos/a": "5", "photos/x": "2", "photos/e": "6", "photos/f": "7"}
+    with pytest.raises(ValueError, match="began with other files") as caught:
+        run.resume(inputs=now)
+    assert "photos/a has changed; photos/b is now photos/x; photos/c is gone" in str(caught.value)
+    assert "; and 2 more)" in str(caught.value)
+    with pytest.raises(ValueError, match="began with other files"):
+        Run.create(tmp_path, CONFIG, inputs=now)
+    (tmp_path / "inputs.json").unlink()  # as in older folders
+    assert run.resume(inputs=now) == run
+
+
 def test_older_runs_without_the_marker_are_known_by_what_they_hold(finished):
     (finished.folder / ".dreambooth-run").unlink()
     with pytest.raises(FinishedRunError):

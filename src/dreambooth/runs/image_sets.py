@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.runs.files import write_atomically
+from dreambooth.runs.ownership import RUN_SETS
 from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
+
+
+def check_new_set(image_set: str) -> None:
+    """ValueError if a name cannot be that of an image set, or is that of a set of the run's own."""
+    if not re.fullmatch(r"\w[\w.-]*", image_set):
+        raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+    if image_set.lower() in RUN_SETS:
+        raise ValueError(
+            f"image_set={image_set} is a set that the run itself writes: give another name than "
+            f"{', '.join(RUN_SETS)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The run folder: what training writes, and what generation, evaluation and reports read.
 
     config.yaml      the resolved config, plain YAML; `overrides` lists the command-line overrides
+    inputs.json      the SHA-256 of each photo and other file of the user that the run reads
     status.json      queued, running, preempted, finished, or failed with the reason
     checkpoints/     for resuming an unfinished run; see training/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
@@ -30,7 +31,7 @@ from typing import Any
 
 import yaml
 
-from dreambooth.runs.configs import differences_of, read_config
+from dreambooth.runs.configs import changed_inputs, differences_of, read_config
 from dreambooth.runs.files import Score, atomic_folder, csv_of, if_free, write_atomically
 from dreambooth.runs.image_sets import ImageSets
 from dreambooth.runs.ownership import MARKER, MARKER_TEXT, WRITTEN, check_folder, delete_written
@@ -47,7 +48,10 @@ from dreambooth.runs.status import STATES, Status, current_job, describe, this_h
 
 _REPLACED = "replaced"
 _RESULTS = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
-_CONTENT = ("config.yaml", "status.json", *_RESULTS, "history.csv", "provenance.json", "wandb")
+_CONTENT = (
+    *("config.yaml", "inputs.json", "status.json", *_RESULTS),
+    *("history.csv", "provenance.json", "wandb"),
+)
 
 
 class FinishedRunError(ValueError):
@@ -64,16 +68,21 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: Mapping[str, Any], replace: bool = False, state: str = "running"
+        cls,
+        folder: Path,
+        config: Mapping[str, Any],
+        replace: bool = False,
+        state: str = "running",
+        inputs: Mapping[str, str] | None = None,
     ) -> Run:
         """Start a run in a new folder, or resume the unfinished run that the folder holds.
 
         The folder must be new, empty or that of a run (`check_folder`). Two configs belong to the
-        same run if they differ only in `overrides`.
+        same run if they differ only in `overrides`. `inputs`: the hashes of the user's files.
 
         FinishedRunError if the same run is finished. ValueError if the folder holds the results of
-        another config, or a damaged run. With `replace`, no error is raised in these cases: the
-        old run is kept in replaced/ until the new run is finished.
+        another config or of other inputs, or a damaged run. With `replace`, no error is raised in
+        these cases: the old run is kept in replaced/ until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
@@ -88,7 +97,7 @@ class Run:
                         f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
                         "give another folder, or force=true to replace that run"
                     )
-                return run.resume(state)
+                return run.resume(state, inputs)
             except ValueError as error:
                 worth_keeping = _has_results(folder) or isinstance(error, FinishedRunError)
                 if worth_keeping and not replace:
@@ -98,18 +107,42 @@ class Run:
         write_atomically(folder / MARKER, MARKER_TEXT)
         write_atomically(folder / "config.yaml", text.encode())
         run = cls(folder, config)
+        run._write_inputs(inputs)
         run.set_status(state)
         return run
 
-    def resume(self, state: str = "running") -> Run:
-        """Resume this run. FinishedRunError if it is finished; ValueError if it is damaged."""
+    def resume(self, state: str = "running", inputs: Mapping[str, str] | None = None) -> Run:
+        """Resume this run. FinishedRunError if it is finished.
+
+        ValueError if it is damaged, or if it has results of other inputs.
+        """
+        if _has_results(self.folder):
+            self.check_inputs(inputs)
         if (self.folder / "status.json").exists() and self.status().state == "finished":
             raise FinishedRunError(
                 f"this run is finished, in {self.folder}: to run it again, repeat the "
                 "command with force=true"
             )
+        self._write_inputs(inputs)
         self.set_status(state)
         return self
+
+    def check_inputs(self, inputs: Mapping[str, str] | None) -> None:
+        """ValueError if the user's files are not those that the run began with.
+
+        Runs that recorded none, as older ones, and inputs that are None are not compared.
+        """
+        if inputs is None or not (self.folder / "inputs.json").exists():
+            return
+        if changes := changed_inputs(read_json(self.folder / "inputs.json"), inputs):
+            raise ValueError(
+                f"the run in {self.folder} began with other files ({'; '.join(changes)}): "
+                "put them back, or start a new run in another folder"
+            )
+
+    def _write_inputs(self, inputs: Mapping[str, str] | None) -> None:
+        if inputs:
+            write_json(self.folder / "inputs.json", inputs)
 
     @classmethod
     def load(cls, folder: Path) -> Run:

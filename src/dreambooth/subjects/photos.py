@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from dreambooth.subjects.files import SUFFIXES, image_files, visible
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ def photo_paths(folder: Path) -> tuple[Path, ...]:
         )
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file: give the folder that holds the subject's photos")
-    visible = sorted((p for p in folder.iterdir() if p.name[0] != "."), key=lambda p: p.name)
-    paths = tuple(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
-    others = [p.name for p in visible if p not in paths]
+    paths = image_files(folder)
+    others = [p.name for p in visible(folder) if p not in paths]
     skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
     if not paths:
         raise ValueError(
