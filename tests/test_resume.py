@@ -126,6 +126,7 @@ def test_a_run_cut_off_anywhere_goes_on_there(undisturbed, cut_off, work, where,
     same_run(undisturbed, folder)
 
 
+@pytest.mark.bits
 def test_the_same_command_goes_on_too(tiny, undisturbed, cut_off, work):
     folder = cut_off(STEP, 6)
     work.update(dict.fromkeys(work, 0))
