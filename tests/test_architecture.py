@@ -22,13 +22,13 @@ SCIENCE = {"loss", "schedules", "sampling", "randomness"}
 MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
     "train": {"launch", "assemble", "distributed", "runs"},
-    "generate": {"launch", "assemble", "backbones", "runs"},
+    "generate": {"launch"},
     "evaluate": {"launch", "assemble", "miniature"},
     "report": {"reporting"},
     "plan": {"reporting"},
     "pretrain": {"miniature"},
-    "launch": {"assemble", "methods", "training", "metrics", "reporting", "subjects", "runs"}
-    | {"distributed"},
+    "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
+    | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}
     | {"distributed"}
     | SCIENCE,

@@ -225,6 +225,26 @@ def test_a_single_small_photo_is_warned_of_once_and_trained_on(tiny, tmp_path, p
     assert ended.output.count(small) == 1
 
 
+def test_a_crop_that_is_not_known_or_cannot_be(tiny, tmp_path, photos, from_folder):
+    sentence = refused(tiny, tmp_path / "a", *from_folder, "subject.crop=left")
+    assert sentence == "subject.crop='left' is not known; choose centre, pad or none"
+    sentence = refused(tiny, tmp_path / "b", *from_folder, "subject.crop=none")
+    assert sentence.startswith("subject.crop=none takes square photos, and ")
+    assert "0.jpg has 40x30 px: make it square, or give subject.crop=centre or pad" in sentence
+
+
+@pytest.mark.parametrize("crop", ["centre", "pad"])
+def test_photos_that_are_not_square_are_said_and_shown(tiny, tmp_path, photos, from_folder, crop):
+    Image.new("RGB", (30, 80), "red").save(photos / "0.jpg")
+    ended = train(tiny, tmp_path / "run", *from_folder, "prior=off", f"subject.crop={crop}")
+    assert ended.code == 0, ended.output
+    said = "5 of 5 photos are not square: training sees the centre of each, and up to 62 % of a"
+    assert ended.output.count(said) == (crop == "centre")
+    sheet = tmp_path / "run" / "images" / "photos.png"
+    assert f"the photos as training sees them: {sheet}" in ended.output
+    assert Image.open(sheet).width > 5 * 64
+
+
 def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "run")
     prior = f"prior.cache={finished.parent / 'prior'}"
@@ -234,49 +254,6 @@ def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_p
         "give another folder, or force=true to replace that run"
     )
     assert Run.load_finished(copy).config == Run.load_finished(finished).config
-
-
-@pytest.mark.parametrize("more", [(), ("force=true",)])
-def test_a_folder_that_is_no_runs_is_refused_and_left_as_it_is(tiny, tmp_path, more):
-    folder = tmp_path / "mine"
-    for name in ("config.yaml", "images/mine.png", "weights/old.ckpt", "checkpoints/.a.1.partial"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("mine: 1")
-    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-    said = train(tiny, folder, *more).sentence
-    assert said == (
-        f"{folder} is not the folder of a run, and it holds other files (checkpoints, config.yaml, "
-        "images ...): give a new or an empty folder"
-    )
-    resumed = command("train", f"run={folder}")
-    assert resumed.sentence == said
-    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
-
-
-def test_the_repository_is_no_run_folder(tiny, tmp_path):
-    from commands import ROOT, smoke
-
-    before = set(ROOT.iterdir())
-    ended = command("train", *smoke(tiny, tmp_path / "prior"), "logger=csv", "hydra.run.dir=.")
-    assert ended.sentence.startswith(". is not the folder of a run")
-    assert set(ROOT.iterdir()) == before
-
-
-def test_a_new_run_keeps_the_files_that_the_old_one_had_not_written(tiny, finished, tmp_path):
-    copy = shutil.copytree(finished, tmp_path / "run")
-    for name in (".dreambooth-run", "weights/.written.json"):
-        (copy / name).unlink()  # as in older folders
-    (copy / "train.log").write_text("")
-    mine = ("images/mine.png", "images/prompts/mine.png", "weights/old.ckpt", "checkpoints/a.ckpt")
-    for name in mine:
-        (copy / name).parent.mkdir(exist_ok=True)
-        (copy / name).write_text("mine")
-    prior = f"prior.cache={finished.parent / 'prior'}"
-    ended = train(tiny, copy, prior, "method.max_steps=3", "force=true")
-    assert ended.code == 0, ended.output
-    assert [(copy / name).read_text() for name in mine] == ["mine"] * 4
-    assert Run.load_finished(copy).config["method"]["max_steps"] == 3
-    assert not (copy / "replaced").exists()
 
 
 def test_photos_that_changed_are_named_and_refused(tiny, tmp_path, photos, from_folder):

@@ -38,6 +38,7 @@ from dreambooth.runs.settings import (
 )
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
+from dreambooth.subjects.photos import warn_of_photos
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.fsdp import Sharded
@@ -67,7 +68,8 @@ def assemble(run: Run) -> Experiment:
     _warn_of_unused_sr_settings(config)
     base_state = _base_state(config, names, method)
     scorers = scorers_of(config["metrics"], subject)
-    _warn_of_small_photos(subject, backbone)
+    last_stage = list(backbone.stages.values())[-1]
+    warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
     sampling = _sampling(settings, backbone.stages)
@@ -211,21 +213,6 @@ def _drop_storage_keys(settings: Any) -> Any:
     return {k: v for k, v in settings.items() if k not in ("cache", "checkpoint_every")}
 
 
-def _warn_of_small_photos(subject: Subject, backbone: Backbone) -> None:
-    resolution_px = list(backbone.stages.values())[-1].resolution_px
-    sizes_px = [min(photo.shape[-2:]) for photo in subject.originals()]
-    small = [size_px for size_px in sizes_px if size_px < resolution_px]
-    if small:
-        log.warning(
-            "%d of %d photos are smaller than the model's %d px (the smallest: %d): they are "
-            "enlarged, and the model learns the missing detail as blur",
-            len(small),
-            len(sizes_px),
-            resolution_px,
-            min(small),
-        )
-
-
 def subject_of(config: Mapping[str, Any]) -> Subject:
     subject: Subject = _instantiate(config["subject"])
     return subject
@@ -257,19 +244,23 @@ class Reloaded:
     sampling: Sampling
 
 
-def reload(run: Run) -> Reloaded:
-    """Load a finished run from its folder.
+def reload(run: Run, size_px: int | None = None) -> Reloaded:
+    """Load a finished run from its folder. `size_px`: the size of its images, if not the run's.
 
-    The pretrained model is loaded too if the run's method saves less than a whole model.
+    The pretrained model is loaded too if the run's method saves less than a whole model. ValueError
+    if the model draws images of one size only.
     """
     quieten_libraries()
     config = run.config
+    if size_px is not None and "resolution_px" not in config["model"]["backbone"]:
+        raise ValueError(f"size_px={size_px}: this run's model has one size: leave size_px out")
     settings = read(Settings, config)
     method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
 
     def pretrained(folder: Path | None = None) -> Backbone:
         source = {} if folder is None else {"pretrained": str(folder)}
-        backbone: Backbone = _instantiate(config["model"]["backbone"] | source)
+        size = {} if size_px is None else {"resolution_px": size_px}
+        backbone: Backbone = _instantiate(config["model"]["backbone"] | source | size)
         return backbone
 
     backbone = method.load(pretrained, run.weights.resolve())

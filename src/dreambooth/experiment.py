@@ -64,7 +64,7 @@ class Experiment:
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         photos = self._photos(self.subject.photos)
-        on_rank_zero(lambda: self.run.images.save("photos", photos))
+        on_rank_zero(partial(self._save_photos, photos))
         # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in untrained}
@@ -99,6 +99,11 @@ class Experiment:
         """Photos of the subject as pictures, at the resolution of the last stage."""
         resolution_px = list(self.backbone.stages.values())[-1].resolution_px
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
+
+    def _save_photos(self, photos: Sequence[Picture]) -> None:
+        self.run.images.save("photos", photos)
+        path = self.run.images.save_contact_sheet("photos", photos)
+        log.info("the photos as training sees them: %s", path)
 
     def draw(self) -> None:
         """Draw the subject under each of its prompts, and the class under the class prompt.

@@ -262,6 +262,9 @@ class CascadeBackbone:
     ) -> Tensor:
         return self._draw(prompts, keys, sampling, low)
 
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        return ""
+
     def _draw(
         self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling, low: Tensor | None
     ) -> Tensor:
@@ -288,7 +291,7 @@ class CascadeBackbone:
                 images = F.interpolate(images, size_px, mode="bicubic", antialias=True).clamp(-1, 1)
                 continue
             condition = stage.encode_prompts(prompts)
-            null = stage.encode_prompts([""] * len(prompts))
+            null = stage.encode_prompts([sampling.negative_prompt] * len(prompts))
             generators = [generator(*key, name) for _, key in jobs]
             if is_sr:
                 assert images is not None, "an SR stage follows a base stage"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.distributed.ranks import batches
-from dreambooth.randomness import generator
+from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
@@ -20,6 +20,9 @@ SCHEDULERS = {  # sampler -> class of diffusers
     "ddim": "DDIMScheduler",
     "dpm": "DPMSolverMultistepScheduler",
 }
+
+
+_SCHEDULER_SETTINGS = {"timestep_spacing": "trailing", "clip_sample": False}
 
 
 class LatentStage:
@@ -153,11 +156,11 @@ class LatentBackbone:
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
-        pipeline = self._with_sampler(sampler)
+        pipeline, negative = self._with_sampler(sampler), [sampling.negative_prompt] * len(jobs)
         with evaluation_mode(stage.denoiser):
             images = pipeline(
                 prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
-                negative_prompt_embeds=stage.encode_prompts([""] * len(jobs))["text"],
+                negative_prompt_embeds=stage.encode_prompts(negative)["text"],
                 generator=[generator(*key, stage.name) for _, key in jobs],
                 num_inference_steps=sampler.num_steps,
                 guidance_scale=sampler.guidance_scale,
@@ -175,13 +178,33 @@ class LatentBackbone:
         import diffusers
 
         scheduler = getattr(diffusers, SCHEDULERS[sampler.name]).from_config(
-            self._pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
+            self._pipeline.scheduler.config, **_SCHEDULER_SETTINGS
         )
         parts = {**self._pipeline.components, "scheduler": scheduler}
         pipeline = type(self._pipeline)(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.enable_slicing()  # decodes one image at a time
         return pipeline.to(next(self._stage.denoiser.parameters()).device)
+
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        stage, sampler = self._stage, sampling.samplers["base"]
+        scheduler = SCHEDULERS[sampler.name]
+        settings = ", ".join(f"{k}={v!r}" for k, v in _SCHEDULER_SETTINGS.items())
+        return f"""\
+import torch
+from diffusers import {scheduler}, StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained({str(weights)!r}, safety_checker=None)
+pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config, {settings})
+image = pipeline(
+    {prompt!r},
+    negative_prompt={sampling.negative_prompt!r},
+    num_inference_steps={sampler.num_steps},
+    guidance_scale={sampler.guidance_scale},
+    height={stage.resolution_px},
+    width={stage.resolution_px},
+    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),
+).images[0]"""
 
     def save(self, folder: Path) -> None:
         """Save a diffusers folder, which `StableDiffusionPipeline.from_pretrained` reads."""

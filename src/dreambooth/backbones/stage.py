@@ -93,6 +93,7 @@ class Sampling:
     super_resolution: bool = True  # False: enlarge the base stage's images with bicubic filtering
     noise_level: float | None = None  # variance on the SR stage's condition; None: the model's own
     last_stage: str | None = None  # stop after this stage; None: after the model's last stage
+    negative_prompt: str = ""  # guidance leads away from it
 
 
 class Backbone(Protocol):
@@ -124,6 +125,12 @@ class Backbone(Protocol):
         """Like `generate`, but from given images `low` of the base stage, [-1, 1] (N, 3, h, w).
 
         ValueError if the model has no SR stage.
+        """
+
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        """Python code by which plain diffusers draws the same image from the folder `weights`.
+
+        "" if diffusers has no pipeline for the model.
         """
 
     def save(self, folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.runs.contact_sheet import contact_sheet
 from dreambooth.runs.files import write_atomically
 from dreambooth.runs.ownership import RUN_SETS
 from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
@@ -41,6 +42,12 @@ class ImageSets:
         for path, picture in zip(paths, pictures, strict=True):
             write_atomically(path, png_of(picture))
         return paths
+
+    def save_contact_sheet(self, image_set: str, pictures: Sequence[Picture]) -> Path:
+        """Write pictures as the one image images/SET.png, with their prompts; return its path."""
+        path = self._folder_of(image_set).with_name(f"{image_set}.png")
+        write_atomically(path, contact_sheet(pictures))
+        return path
 
     def read(self, image_set: str) -> list[Picture]:
         """The pictures of a set, ordered by file name."""

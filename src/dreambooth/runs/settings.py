@@ -173,6 +173,54 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class NewImages:
+    """What src/generate.py draws. A setting that is None is that of the run's own images."""
+
+    images_per_prompt: Count
+    first_index: Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
+    image_set: Annotated[str, _allowed("a name of letters and digits")]
+    seed: Annotated[
+        Annotated[int, Field(strict=True)] | None,
+        _allowed("a whole number, or null for the noise of the run's own images"),
+    ]
+    sampler: Annotated[
+        Literal["ancestral", "ddim", "dpm"] | None, _allowed("ancestral, ddim or dpm, or null")
+    ]
+    num_steps: Annotated[
+        Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
+        _allowed("a whole number from 1 to 1000, or null"),
+    ]
+    guidance_scale: Annotated[
+        Annotated[float, _finite(ge=0)] | None,
+        _allowed("a number of 0 or more, 1 for no guidance, or null"),
+    ]
+    negative_prompt: Annotated[str, _allowed("a text")]
+    size_px: Annotated[
+        Annotated[int, Field(strict=True, ge=8, multiple_of=8)] | None,
+        _allowed("a multiple of 8, as 512, or null"),
+    ]
+
+    def sampler_for(self, run: Sampler) -> Sampler:
+        """The sampler of the base stage, where `run` is the run's own.
+
+        ValueError if the negative prompt would change nothing.
+        """
+        chosen = Sampler(
+            name=self.sampler or run.name,
+            num_steps=self.num_steps or run.num_steps,
+            guidance_scale=run.guidance_scale
+            if self.guidance_scale is None
+            else self.guidance_scale,
+        )
+        if self.negative_prompt and chosen.guidance_scale == 1:
+            raise ValueError(
+                f"negative_prompt={self.negative_prompt} changes nothing without guidance: give "
+                "guidance_scale= a number above 1, or leave negative_prompt out"
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
 class Training:
     """How one stage is fine-tuned."""
 
