@@ -23,7 +23,7 @@ from dreambooth.runs.run import Run
 pytestmark = pytest.mark.slow
 
 DETAIL = set(SUPER_RESOLUTION_METRICS) - {"sr_dino", "sr_lpips"}
-FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
+FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied", "copied_null"}
 ORACLE = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
 
 

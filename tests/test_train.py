@@ -47,7 +47,7 @@ def test_the_sweep_leaves_six_finished_runs(sweep):
         assert len(run.images.read("prompts")) == 25
         assert len(run.read_scores()) == 25 + 2 + 16
         own = {"identity", "class_accuracy", "context_accuracy", "drift", "diversity"}
-        own |= {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
+        own |= {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied", "copied_null"}
         assert set(run.read_metrics()) == own | set(SUPER_RESOLUTION_METRICS) - {"sr_lpips"}
     assert "Traceback" not in output
 

@@ -91,18 +91,28 @@ def what_it_could_see(study: Study, power: Any, metric: Any = None) -> str:
     return "\n".join([first, *lines])
 
 
-def command_of(study: Study, design: Design) -> str:
-    """The sweep of the pilot on as many subjects, seeds and pictures."""
+def command_of(study: Study, design: Design, same_subject: bool = False) -> str:
+    """The sweep of the pilot on as many subjects, seeds and pictures.
+
+    `same_subject`: on the pilot's own subject, with as many seeds as `num_subjects`, from the first
+    that it has not used.
+    """
     values: dict[str, list[str]] = {}
     for trial in study.trials:
         for override in trial.run.config.get("overrides", []):
             key, value = assignment(override).key, assignment(override).value
-            if key not in ("seed", "drawing.images_per_prompt") and not _of_subject(key):
+            replaced = _of_subject(key) and not same_subject
+            if key not in ("seed", "drawing.images_per_prompt") and not replaced:
                 known = values.setdefault(key, [])
                 known += [value] if value not in known else []
     words = [f"{key}={','.join(each)}" for key, each in values.items()]
-    words += [f"seed={','.join(map(str, range(design.num_seeds)))}"]
-    words += [f"drawing.images_per_prompt={design.num_images}", *_subjects(study, design)]
+    used = [int(trial.seed) for trial in study.trials if trial.seed.isdigit() and same_subject]
+    first, count = (
+        (max(used, default=-1) + 1, design.num_subjects) if same_subject else (0, design.num_seeds)
+    )
+    words += [f"seed={','.join(map(str, range(first, first + count)))}"]
+    words += [f"drawing.images_per_prompt={design.num_images}"]
+    words += [] if same_subject else _subjects(study, design)
     return shlex.join(["python", "src/train.py", "-m", *words])
 
 

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
+from dreambooth.metrics.columns import image_set_of
+from dreambooth.reporting.claims import claims_in
 from dreambooth.reporting.measuring import tables_of
-from dreambooth.reporting.scores import ScoreReader, image_set_of
-from dreambooth.reporting.statistics import paired
+from dreambooth.reporting.scores import ScoreReader
+from dreambooth.reporting.statistics import LEAST_PAIRS, paired
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.variance import (
     Components,
@@ -26,7 +28,6 @@ from dreambooth.reporting.variance import (
 )
 
 ALPHA = 0.05
-LEAST_PAIRS = 5  # trained pairs (subject x seed) below which the report gives no verdict
 MOST_SUBJECTS, MOST_SEEDS = 60, 5
 IMAGES = (1, 2, 4, 8)  # pictures of each prompt
 
@@ -118,8 +119,8 @@ def _seconds(trials: Sequence[Trial]) -> tuple[float, float]:
 
 
 def count_claims(study: Study) -> int:
-    """The comparisons in the study's report that test a claim of the paper; 1 if there are none."""
-    return max(1, sum(bool(one.claim) for table in tables_of(study) for one in table.comparisons))
+    """The claims of the paper that the study's report judges; 1 if there are none."""
+    return max(1, claims_in(tables_of(study)))
 
 
 def designs(pilot: Pilot, effect: float) -> list[Design]:

@@ -10,6 +10,7 @@ from dreambooth.reporting.export import write_markdown, write_tables
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
+from dreambooth.reporting.needed import with_needed_runs
 from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
 from dreambooth.runs.files import write_atomically
@@ -44,7 +45,7 @@ def write_report(study: Study, folder: Path) -> Path:
     Raises ValueError if the folder holds other files than those of a report.
     """
     _begin(folder)
-    tables = tables_of(study)
+    tables = with_needed_runs(study, tables_of(study))
     summary = findings(tables)
     figures = write_figures(study, folder / "figures")
     written = [path.name for path in write_tables(tables, folder / "tables")]
