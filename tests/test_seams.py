@@ -131,6 +131,9 @@ ONLY_BIASES = (
     "method.tuning._target_=test_seams.BiasesOnly",
     "~method.tuning.train",
     "~method.tuning.train_sr",
+    "~method.tuning.adapter",
+    "~method.tuning.seed",
+    "~method.tuning._convert_",
 )
 DDIM = ("model.sampling.prior.base.name=ddim", "model.sampling.images.base.name=ddim")
 

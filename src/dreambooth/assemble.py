@@ -53,6 +53,7 @@ def assemble(run: Run) -> Experiment:
     config = run.config
     settings = read(Settings, config)
     device = _device(config["trainer"]["accelerator"])
+    _check_adapter(config)
     method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
     subject = subject_of(config)
     noun = _class_noun(config["class"], subject)
@@ -104,6 +105,8 @@ def assemble(run: Run) -> Experiment:
         subject=subject,
         names=names,
         backbone=backbone,
+        # Now, since a method may add to the model.
+        fingerprint=backbone.fingerprint() if settings.prior.weight else "",
         method=method,
         prior=settings.prior,
         prior_sampling=Sampling(_check_samplers(settings.model.sampling.prior, backbone.stages)),
@@ -157,6 +160,12 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
         )
     Sharded()  # raises now if there is only one device
     return lambda **arguments: make_trainer(**arguments, strategy=Sharded())
+
+
+def _check_adapter(config: Mapping[str, Any]) -> None:
+    """ValueError for an adapter with a method that would ignore it."""
+    if config["adapter"]["config"] is not None and "adapter" not in config["method"]["tuning"]:
+        raise ValueError("this method trains no adapter: give adapter=none")
 
 
 def _check_without_sr(config: Mapping[str, Any], model: str) -> None:

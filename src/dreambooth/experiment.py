@@ -40,6 +40,7 @@ class Experiment:
     subject: Subject
     names: PromptNames
     backbone: Backbone
+    fingerprint: str  # of the pretrained model; "" without a prior
     method: Method
     prior: Prior
     prior_sampling: Sampling
@@ -89,7 +90,8 @@ class Experiment:
             return None
         backbone = to_device(self.backbone, self.drawing.device)
         prompt = self.names.class_prompt
-        return encode_prior(backbone, stage_name, prompt, self.prior, self.prior_sampling)
+        model = self.fingerprint
+        return encode_prior(backbone, model, stage_name, prompt, self.prior, self.prior_sampling)
 
     def _save(self) -> None:
         if not self.run.weights.exists():

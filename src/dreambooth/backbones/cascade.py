@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
 from dreambooth.backbones.stage import Condition, Encoded, Sampling
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
@@ -215,6 +216,15 @@ class CascadeBackbone:
         self.prompt_encoder.model.save_pretrained(folder / "text_encoder")
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.describe(folder)
+
+    def save_adapters(self, folder: Path) -> None:
+        """A folder for each stage with an adapter, in peft's layout."""
+        for name, stage in self.stages.items():
+            if peft_model(stage.denoiser) is not None:
+                save_adapter(stage.denoiser, folder / name)
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        return {n: read_adapter(folder / n) for n in self.stages if (folder / n).is_dir()}
 
     def describe(self, folder: Path) -> None:
         """Write cascade.json, which describes the parts of the folder."""

@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dreambooth.backbones.adapters import (
+    PREFIX,
+    adapter_state,
+    peft_model,
+    read_adapter,
+    save_adapter,
+)
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
@@ -209,6 +217,24 @@ image = pipeline(
     def save(self, folder: Path) -> None:
         """Save a diffusers folder, which `StableDiffusionPipeline.from_pretrained` reads."""
         self._pipeline.save_pretrained(folder)
+
+    def save_adapters(self, folder: Path) -> None:
+        """A LoRA as `StableDiffusionPipeline.load_lora_weights` reads it; else as peft saves it."""
+        config = peft_model(self._stage.denoiser).peft_config["default"]
+        if config.peft_type != "LORA":
+            save_adapter(self._stage.denoiser, folder / "unet")
+            return
+        state = adapter_state(self._stage.denoiser)
+        layers = {name.removeprefix(PREFIX): value for name, value in state.items()}
+        type(self._pipeline).save_lora_weights(
+            folder, unet_lora_layers=layers, unet_lora_adapter_metadata=config.to_dict()
+        )
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        if (folder / "unet").is_dir():
+            return {"base": read_adapter(folder / "unet")}
+        layers = load_file(folder / "pytorch_lora_weights.safetensors")
+        return {"base": {PREFIX + k.removeprefix("unet."): v for k, v in layers.items()}}
 
 
 def load_pipeline(pretrained: str | Path) -> Any:

@@ -135,3 +135,10 @@ class Backbone(Protocol):
 
     def save(self, folder: Path) -> None:
         """Save the weights in the diffusers layout, which `load` and diffusers itself read."""
+
+    def save_adapters(self, folder: Path) -> None:
+        """Save the adapters of the stages, and no other weights, as other tools read them."""
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        """The adapters that `save_adapters` saved: for each stage with one, its tensors by the
+        names of peft."""
