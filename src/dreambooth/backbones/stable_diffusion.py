@@ -198,11 +198,17 @@ class LatentBackbone:
         stage, sampler = self._stage, sampling.samplers["base"]
         scheduler = SCHEDULERS[sampler.name]
         settings = ", ".join(f"{k}={v!r}" for k, v in _SCHEDULER_SETTINGS.items())
+        model, adapter, lora = weights, peft_model(stage.denoiser), ""
+        if adapter is not None:
+            if not _is_lora(adapter):
+                return ""
+            model = self._pipeline.name_or_path
+            lora = f"\npipeline.load_lora_weights({str(weights)!r})"
         return f"""\
 import torch
 from diffusers import {scheduler}, StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained({str(weights)!r}, safety_checker=None)
+pipeline = StableDiffusionPipeline.from_pretrained({str(model)!r}, safety_checker=None){lora}
 pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config, {settings})
 image = pipeline(
     {prompt!r},
@@ -220,14 +226,16 @@ image = pipeline(
 
     def save_adapters(self, folder: Path) -> None:
         """A LoRA as `StableDiffusionPipeline.load_lora_weights` reads it; else as peft saves it."""
-        config = peft_model(self._stage.denoiser).peft_config["default"]
-        if config.peft_type != "LORA":
+        adapter = peft_model(self._stage.denoiser)
+        if not _is_lora(adapter):
             save_adapter(self._stage.denoiser, folder / "unet")
             return
         state = adapter_state(self._stage.denoiser)
         layers = {name.removeprefix(PREFIX): value for name, value in state.items()}
         type(self._pipeline).save_lora_weights(
-            folder, unet_lora_layers=layers, unet_lora_adapter_metadata=config.to_dict()
+            folder,
+            unet_lora_layers=layers,
+            unet_lora_adapter_metadata=adapter.peft_config["default"].to_dict(),
         )
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -235,6 +243,10 @@ image = pipeline(
             return {"base": read_adapter(folder / "unet")}
         layers = load_file(folder / "pytorch_lora_weights.safetensors")
         return {"base": {PREFIX + k.removeprefix("unet."): v for k, v in layers.items()}}
+
+
+def _is_lora(adapter: Any) -> bool:
+    return bool(adapter.peft_config["default"].peft_type == "LORA")
 
 
 def load_pipeline(pretrained: str | Path) -> Any:
