@@ -11,7 +11,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from dreambooth.launch.hydra_messages import one_sentence
 
+
+@one_sentence
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
 def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig

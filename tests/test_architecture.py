@@ -23,10 +23,10 @@ MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
     "train": {"launch", "assemble", "distributed", "runs"},
     "generate": {"launch"},
-    "evaluate": {"launch", "assemble", "miniature"},
-    "report": {"reporting"},
-    "plan": {"reporting"},
-    "pretrain": {"miniature"},
+    "evaluate": {"launch", "assemble", "miniature", "runs"},
+    "report": {"launch", "reporting", "runs"},
+    "plan": {"launch", "reporting", "runs"},
+    "pretrain": {"launch", "miniature"},
     "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
     | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}

@@ -36,8 +36,9 @@ def refused(tiny, folder, *overrides):
     sentence = ended.sentence
     assert not (folder.parent / "prior").exists()
     assert not any((folder / name).exists() for name in ("images", "weights", "checkpoints"))
-    status = Run(folder, {}).status()
-    assert (status.state, status.reason) == ("failed", sentence)
+    if folder.exists():  # not if the config alone tells
+        status = Run(folder, {}).status()
+        assert (status.state, status.reason) == ("failed", sentence)
     return sentence
 
 
@@ -60,7 +61,7 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("identifier.text='dög'", "the tokenizer does not keep the identifier 'dög'"),
         ("identifier.text=two words", "the identifier 'two words' is not one word"),
         ("identifier.text=''", "the identifier '' is empty"),
-        ("identifier.num_tokens=4", "an identifier has 1, 2 or 3 rare tokens, not 4"),
+        ("identifier.num_tokens=4", "num_tokens=4: give 1, 2 or 3 rare tokens"),
         ("model.rare_token_ids=[5000,10000]", "does not lie within the tokenizer's vocabulary"),
         ("model.backbone.pretrained=nowhere", "there is no cascade in nowhere"),
         (
@@ -86,7 +87,7 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("method.timesteps.name=cubic", "timesteps.name=cubic: give uniform or logit_normal"),
         ("method.module.cooldown_fraction=2", "cooldown_fraction=2: give a share from 0 to 1"),
         ("method.ema_decay=1", "method.ema_decay=1: give a number between 0 and 1"),
-        ("method.ema_decay=true", "method.ema_decay=True: give a number between 0 and 1"),
+        ("method.ema_decay=true", "method.ema_decay=true: give a number between 0 and 1"),
         ("prior.caption_dropout=1", "prior.caption_dropout=1: give a share from 0 to below 1"),
         ("prior.num_images=0", "prior.num_images=0: give a whole number from 1 up"),
         ("method.max_steps=0", "method.max_steps=0: give a whole number from 1 up"),
@@ -94,7 +95,7 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("method.tuning.train=typo", "method.tuning.train=typo: give all or cross_attention"),
         ("method.module.weighting=typo", "module.weighting=typo: give uniform or min_snr"),
         ("method.module.learning_rate=0", "method.module.learning_rate=0: give a number above 0"),
-        ("trainer.precision=12", "12"),
+        ("trainer.precision=12", "trainer.precision=12: give 32-true, bf16-mixed"),
     ],
 )
 def test_a_setting_that_cannot_be(tiny, tmp_path, override, said):
@@ -115,12 +116,9 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
         assert said.endswith(f"trained with another {what}: stage=sr needs the same")
 
 
-def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, tmp_path):
-    ended = train(tiny, tmp_path / "run", "objective=typo")
-    assert ended.code == 1
-    assert "objective=typo is not a score of" in ended.output
-    assert "Traceback" not in ended.output
-    assert Run(tmp_path / "run", {}).status().state == "finished"
+def test_an_objective_that_is_no_score(tiny, tmp_path):
+    sentence = refused(tiny, tmp_path / "run", "objective=typo")
+    assert sentence.startswith("objective=typo is not a score of these metrics: choose from")
 
 
 def test_a_setting_of_the_sr_stage_that_cannot_be(tiny, tmp_path):
@@ -148,7 +146,7 @@ def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
 def test_a_group_choice_that_does_not_exist_names_those_that_do(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "class=typo")
     assert ended.code == 1
-    assert "Could not find 'class/typo'" in ended.output
+    assert "class=typo does not exist" in ended.output
     assert all(choice in ended.output for choice in ("none", "wrong", "correct"))
     assert "Traceback" not in ended.output
     assert not (tmp_path / "run").exists()
@@ -372,7 +370,7 @@ def test_generating_from_weights_cut_short(finished, tmp_path):
         ("prompts=['a {} on the beech']", "the word 'beech' of 'a kzn dog on the beech'"),
         ("prompts=['a {} on the beech']", "the nearest words are beach"),
         ("prompts=['" + "a " * 30 + "{}']", "has 34 tokens, and this model's text encoder takes"),
-        ("prompts=[]", "prompts is empty"),
+        ("prompts=[]", "prompts=[]: give at least one"),
         ("images_per_prompt=0", "images_per_prompt=0: give a whole number from 1 up"),
         ("image_set=../up", "cannot name a set of images"),
         ("image_set=prompts", "image_set=prompts is a set that the run itself writes: give anothe"),
@@ -386,7 +384,7 @@ def test_generating_what_cannot_be_drawn(finished, tmp_path, override, said):
 
 
 def test_the_reason_of_a_refused_run_is_kept_as_plain_yaml_and_json(tiny, tmp_path):
-    refused(tiny, tmp_path / "run", "prior.lambda=nan")
+    refused(tiny, tmp_path / "run", "class.noun=doggo")
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert kept["prior"]["lambda"] != kept["prior"]["lambda"]
-    assert "prior.lambda=nan" in kept["overrides"]
+    assert kept["class"]["noun"] == "doggo"
+    assert "class.noun=doggo" in kept["overrides"]

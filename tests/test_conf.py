@@ -36,6 +36,7 @@ OWN = [
     "launcher/slurm",  # tests/slurm
     "metrics/paper",
     "model/sd15",
+    "report/auto",  # test_report.py
     "subject/folder",
     "trainer/gpu",
 ]

@@ -4,7 +4,6 @@ The objects receive explicit arguments. They know neither Hydra nor the config's
 `lambda`, which are keywords in Python.
 """
 
-import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,10 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
-from pydantic import ValidationError
 
 from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
@@ -26,15 +23,15 @@ from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
+from dreambooth.runs.building import build, callback_of, partial_of, problems_of
+from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import (
     Sampler,
     Settings,
-    SuperResolution,
     Training,
     read,
-    sentence_of,
 )
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
@@ -47,46 +44,102 @@ from dreambooth.training.loggers import History
 log = logging.getLogger(__name__)
 
 
-def assemble(run: Run) -> Experiment:
-    """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run that may turn out not to fit each other."""
+
+    settings: Settings
+    method: Method
+    subject: Subject
+    backbone: Backbone
+    names: PromptNames
+    scorers: list[Scorer]
+    samplers: dict[str, Sampler]  # of the prior images
+    sampling: Sampling  # of all other images
+    device: Any
+
+
+def checker() -> Callable[[Mapping[str, Any]], Any]:
+    """A function that checks the config of a run by building its parts. ValueError as `assemble`.
+
+    What several runs share is built once, except that one model at a time is kept.
+    """
+    built: dict[str, Any] = {}
+
+    def make(settings: Any, key: str) -> Any:
+        name = f"{key}: {settings!r}"
+        if name not in built:
+            for other in [other for other in built if key == "model.backbone" and key in other]:
+                del built[other]
+            built[name] = build(settings, key)
+        return built[name]
+
+    return lambda config: _parts(config, make)
+
+
+def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     quieten_libraries()
-    config = run.config
-    settings = read(Settings, config)
+    settings = check_config(config)
     device = _device(config["trainer"]["accelerator"])
-    _check_adapter(config)
-    method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
-    subject = subject_of(config)
+    method: Method = make(config["method"]["tuning"], "method.tuning")
+    subject: Subject = make(config["subject"], "subject")
     noun = _class_noun(config["class"], subject)
-    backbone: Backbone = _instantiate(config["model"]["backbone"])
+    backbone: Backbone = make(config["model"]["backbone"], "model.backbone")
     identifier = _identifier(config["identifier"], config["model"], backbone)
+    check_identifier_differs(identifier, (noun, subject.class_noun))
     names = PromptNames(identifier, noun, prior_noun=noun or subject.class_noun)
     for template in ("a {}", *subject.prompts):
         backbone.check_prompt(template.format(names.subject), identifier)
     backbone.check_prompt(names.class_prompt)
-    if "sr" not in backbone.stages:
-        _check_without_sr(config, backbone.name)
-    _check_sr_off(settings.sr)
+    check_sr(config, settings, "sr" in backbone.stages)
+    _earlier_run(config, names)
+    scorers = scorers_of(config["metrics"], subject, make)
+    return Parts(
+        settings=settings,
+        method=method,
+        subject=subject,
+        backbone=backbone,
+        names=names,
+        scorers=scorers,
+        samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
+        sampling=_sampling(settings, backbone.stages),
+        device=device,
+    )
+
+
+def assemble(run: Run) -> Experiment:
+    """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
+    config = run.config
+    parts = _parts(config, build)
+    settings, subject, backbone = parts.settings, parts.subject, parts.backbone
+    names, device, scorers = parts.names, parts.device, parts.scorers
     _warn_of_unused_sr_settings(config)
-    base_state = _base_state(config, names, method)
-    scorers = scorers_of(config["metrics"], subject)
     last_stage = list(backbone.stages.values())[-1]
     warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
+    if not scorers:
+        log.warning(
+            "metrics=none: this run is not scored; to score its images later: "
+            "python src/evaluate.py run=%s metrics=paper",
+            run.folder,
+        )
+    base_state = None
+    if earlier := _earlier_run(config, names):
+        base_state = parts.method.state(reload(earlier).backbone.stages["base"])
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
-    sampling = _sampling(settings, backbone.stages)
     callback_arguments = {
         "run": run,
         "subject": subject,
         "names": names,
         "scorers": scorers,
-        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, sampling),
+        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, parts.sampling),
     }
     loggers = loggers_of(config, run)
     fine_tuning = FineTuning(
         run=run,
         subject=subject,
         names=names,
-        method=method,
+        method=parts.method,
         prior=settings.prior,
         stages=_trainings(config, settings),
         timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
@@ -94,7 +147,7 @@ def assemble(run: Run) -> Experiment:
         ema_decay=settings.method.ema_decay,
         make_trainer=_trainer(config),
         callbacks=lambda stage: [
-            _callback(callback, callback_arguments | {"stage": stage})
+            callback_of(callback, callback_arguments | {"stage": stage})
             for callback in config["callbacks"].values()
         ],
         loggers=loggers,
@@ -107,11 +160,11 @@ def assemble(run: Run) -> Experiment:
         backbone=backbone,
         # Now, since a method may add to the model.
         fingerprint=backbone.fingerprint() if settings.prior.weight else "",
-        method=method,
+        method=parts.method,
         prior=settings.prior,
-        prior_sampling=Sampling(_check_samplers(settings.model.sampling.prior, backbone.stages)),
+        prior_sampling=Sampling(parts.samplers),
         fine_tuning=fine_tuning,
-        drawing=Drawing(run, backbone, sampling, device),
+        drawing=Drawing(run, backbone, parts.sampling, device),
         num_images=settings.drawing,
         loggers=loggers,
         scorers=scorers,
@@ -147,8 +200,6 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     strategy = str(config["trainer"].get("strategy", "auto"))
     if strategy.startswith(("auto", "ddp")):
         return make_trainer
-    if strategy != "fsdp":
-        raise ValueError(f"trainer.strategy={strategy} is not known: give auto (ddp) or fsdp")
     if config["method"]["ema_decay"] is not None:
         raise ValueError(
             "trainer.strategy=fsdp does not support a moving average of the weights: "
@@ -162,27 +213,6 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     return lambda **arguments: make_trainer(**arguments, strategy=Sharded())
 
 
-def _check_adapter(config: Mapping[str, Any]) -> None:
-    """ValueError for an adapter with a method that would ignore it."""
-    if config["adapter"]["config"] is not None and "adapter" not in config["method"]["tuning"]:
-        raise ValueError("this method trains no adapter: give adapter=none")
-
-
-def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
-    """ValueError for settings of the SR stage, which this model lacks."""
-    if config["sr"]["enabled"]:
-        raise ValueError(f"the model {model} has no SR stage: give sr=off")
-    for override in config["overrides"]:
-        if assignment(override).key.startswith("sr.") or override == "stage=sr":
-            raise ValueError(f"the model {model} has no SR stage: leave out {override}")
-
-
-def _check_sr_off(sr: SuperResolution) -> None:
-    for key in ("noise_level", "inference_noise_level"):
-        if getattr(sr, key) is not None and not sr.enabled:
-            raise ValueError(f"sr=off does not use sr.{key}: leave it out, or give sr=frozen")
-
-
 def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:
     keys = {f"sr.{key}" for key in ("learning_rate", "max_steps", "batch_size", "train")}
     unused = [text for text in config["overrides"] if assignment(text).key in keys]
@@ -192,10 +222,8 @@ def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:
         )
 
 
-def _base_state(
-    config: Mapping[str, Any], names: PromptNames, method: Method
-) -> dict[str, Any] | None:
-    """With stage=sr, the state of the base stage that the earlier run (run=DIR) has trained.
+def _earlier_run(config: Mapping[str, Any], names: PromptNames) -> Run | None:
+    """With stage=sr, the earlier run (run=DIR) that has trained the base stage.
 
     ValueError if the earlier run had other settings.
     """
@@ -212,7 +240,7 @@ def _base_state(
         raise ValueError(
             f"{earlier.folder} was trained with another {changes}: stage=sr needs the same"
         )
-    return method.state(reload(earlier).backbone.stages["base"])
+    return earlier
 
 
 def _drop_storage_keys(settings: Any) -> Any:
@@ -223,13 +251,23 @@ def _drop_storage_keys(settings: Any) -> Any:
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:
-    subject: Subject = _instantiate(config["subject"])
+    subject: Subject = build(config["subject"], "subject")
     return subject
 
 
-def scorers_of(metrics: dict[str, Any], subject: Subject | None = None) -> list[Scorer]:
-    """Build the scorers of the group `metrics`, and check that they can score the subject."""
-    scorers: list[Scorer] = list(_instantiate(metrics).values())
+def scorers_of(
+    metrics: dict[str, Any],
+    subject: Subject | None = None,
+    make: Callable[[Any, str], Any] = build,
+) -> list[Scorer]:
+    """Build the scorers of the group `metrics`, and check that they can score the subject.
+
+    ValueError that names all encoders that cannot be loaded, not just the first.
+    """
+    try:
+        scorers = list(make(metrics, "metrics").values())
+    except ValueError as error:
+        raise ValueError("; ".join(problems_of(metrics, "metrics")) or str(error)) from error
     if subject is not None:
         for scorer in scorers:
             scorer.check(subject)
@@ -241,7 +279,7 @@ def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
     history = History(run)
     if not config["logger"]:
         return [history]
-    return [_partial(config["logger"])(folder=run.folder, config=dict(run.config)), history]
+    return [partial_of(config["logger"])(folder=run.folder, config=dict(run.config)), history]
 
 
 @dataclass(frozen=True)
@@ -264,12 +302,13 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
     if size_px is not None and "resolution_px" not in config["model"]["backbone"]:
         raise ValueError(f"size_px={size_px}: this run's model has one size: leave size_px out")
     settings = read(Settings, config)
-    method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
+    method: Method = build(config["method"]["tuning"], "method.tuning")
 
     def pretrained(folder: Path | None = None) -> Backbone:
         source = {} if folder is None else {"pretrained": str(folder)}
         size = {} if size_px is None else {"resolution_px": size_px}
-        backbone: Backbone = _instantiate(config["model"]["backbone"] | source | size)
+        settings_of_model = config["model"]["backbone"] | source | size
+        backbone: Backbone = build(settings_of_model, "model.backbone")
         return backbone
 
     backbone = method.load(pretrained, run.weights.resolve())
@@ -300,38 +339,6 @@ def quieten_libraries() -> None:
 def _is_warning(record: logging.LogRecord) -> bool:
     """Let only warnings and errors pass: open_clip logs its steps to the root logger, as INFO."""
     return record.levelno > logging.INFO
-
-
-def _instantiate(settings: dict[str, Any], key: str = "") -> Any:
-    """Build the object that `settings` describes.
-
-    A ValueError inside is raised as it is: its message is for the user, and Hydra would hide it.
-    `key`: where `settings` stand in the config.
-    """
-    try:
-        return instantiate(settings)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValidationError):
-            raise ValueError(sentence_of(error.__cause__, key)) from None
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
-
-
-def _partial(settings: dict[str, Any]) -> Any:
-    """A `functools.partial` of the function or class that `settings` describes.
-
-    Call it with objects as arguments. Hydra's `instantiate` would take the same objects for configs
-    and instantiate what they contain.
-    """
-    return instantiate(settings, _partial_=True)
-
-
-def _callback(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
-    """Build a callback. Its constructor gets those of `arguments` that it has parameters for."""
-    make_callback = _partial(settings)
-    parameters = inspect.signature(make_callback.func).parameters
-    return make_callback(**{name: value for name, value in arguments.items() if name in parameters})
 
 
 def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:

@@ -1,16 +1,19 @@
 """Drawing more images with a finished run."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dreambooth.assemble import Reloaded, reload
-from dreambooth.backbones.drawing import draw_pictures, noise_key
 from dreambooth.runs.image_sets import check_new_set
-from dreambooth.runs.pictures import Picture
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import NewImages, Settings, read
+
+if TYPE_CHECKING:
+    from dreambooth.assemble import Reloaded
+    from dreambooth.runs.pictures import Picture
 
 
 def draw_more(config: Mapping[str, Any]) -> None:
@@ -18,18 +21,21 @@ def draw_more(config: Mapping[str, Any]) -> None:
 
     ValueError, before the model is loaded, for settings that it cannot honour.
     """
-    wanted = read(NewImages, config)
+    wanted = read(NewImages, dict(config) | {"prompts": _prompts(config)})
     check_new_set(wanted.image_set)
-    templates = _templates(config)
-    run = Run.load_finished(Path(str(config["run"])))
+    run = Run.load_finished(Path(wanted.run))
     sampler = wanted.sampler_for(read(Settings, run.config).model.sampling.images["base"])
+
+    from dreambooth.assemble import reload  # here, because it is slow to import
+    from dreambooth.backbones.drawing import draw_pictures, noise_key
+
     model = reload(run, wanted.size_px)
     sampling = replace(
         model.sampling,
         samplers={**model.sampling.samplers, "base": sampler},
         negative_prompt=wanted.negative_prompt,
     )
-    jobs = _jobs(templates, model, wanted)
+    jobs = _jobs(model, wanted)
     pictures = draw_pictures(model.backbone, jobs, sampling, wanted.seed)
     replaced = sum(
         run.images.has_picture(wanted.image_set, p.prompt, p.index, p.template) for p in pictures
@@ -47,35 +53,30 @@ def draw_more(config: Mapping[str, Any]) -> None:
     _print_recipe(pictures, [recipe(picture) for picture in pictures])
 
 
-def _templates(config: Mapping[str, Any]) -> list[str]:
-    """The prompts of `prompts`, or of the file `prompts_file`, one on each line."""
+def _prompts(config: Mapping[str, Any]) -> Any:
+    """The value of `prompts`, or the lines of `prompts_file`."""
     if config["prompts_file"] is None:
         given = config["prompts"]
-        templates = [given] if isinstance(given, str) else [str(text) for text in given]
-        source = "prompts"
-    else:
-        path = Path(str(config["prompts_file"])).expanduser()
-        if any(text.startswith("prompts=") for text in config["overrides"]):
-            raise ValueError("prompts and prompts_file are both given: give one of them")
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"prompts_file={path} cannot be read ({error}): give a text file with a prompt on "
-                "each line"
-            ) from None
-        templates, source = [line.strip() for line in lines if line.strip()], f"{path}"
-    if not templates:
+        return [given] if isinstance(given, str) else given
+    path = Path(str(config["prompts_file"])).expanduser()
+    if any(text.startswith("prompts=") for text in config["overrides"]):
+        raise ValueError("prompts and prompts_file are both given: give one of them")
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{source} is empty: give at least one, as in 'prompts=[\"a {{}} on the beach\"]'"
-        )
-    return templates
+            f"prompts_file={path} cannot be read ({error}): give a text file with a prompt on "
+            "each line"
+        ) from None
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"prompts_file={path} is empty: give a file with a prompt on each line")
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _jobs(templates: list[str], model: Reloaded, wanted: NewImages) -> list[tuple[str, str, int]]:
+def _jobs(model: Reloaded, wanted: NewImages) -> list[tuple[str, str, int]]:
     """(template, prompt, index) of each image. ValueError if the model cannot take a prompt."""
     names = model.names
-    by_prompt = {text.replace("{}", names.subject): text for text in templates}
+    by_prompt = {text.replace("{}", names.subject): text for text in wanted.prompts}
     if names.class_prompt in by_prompt:
         # Noise follows from the template. With this one it is that of the run's class images.
         by_prompt[names.class_prompt] = "a {}"

@@ -52,9 +52,10 @@ def changed_inputs(there: Mapping[str, str], here: Mapping[str, str]) -> list[st
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect."""
+    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect, and
+    `report`, which old configs have."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != "overrides":
+        elif f"{prefix}{key}" not in ("overrides", "report"):
             yield f"{prefix}{key}", value
