@@ -75,8 +75,8 @@ def test_a_prompt_given_twice_is_drawn_once_and_braces_are_only_text(moved):
     ended = command("generate", f"run={moved}", prompts, "images_per_prompt=1")
     assert ended.code == 0, ended.output
     assert len(generated(moved)) == 1
-    said = command("generate", f"run={moved}", "prompts=['a {x} {}']").sentence
-    assert "the word '{x}' of 'a {x} kzn dog' is outside the vocabulary" in said  # though one [UNK]
+    said = command("generate", f"run={moved}", "prompts=['a <x> {}']").sentence
+    assert "the word '<x>' of 'a <x> kzn dog' is outside the vocabulary" in said  # though one [UNK]
 
 
 def test_one_picture_costs_one_picture(moved, monkeypatch):

@@ -150,3 +150,21 @@ def test_what_cannot_run_in_any_cell_is_refused_once_before_the_first(tmp_path, 
     sentence = refused("-m", *words.split(), f"hydra.sweep.dir={folder}")
     assert sentence.count(said) == 1
     assert not folder.exists()
+
+
+def test_all_missing_encoders_are_named_at_once():
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from dreambooth.assemble import scorers_of
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        fidelity = "metrics.fidelity"
+        words = ["metrics=paper", f"{fidelity}.dino.pretrained=/nowhere/dino"]
+        words += [f"{fidelity}.clip.model=/nowhere/clip"]
+        words += [f"{fidelity}.distance.backbone=/nowhere/alex"]
+        metrics = OmegaConf.to_container(compose("train", words).metrics)
+    with pytest.raises(
+        ValueError, match=r"DINO encoder .*; the CLIP encoder .*; the LPIPS backbone"
+    ):
+        scorers_of(metrics)
