@@ -111,6 +111,10 @@ def test_a_sweep_without_scores_still_has_a_report(tmp_path, reports):
         (sweep / run / "metrics.json").write_text("{}")
     ended = command("report", f"sweep={sweep}")
     assert ended.code == 0, ended.output
+    for page in ("index.html", "report.md"):
+        text = (reports / "s" / page).read_text()
+        assert "2 of 2 finished runs have no scores" in text
+        assert f"python src/evaluate.py run={sweep}/0 metrics=paper" in text.replace("\\", "")
 
 
 @pytest.mark.parametrize(
