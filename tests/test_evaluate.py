@@ -299,6 +299,10 @@ def test_photos_that_no_oracle_knows_and_images_of_other_sizes(external, encoder
     status = Run(tmp_path / "rows" / "other", {}).status()
     assert (status.state, status.reason) == ("failed", said)
     said = command(
-        "evaluate", f"images={external}", "subject=biscuit", f"into={tmp_path}", "logger=csv"
+        "evaluate",
+        f"images={external}",
+        "subject=biscuit",
+        f"into={tmp_path / 'drawn'}",
+        "logger=csv",
     ).sentence
     assert said.startswith("the oracle of metrics=miniature reads images of 64x64 px, and one is")

@@ -116,12 +116,6 @@ def assemble(run: Run) -> Experiment:
     _warn_of_unused_sr_settings(config)
     last_stage = list(backbone.stages.values())[-1]
     warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
-    if not scorers:
-        log.warning(
-            "metrics=none: this run is not scored; to score its images later: "
-            "python src/evaluate.py run=%s metrics=paper",
-            run.folder,
-        )
     base_state = None
     if earlier := _earlier_run(config, names):
         base_state = parts.method.state(reload(earlier).backbone.stages["base"])
@@ -153,6 +147,12 @@ def assemble(run: Run) -> Experiment:
         loggers=loggers,
         seed=settings.seed,
     )
+    if not scorers:
+        log.warning(
+            "metrics=none: this run is not scored; to score its images later: "
+            "python src/evaluate.py run=%s metrics=paper",
+            run.folder,
+        )
     return Experiment(
         run=run,
         subject=subject,
@@ -244,10 +244,11 @@ def _earlier_run(config: Mapping[str, Any], names: PromptNames) -> Run | None:
 
 
 def _drop_storage_keys(settings: Any) -> Any:
-    """The settings of a group without those that change no weight."""
+    """The settings of a group without those that change no weight, or that `seed` repeats."""
     if not isinstance(settings, Mapping):
         return settings
-    return {k: v for k, v in settings.items() if k not in ("cache", "checkpoint_every")}
+    left_out = ("cache", "checkpoint_every", "seed")
+    return {k: _drop_storage_keys(v) for k, v in settings.items() if k not in left_out}
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:

@@ -140,8 +140,8 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path, m
     for key, value in whole.items():  # not to the bit: one run drew prior images, one read them
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=1e-6)
     assert any(value.abs().max() > 1e-4 for key, value in whole.items() if "lora_B" in key)
-    names = [p.name for p in (tmp_path / "whole/weights").iterdir()]
-    assert names == ["pytorch_lora_weights.safetensors"]
+    names = sorted(p.name for p in (tmp_path / "whole/weights").iterdir())
+    assert names == [".written.json", "pytorch_lora_weights.safetensors"]
     reloaded = reload(Run.load_finished(tmp_path / "whole"))
     assert any(
         "lora_A" in n for n, _ in reloaded.backbone.stages["base"].denoiser.named_parameters()

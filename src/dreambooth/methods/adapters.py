@@ -26,7 +26,7 @@ def dreambooth(
 ) -> "DreamBooth | AdapterTuning":
     """DreamBooth with the adapter of the group `adapter`, or of the weights themselves."""
     if adapter["config"] is None:
-        return DreamBooth(train, train_sr)
+        return DreamBooth(train=train, train_sr=train_sr)
     return AdapterTuning(adapter["config"], adapter["targets"], seed, train, train_sr)
 
 
