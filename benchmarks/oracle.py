@@ -22,12 +22,12 @@ from dreambooth.reporting.families import family_of
 
 
 def print_attributes(oracle: Oracle, num_scenes: int) -> None:
-    for name, value in oracle_quality.accuracies(oracle, num_scenes).items():
+    for name, value in oracle_quality.attribute_accuracies(oracle, num_scenes).items():
         print(f"{name:11s}{value:8.2%}")
 
 
 def print_identity(oracle: Oracle, num_cases: int) -> None:
-    found = oracle_quality.identity(oracle, num_cases)
+    found = oracle_quality.measure_identity(oracle, num_cases)
     bins = oracle_quality.reliability(found.probability, found.is_same)
     error = oracle_quality.calibration_error(bins)
     print(f"\nidentity: AUC {found.auc:.4f}, expected calibration error {error:.4f}")
@@ -39,7 +39,7 @@ def print_identity(oracle: Oracle, num_cases: int) -> None:
 
 
 def print_clean(oracle: Oracle, num_scenes: int) -> None:
-    found = oracle_quality.clean(oracle, num_scenes)
+    found = oracle_quality.measure_clean(oracle, num_scenes)
     print(f"\nclean: AUC {found.auc:.4f} (drawings mildly changed, against all damage)")
     rows = {"plain drawings": found.plain, "drawings mildly changed": found.mild}
     rows |= found.damaged | {"drawings warped by 2 px": found.warped_2_px}
@@ -50,7 +50,9 @@ def print_clean(oracle: Oracle, num_scenes: int) -> None:
 def print_perfect_model(oracle: Oracle, num_subjects: int) -> None:
     print("\nidentity of a perfect model")
     families: dict[str, list[float]] = {}
-    for kind, template, value in oracle_quality.perfect_model(oracle, num_subjects, num_images=4):
+    for kind, template, value in oracle_quality.perfect_model_identity(
+        oracle, num_subjects, num_images=4
+    ):
         families.setdefault(f"{kind}: {family_of(template)}", []).append(value)
     for family, values in families.items():
         print(f"{family:40s}{np.mean(values):6.3f}  ({min(values):.3f} to {max(values):.3f})")

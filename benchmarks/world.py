@@ -9,14 +9,14 @@ import time
 import cv2
 
 from dreambooth.miniature.drawing import draw
-from dreambooth.miniature.scenes import scene_number
+from dreambooth.miniature.scenes import nth_scene
 
 
 def main(num_scenes: int = 2000) -> None:
     cv2.setNumThreads(1)
     wall, cpu = time.perf_counter(), time.process_time()
     for i in range(num_scenes):
-        draw(scene_number(i, 0))
+        draw(nth_scene(i, 0))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(f"{num_scenes / cpu:.0f} scenes/s of CPU time, {num_scenes / wall:.0f}/s of wall time")
 

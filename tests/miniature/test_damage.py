@@ -10,16 +10,16 @@ from dreambooth.miniature.damage import (
     CLEAN_BELOW,
     DAMAGED_FROM,
     DAMAGES,
-    damaged,
+    damage_and_label,
     is_clean,
     mildly_changed,
     visible_change,
     warp,
 )
 from dreambooth.miniature.drawing import draw
-from dreambooth.miniature.scenes import scene_number
+from dreambooth.miniature.scenes import nth_scene
 
-DRAWINGS = [draw(scene_number(i, 5)) for i in range(24)]
+DRAWINGS = [draw(nth_scene(i, 5)) for i in range(24)]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -27,8 +27,8 @@ def test_every_kind_of_damage_is_plain_and_follows_from_its_random_numbers(kind)
     labels = []
     for i, drawing in enumerate(DRAWINGS):
         before = drawing.copy()
-        after, label = damaged(drawing, DRAWINGS[i - 1], np.random.default_rng(i), kind)
-        again, _ = damaged(drawing, DRAWINGS[i - 1], np.random.default_rng(i), kind)
+        after, label = damage_and_label(drawing, DRAWINGS[i - 1], np.random.default_rng(i), kind)
+        again, _ = damage_and_label(drawing, DRAWINGS[i - 1], np.random.default_rng(i), kind)
         assert np.array_equal(after, again)
         assert np.array_equal(drawing, before)
         assert (after.shape, after.dtype) == (drawing.shape, np.uint8)
@@ -38,7 +38,7 @@ def test_every_kind_of_damage_is_plain_and_follows_from_its_random_numbers(kind)
 
 def test_without_a_kind_any_is_done():
     rng = np.random.default_rng(0)
-    changes = [damaged(DRAWINGS[0], DRAWINGS[1], rng)[0] for _ in range(5)]
+    changes = [damage_and_label(DRAWINGS[0], DRAWINGS[1], rng)[0] for _ in range(5)]
     assert len({change.tobytes() for change in changes}) == 5
 
 
@@ -79,7 +79,7 @@ def test_mild_changes_are_smaller_than_damage_and_some_pictures_have_none():
     clean = [drawing for drawing in DRAWINGS for _ in range(4)]
     change = [np.abs(m - c.astype(float)).mean() for m, c in zip(mild, clean, strict=True)]
     harm = [
-        np.abs(damaged(one, other, rng, "several")[0] - one.astype(float)).mean()
+        np.abs(damage_and_label(one, other, rng, "several")[0] - one.astype(float)).mean()
         for one, other in itertools.pairwise(DRAWINGS)
     ]
     assert np.mean(change) < np.mean(harm) / 2

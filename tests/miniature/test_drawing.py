@@ -11,7 +11,7 @@ from dreambooth.miniature import world
 from dreambooth.miniature.canvas import Canvas, box, curve, ellipse, mirrored
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.figures import draw_subject
-from dreambooth.miniature.scenes import casual_photos, scene_number
+from dreambooth.miniature.scenes import casual_photos, nth_scene
 from dreambooth.miniature.world import Scene, individual
 
 KEY = (1, 2, 3)  # a colour that no figure has
@@ -56,18 +56,18 @@ def test_the_pixels_are_those_that_the_shipped_weights_were_trained_on(name):
         scenes = [s for noun in world.CLASSES for s in casual_photos(noun, 123, 2)]
     else:
         first = int(name)
-        scenes = [scene_number(i, 7) for i in range(first, first + 10)]
+        scenes = [nth_scene(i, 7) for i in range(first, first + 10)]
     assert sha256(*map(draw, scenes)) == GOLDEN[name]
 
 
 def test_a_picture_is_rgb_bytes_of_the_size_asked_for():
     for size_px in (SIZE_PX, 96):
-        picture = draw(scene_number(0, 1), size_px)
+        picture = draw(nth_scene(0, 1), size_px)
         assert (picture.shape, picture.dtype) == ((size_px, size_px, 3), np.uint8)
 
 
 def test_pictures_do_not_depend_on_what_was_drawn_before():
-    scenes = [scene_number(i, 8) for i in range(20)]
+    scenes = [nth_scene(i, 8) for i in range(20)]
     forwards = [draw(s) for s in scenes]
     np.random.seed(0)  # numpy's global state has no say
     backwards = [draw(s) for s in scenes[::-1]][::-1]
@@ -166,7 +166,7 @@ def test_every_emblem_shows(emblem):
 
 def test_hardly_anything_of_a_figure_is_outside_the_picture():
     for i in range(40):
-        scene = scene_number(i, 9)
+        scene = nth_scene(i, 9)
         x, y = scene.shift
         # Half as large on a canvas twice as large: the same figure, with room around it.
         roomy = replace(scene, scale=scene.scale / 2, shift=(x / 2, y / 2 - 0.03))

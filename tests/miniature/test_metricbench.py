@@ -6,7 +6,14 @@ from scipy import stats
 
 from dreambooth.metrics.evaluation import Scores
 from dreambooth.miniature import metricbench
-from dreambooth.miniature.metricbench import SERIES, UNSAID, bench, changed, judged, report
+from dreambooth.miniature.metricbench import (
+    SERIES,
+    UNCAPTIONED,
+    bench,
+    change_parts,
+    judge_metric,
+    report,
+)
 from dreambooth.miniature.world import individual
 
 DOG = individual("dog", 7)
@@ -47,7 +54,7 @@ def test_a_metric_that_knows_the_truth_is_perfect_and_one_that_sees_nothing_is_c
 
 def test_judgement_equals_a_plain_recomputation():
     values = np.random.default_rng(0).normal(size=(3, 20)) + np.array([[2.0], [1.0], [0.0]])
-    found = judged("x", values)
+    found = judge_metric("x", values)
     truth = np.repeat([2, 1, 0], 20)
     assert found.pearson == pytest.approx(np.corrcoef(truth, values.ravel())[0, 1])
     ranks = stats.rankdata(truth), stats.rankdata(values.ravel())
@@ -61,8 +68,8 @@ def test_judgement_equals_a_plain_recomputation():
 def test_as_many_parts_are_changed_as_are_said_and_nothing_else(count):
     rng = np.random.default_rng(count)
     for _ in range(5):
-        other = changed(count)(rng, DOG)
-        differs = [any(getattr(other, k) != getattr(DOG, k) for k in part) for part in UNSAID]
+        other = change_parts(count)(rng, DOG)
+        differs = [any(getattr(other, k) != getattr(DOG, k) for k in part) for part in UNCAPTIONED]
         assert sum(differs) == count
         assert (other.class_noun, other.main) == (DOG.class_noun, DOG.main)
 

@@ -22,7 +22,7 @@ from dreambooth.miniature.encoders import (
     to_dino_input,
     views,
 )
-from dreambooth.miniature.scenes import scene_number
+from dreambooth.miniature.scenes import nth_scene
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer
 
 TEXTS = ["a dog", "a red striped dog in the snow", "a sketch of a sks fish"]
@@ -35,7 +35,7 @@ def noise(seed=0):
 @pytest.fixture(scope="module")
 def pixels():
     """uint8 (6, 3, 64, 64)"""
-    drawn = np.stack([draw(scene_number(i, seed=5)) for i in range(6)])
+    drawn = np.stack([draw(nth_scene(i, seed=5)) for i in range(6)])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2)
 
 

@@ -19,7 +19,7 @@ from dreambooth.miniature.oracle import (
     scene_labels,
     scene_values,
 )
-from dreambooth.miniature.scenes import scene_number, to_tensor
+from dreambooth.miniature.scenes import nth_scene, to_tensor
 from dreambooth.subjects.prompts import MINIBENCH, subject_phrase
 
 
@@ -33,7 +33,7 @@ def oracle():
 
 @pytest.fixture(scope="module")
 def images():
-    return to_tensor(np.stack([draw(scene_number(i, 11)) for i in range(18)]))
+    return to_tensor(np.stack([draw(nth_scene(i, 11)) for i in range(18)]))
 
 
 def directions(n: int, seed: int = 0) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_parts_of_words_and_phrases_ask_for_nothing(text):
 
 def test_labels_are_the_scene_s_values_as_numbers():
     for i in range(50):
-        scene = scene_number(i, 2)
+        scene = nth_scene(i, 2)
         labels, values = scene_labels(scene), scene_values(scene)
         assert labels.keys() == values.keys() == ATTRIBUTES.keys()
         assert {k: ATTRIBUTES[k][v] for k, v in labels.items()} == values

@@ -15,8 +15,8 @@ from dreambooth.miniature.oracle_pretraining import (
     OracleBatches,
     OraclePretraining,
     calibrate,
-    cases,
     clean_loss,
+    identity_cases,
     logistic_fit,
     read_samples,
     roughen,
@@ -175,15 +175,15 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
 
 
 def test_a_case_has_as_many_pictures_of_the_individual_as_of_others():
-    found = list(cases(seed=1, count=3))
+    found = list(identity_cases(seed=1, count=3))
     for case in found:
         assert case.pictures.shape == (12, 3, 64, 64)
         assert case.references.shape == (16, 3, 64, 64)
         assert {r: case.relations.count(r) for r in RELATIONS} == RELATIONS
         assert case.is_same.tolist() == 6 * [1.0] + 6 * [0.0]
-    again = next(cases(seed=1, count=1))
+    again = next(identity_cases(seed=1, count=1))
     assert torch.equal(again.pictures, found[0].pictures)
-    assert not torch.equal(next(cases(seed=2, count=1)).pictures, found[0].pictures)
+    assert not torch.equal(next(identity_cases(seed=2, count=1)).pictures, found[0].pictures)
 
 
 def test_the_logistic_fit_finds_the_weights_that_made_the_truth():
@@ -211,8 +211,8 @@ class _KnowsSome(torch.nn.Module):
 
 
 def test_calibration_makes_the_probabilities_right_on_average(monkeypatch):
-    case = next(cases(seed=1, count=1))
-    monkeypatch.setattr(oracle_pretraining, "cases", lambda _, count: [case] * count)
+    case = next(identity_cases(seed=1, count=1))
+    monkeypatch.setattr(oracle_pretraining, "identity_cases", lambda _, count: [case] * count)
     network = _KnowsSome(spread=3.0).train()  # so wide that same and others overlap
     calibrate(network, seed=0, num_cases=30)
     assert network.same.isfinite().all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dreambooth.miniature import references as module
-from dreambooth.miniature.references import asked_of_subject, drawn_as_asked, references
+from dreambooth.miniature.references import draw_as_prompted, prompted_except_class, references
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import individual, recolour
 from dreambooth.subjects.prompts import MINIBENCH
@@ -38,7 +38,7 @@ def test_they_have_all_that_a_prompt_of_minibench_asks_for(who, kind, scenes):
     for template in MINIBENCH[kind]:
         scenes.clear()
         references(who, template)
-        asked = asked_of_subject(template)
+        asked = prompted_except_class(template)
         as_asked = recolour(who, asked.pop("colour")) if "colour" in asked else who
         assert len(scenes) == 16
         for scene in scenes:
@@ -55,13 +55,13 @@ def test_what_the_prompt_leaves_open_is_as_random_as_in_the_world(scenes):
 
 
 def test_the_class_noun_asks_for_nothing():
-    assert asked_of_subject("a red cat") == {"colour": "red"}
+    assert prompted_except_class("a red cat") == {"colour": "red"}
     assert torch.equal(references(DOG, "a dog"), references(DOG, ""))
 
 
 def test_what_the_world_never_draws_is_set_as_asked(scenes):
     asked = {"expression": "happy", "view": "behind"}
-    drawn_as_asked(np.random.default_rng(0), DOG, asked, 2)
+    draw_as_prompted(np.random.default_rng(0), DOG, asked, 2)
     assert [(scene.expression, scene.view) for scene in scenes] == 2 * [("happy", "behind")]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from dreambooth.miniature import scenes
 from dreambooth.miniature.drawing import draw
-from dreambooth.miniature.scenes import casual_photos, drawn_scenes, scene_number, to_tensor
+from dreambooth.miniature.scenes import casual_photos, drawn_scenes, nth_scene, to_tensor
 from dreambooth.miniature.world import CLASSES, individual
 
 COUNT = 20
@@ -23,7 +23,7 @@ def drawn(tmp_path_factory):
 
 def test_drawn_scenes_are_the_scenes_drawn_one_by_one(drawn):
     _, found, pixels = drawn
-    assert found == [scene_number(i, 3) for i in range(COUNT)]
+    assert found == [nth_scene(i, 3) for i in range(COUNT)]
     assert (pixels.shape, pixels.dtype) == ((COUNT, 64, 64, 3), np.uint8)
     np.testing.assert_array_equal(pixels, np.stack([draw(s) for s in found]))
 
@@ -51,9 +51,9 @@ def test_scenes_are_drawn_once_and_used_again(drawn, monkeypatch):
 
 
 def test_scene_i_is_the_same_whatever_was_asked_before():
-    backwards = [scene_number(i, 3) for i in reversed(range(30))][::-1]
-    assert backwards == [scene_number(i, 3) for i in range(30)]
-    assert scene_number(0, 3) != scene_number(0, 4)
+    backwards = [nth_scene(i, 3) for i in reversed(range(30))][::-1]
+    assert backwards == [nth_scene(i, 3) for i in range(30)]
+    assert nth_scene(0, 3) != nth_scene(0, 4)
 
 
 def test_tensors_are_channels_first_from_minus_one_to_one():

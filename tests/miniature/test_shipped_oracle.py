@@ -17,16 +17,16 @@ def oracle():
 
 @pytest.fixture(scope="module")
 def identity(oracle):
-    return oracle_quality.identity(oracle, num_cases=200, seed=4242)
+    return oracle_quality.measure_identity(oracle, num_cases=200, seed=4242)
 
 
 @pytest.fixture(scope="module")
 def clean(oracle):
-    return oracle_quality.clean(oracle, num_scenes=300)
+    return oracle_quality.measure_clean(oracle, num_scenes=300)
 
 
 def test_every_attribute_is_read_from_nearly_every_drawing(oracle):
-    found = oracle_quality.accuracies(oracle, num_scenes=600)
+    found = oracle_quality.attribute_accuracies(oracle, num_scenes=600)
     assert found.pop("class") >= 0.99
     assert min(found.values()) >= 0.95, found
 
@@ -47,7 +47,7 @@ def test_look_alikes_seldom_pass_for_the_individual(identity):
 
 
 def test_a_perfect_model_has_the_same_identity_under_every_prompt(oracle):
-    found = [value for *_, value in oracle_quality.perfect_model(oracle, 20, num_images=4)]
+    found = [value for *_, value in oracle_quality.perfect_model_identity(oracle, 20, num_images=4)]
     assert np.ptp(found) <= 0.04, found  # +-0.02
     assert min(found) >= 0.95
 

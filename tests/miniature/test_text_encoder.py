@@ -22,7 +22,7 @@ from dreambooth.miniature.text import (
     meaningless_identifier,
     new_text_encoder,
     random_caption,
-    token_shares,
+    token_targets,
 )
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer, caption_words, rare_tokens
 from dreambooth.miniature.world import random_scene
@@ -36,7 +36,7 @@ def batches(text_encoder, batch_size=16, seed=1):
 
 
 def test_a_position_must_hold_its_token_and_those_before_it_and_padding_the_caption():
-    shares = token_shares(torch.tensor([[1, 7, 9, 7, 2, 0, 0]]), pad_id=0)[0]
+    shares = token_targets(torch.tensor([[1, 7, 9, 7, 2, 0, 0]]), pad_id=0)[0]
     assert shares.sum(1).tolist() == pytest.approx([1] * 7)
 
     def held(position):
@@ -56,7 +56,7 @@ def test_the_loss_of_the_tokens_is_nothing_where_the_states_tell_the_shares():
     batch = batches(model)[0]
     teacher.training_step(batch, 0)
     assert logged["tokens"] > 1
-    shares = token_shares(batch["tokens"], pad_id=0)
+    shares = token_targets(batch["tokens"], pad_id=0)
     teacher.tokens = torch.nn.Module()
     teacher.tokens.forward = lambda _: shares.clamp(min=1e-12).log()
     teacher.training_step(batch, 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreambooth.miniature import world
-from dreambooth.miniature.scenes import scene_number
+from dreambooth.miniature.scenes import nth_scene
 from dreambooth.miniature.tokenizer import (
     MAX_TOKENS,
     RARE_IDS,
@@ -40,13 +40,13 @@ def test_the_ids_are_those_that_the_shipped_weights_were_trained_on():
 def test_every_word_of_a_caption_is_one_token():
     rng = np.random.default_rng(0)
     for i in range(200):
-        scene = scene_number(i, 6)
+        scene = nth_scene(i, 6)
         for text in (caption(scene), caption(scene, rng)):
             assert TOKENIZER.convert_ids_to_tokens(ids(text)[1:-1]) == text.split()
 
 
 def test_the_vocabulary_has_the_captions_words_and_no_others():
-    said = {w for i in range(2000) for w in caption(scene_number(i, 6)).split()}
+    said = {w for i in range(2000) for w in caption(nth_scene(i, 6)).split()}
     assert set(caption_words()) == said | set(world.COMMON_WORDS)
 
 
@@ -65,7 +65,7 @@ def test_the_longest_caption_with_a_three_token_identifier_fits():
     longest += ["sleeping", "special", "purple", "striped", *rare_tokens()[:3], "dog"]
     longest += [w for p in parts for w in max(p.values(), key=lambda v: len(v.split())).split()]
     assert len(longest) + 2 == len(ids(" ".join(longest))) <= MAX_TOKENS
-    drawn = [caption(scene_number(i, 6)) for i in range(2000)]
+    drawn = [caption(nth_scene(i, 6)) for i in range(2000)]
     # nobody's full caption is longer: it lacks the identifier and "special"
     assert max(len(ids(text)) for text in drawn) == len(longest) + 2 - 4
 

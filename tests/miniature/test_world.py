@@ -8,10 +8,10 @@ import pytest
 
 from dreambooth.miniature import world
 from dreambooth.miniature.oracle import prompted_values, scene_values
-from dreambooth.miniature.scenes import scene_number
+from dreambooth.miniature.scenes import nth_scene
 from dreambooth.miniature.world import caption, individual, kind_of, random_scene, recolour
 
-SCENES = [scene_number(i, 5) for i in range(600)]
+SCENES = [nth_scene(i, 5) for i in range(600)]
 
 
 def test_the_world_is_as_large_as_the_paper_s_applications_need():

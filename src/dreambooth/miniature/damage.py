@@ -145,7 +145,7 @@ DAMAGES: dict[str, Damage] = {
 _SHARES = {"warp": 0.3, "blend": 0.2}  # the two that are hardest to see; the others share the rest
 
 
-def damaged(
+def damage_and_label(
     pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator, kind: str | None = None
 ) -> tuple[np.ndarray, float]:
     """The picture after a damage of `kind`, any if None, and its label (`is_clean`)."""

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
-from dreambooth.miniature.damage import damaged
+from dreambooth.miniature.damage import damage_and_label
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.scenes import casual_photos
-from dreambooth.miniature.subjects import anyone, drawn_subject, look_alike
+from dreambooth.miniature.subjects import drawn_subject, look_alike, random_individual
 from dreambooth.miniature.world import CLASSES, CONTEXTS, Individual, Scene, random_scene
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
@@ -23,7 +23,7 @@ from dreambooth.runs.settings import check_count
 HUMAN_STUDY = "The paper's study of people's choices: Pearson 0.32 with DINO, 0.27 with CLIP-I."
 NUM_PHOTOS = 5
 SEED = 977
-UNSAID = (  # what makes an individual, but for class and main colour
+UNCAPTIONED = (  # what makes an individual, but for class and main colour
     ("second",),
     ("pattern", "pattern_seed", "pattern_angle", "pattern_period"),
     ("emblem", "emblem_colour"),
@@ -50,31 +50,33 @@ class Level:
         return scene, self.spoil(rng, draw(scene))
 
 
-def of_its_colour(rng: np.random.Generator, subject: Individual) -> Individual:
+def same_class_and_colour(rng: np.random.Generator, subject: Individual) -> Individual:
     return look_alike(rng, subject, both_colours=False)
 
 
-def of_another_colour(rng: np.random.Generator, subject: Individual) -> Individual:
-    found = anyone(rng, subject.class_noun)
-    return found if found.main != subject.main else of_another_colour(rng, subject)
+def same_class_other_colour(rng: np.random.Generator, subject: Individual) -> Individual:
+    found = random_individual(rng, subject.class_noun)
+    return found if found.main != subject.main else same_class_other_colour(rng, subject)
 
 
-def of_another_class(rng: np.random.Generator, subject: Individual) -> Individual:
-    return anyone(rng, str(rng.choice([noun for noun in CLASSES if noun != subject.class_noun])))
+def another_class(rng: np.random.Generator, subject: Individual) -> Individual:
+    return random_individual(
+        rng, str(rng.choice([noun for noun in CLASSES if noun != subject.class_noun]))
+    )
 
 
-def changed(count: int) -> Change:
-    """`count` of `UNSAID` (0..4) are those of another individual that differs in all of them."""
+def change_parts(count: int) -> Change:
+    """Take `count` (0..4) of the groups in `UNCAPTIONED` from an individual that differs in all."""
 
     def of(rng: np.random.Generator, subject: Individual) -> Individual:
         while True:
-            other = of_its_colour(rng, subject)
+            other = same_class_and_colour(rng, subject)
             body = {subject.main, subject.second, other.second}
             emblems = {subject.emblem_colour, other.emblem_colour}
-            apart = all(getattr(other, k) != getattr(subject, k) for k, *_ in UNSAID)
+            apart = all(getattr(other, k) != getattr(subject, k) for k, *_ in UNCAPTIONED)
             if apart and not body & emblems:  # an emblem of the body's own colour is none
                 break
-        parts = [UNSAID[i] for i in rng.permutation(len(UNSAID))[:count]]
+        parts = [UNCAPTIONED[i] for i in rng.permutation(len(UNCAPTIONED))[:count]]
         return replace(subject, **{name: getattr(other, name) for part in parts for name in part})
 
     return of
@@ -99,7 +101,7 @@ def damage(times: int) -> Spoil:
 
     def spoil(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
         for _ in range(times):
-            pixels, _ = damaged(pixels, draw(random_scene(rng)), rng)
+            pixels, _ = damage_and_label(pixels, draw(random_scene(rng)), rng)
         return pixels
 
     return spoil
@@ -109,11 +111,11 @@ SAME = Level("same individual")
 SERIES: dict[str, tuple[Level, ...]] = {
     "relation": (
         SAME,
-        Level("same class and colour", of_its_colour),
-        Level("same class", of_another_colour),
-        Level("another class", of_another_class),
+        Level("same class and colour", same_class_and_colour),
+        Level("same class", same_class_other_colour),
+        Level("another class", another_class),
     ),
-    "parts changed": (SAME, *(Level(f"{k} of 4", changed(k)) for k in (1, 2, 3, 4))),
+    "parts changed": (SAME, *(Level(f"{k} of 4", change_parts(k)) for k in (1, 2, 3, 4))),
     "blur": (SAME, *(Level(f"{s:g} px", spoil=blur(s)) for s in (0.7, 1.4, 2.8))),
     "noise": (SAME, *(Level(f"{s:g} of 255", spoil=noise(s)) for s in (10, 25, 60))),
     "damaged": (SAME, *(Level(f"{k} damages", spoil=damage(k)) for k in (1, 2, 4))),
@@ -122,7 +124,7 @@ SERIES: dict[str, tuple[Level, ...]] = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class SeriesResult:
     """A metric on a series. An AUC is that of the first level against another: the probability that
     a picture of the first has the higher value, 0.5 being chance."""
 
@@ -134,13 +136,13 @@ class Judged:
     spearman: float
 
 
-def judged(metric: str, values: np.ndarray) -> Judged:
+def judge_metric(metric: str, values: np.ndarray) -> SeriesResult:
     """`values` (levels, N), the best level first."""
     from scipy import stats
 
     truth = np.repeat(-np.arange(len(values)), values.shape[1])
     varies = np.ptp(values) > 0
-    return Judged(
+    return SeriesResult(
         metric,
         values.size,
         means=tuple(values.mean(1).tolist()),
@@ -153,7 +155,9 @@ def judged(metric: str, values: np.ndarray) -> Judged:
     )
 
 
-def bench(scorers: Sequence[Scorer], num_subjects: int, num_images: int) -> dict[str, list[Judged]]:
+def bench(
+    scorers: Sequence[Scorer], num_subjects: int, num_images: int
+) -> dict[str, list[SeriesResult]]:
     """Series -> what is found of each metric that gives every picture a number.
 
     `num_subjects` drawn individuals, of all classes in turn, with 5 photos each; for each of them
@@ -163,18 +167,18 @@ def bench(scorers: Sequence[Scorer], num_subjects: int, num_images: int) -> dict
     check_count("bench.num_images", num_images)
     if not scorers:
         raise ValueError("metrics=none has nothing to be judged: choose other metrics")
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[SeriesResult]] = {}
     for series, levels in SERIES.items():
         values: dict[str, list[np.ndarray]] = {}
         for number in range(num_subjects):
             for metric, scores in _scores(scorers, levels, number, num_images).items():
                 values.setdefault(metric, []).append(scores)
         whole = {metric: v for metric, v in values.items() if len(v) == num_subjects}
-        found[series] = [judged(metric, np.concatenate(v, 1)) for metric, v in whole.items()]
+        found[series] = [judge_metric(metric, np.concatenate(v, 1)) for metric, v in whole.items()]
     return found
 
 
-def report(found: dict[str, list[Judged]]) -> str:
+def report(found: dict[str, list[SeriesResult]]) -> str:
     """A table in Markdown for each series."""
     lines = []
     for series, metrics in found.items():

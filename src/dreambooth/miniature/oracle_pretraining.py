@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 
 from dreambooth.methods.two_terms import cooled_down
 from dreambooth.miniature import world
-from dreambooth.miniature.damage import damaged, mildly_changed
+from dreambooth.miniature.damage import damage_and_label, mildly_changed
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.muon import Muon
 from dreambooth.miniature.oracle import ATTRIBUTES, OracleNetwork, identity_features, scene_labels
-from dreambooth.miniature.references import asked_of_subject, drawn_as_asked, references
+from dreambooth.miniature.references import draw_as_prompted, prompted_except_class, references
 from dreambooth.miniature.scenes import to_tensor
-from dreambooth.miniature.subjects import anyone, look_alike
+from dreambooth.miniature.subjects import look_alike, random_individual
 from dreambooth.miniature.world import Individual, random_scene
 from dreambooth.subjects.prompts import MINIBENCH
 
@@ -60,7 +60,7 @@ class OracleBatches(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, step])
         scenes = []
         for _ in range(self.groups):
-            one = anyone(rng, str(rng.choice(world.CLASSES)))
+            one = random_individual(rng, str(rng.choice(world.CLASSES)))
             both_colours = rng.random() < 0.5
             alike = [look_alike(rng, one, both_colours) for _ in range(self.per_group - 1)]
             scenes += [random_scene(rng, who) for who in (one, *alike) for _ in range(2)]
@@ -84,7 +84,7 @@ class OracleBatches(Dataset[dict[str, Any]]):
         pictures, labels = [], []
         for _ in range(count - num_samples):
             one, other = rng.choice(len(drawings), 2, replace=False)
-            after, label = damaged(drawings[one], drawings[other], rng)
+            after, label = damage_and_label(drawings[one], drawings[other], rng)
             pictures.append(mildly_changed(after, rng))
             labels.append(label)
         if self.samples is not None:
@@ -200,7 +200,7 @@ _SAME = next(iter(RELATIONS))
 
 
 @dataclass(frozen=True)
-class Case:
+class IdentityCase:
     """Pictures that a prompt asks of one individual, as many of it as of others."""
 
     prompt: str
@@ -214,21 +214,21 @@ class Case:
         return torch.tensor([float(relation == _SAME) for relation in self.relations])
 
 
-def cases(seed: int, count: int) -> Iterator[Case]:
+def identity_cases(seed: int, count: int) -> Iterator[IdentityCase]:
     """`count` random individuals, each under a prompt of MiniBench, or one in five without any; the
     pictures are a little rough, as samples are."""
     for number in range(count):
         rng = np.random.default_rng([31, seed, number])
-        who = anyone(rng, str(rng.choice(world.CLASSES)))
+        who = random_individual(rng, str(rng.choice(world.CLASSES)))
         templates = MINIBENCH[world.kind_of(who.class_noun)]
         prompt = str(rng.choice(templates)) if rng.random() < 0.8 else ""
-        asked = asked_of_subject(prompt)
+        asked = prompted_except_class(prompt)
         relations = [name for name, times in RELATIONS.items() for _ in range(times)]
         shown = [_related(rng, who, relation) for relation in relations]
-        drawn = [drawn_as_asked(rng, one, asked, 1)[0] for one in shown]
+        drawn = [draw_as_prompted(rng, one, asked, 1)[0] for one in shown]
         pictures = to_tensor(np.stack([mildly_changed(pixels, rng) for pixels in drawn]))
         noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        yield Case(prompt, references(who, prompt), roughen(pictures, noise), relations)
+        yield IdentityCase(prompt, references(who, prompt), roughen(pictures, noise), relations)
 
 
 def _related(rng: np.random.Generator, who: Individual, relation: str) -> Individual:
@@ -238,8 +238,10 @@ def _related(rng: np.random.Generator, who: Individual, relation: str) -> Indivi
         case "same class and both colours" | "same class and colour":
             return look_alike(rng, who, both_colours="both" in relation)
         case "same class":
-            return anyone(rng, who.class_noun)
-    return anyone(rng, str(rng.choice([noun for noun in world.CLASSES if noun != who.class_noun])))
+            return random_individual(rng, who.class_noun)
+    return random_individual(
+        rng, str(rng.choice([noun for noun in world.CLASSES if noun != who.class_noun]))
+    )
 
 
 @torch.no_grad()
@@ -248,7 +250,7 @@ def calibrate(network: OracleNetwork, seed: int, num_cases: int = 300) -> None:
     did not see. Sets `network.same` and leaves the network in eval mode."""
     network.eval()
     features, same = [], []
-    for case in cases(seed + 1_000_003, num_cases):
+    for case in identity_cases(seed + 1_000_003, num_cases):
         embeddings = network(torch.cat([case.references, case.pictures])).embeddings
         apart = len(case.references)
         features.append(identity_features(embeddings[apart:], embeddings[:apart]))

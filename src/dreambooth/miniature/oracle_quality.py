@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dreambooth.miniature import world
-from dreambooth.miniature.damage import DAMAGES, damaged, mildly_changed, warp
+from dreambooth.miniature.damage import DAMAGES, damage_and_label, mildly_changed, warp
 from dreambooth.miniature.drawing import draw
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, scene_values
-from dreambooth.miniature.oracle_pretraining import cases
-from dreambooth.miniature.references import asked_of_subject, drawn_as_asked, references
-from dreambooth.miniature.scenes import scene_number, to_tensor
+from dreambooth.miniature.oracle_pretraining import identity_cases
+from dreambooth.miniature.references import draw_as_prompted, prompted_except_class, references
+from dreambooth.miniature.scenes import nth_scene, to_tensor
 from dreambooth.miniature.world import individual
 from dreambooth.subjects.prompts import MINIBENCH
 
@@ -24,9 +24,9 @@ SEED = 991  # of no training
 NUM_BINS = 10
 
 
-def accuracies(oracle: Oracle, num_scenes: int) -> dict[str, float]:
+def attribute_accuracies(oracle: Oracle, num_scenes: int) -> dict[str, float]:
     """Of each attribute, on scenes of the world's own distribution."""
-    scenes = [scene_number(i, SEED) for i in range(num_scenes)]
+    scenes = [nth_scene(i, SEED) for i in range(num_scenes)]
     seen = oracle.read(to_tensor(np.stack([draw(s) for s in scenes]))).values
     truth = [scene_values(s) for s in scenes]
     return {
@@ -36,7 +36,7 @@ def accuracies(oracle: Oracle, num_scenes: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Identity:
+class IdentityResult:
     """P(same individual) of N pictures, what each shows and which prompt asked for it."""
 
     probability: np.ndarray  # (N,), 0..1
@@ -53,16 +53,18 @@ class Identity:
         return float(self.probability[[r == relation for r in self.relations]].mean())
 
 
-def identity(oracle: Oracle, num_cases: int, seed: int = SEED) -> Identity:
+def measure_identity(oracle: Oracle, num_cases: int, seed: int = SEED) -> IdentityResult:
     """Of fresh individuals and look-alikes, 12 pictures a case."""
     probability, same, relations, prompts = [], [], [], []
-    for case in cases(seed, num_cases):
+    for case in identity_cases(seed, num_cases):
         drawn = oracle.read(case.references).embeddings
         probability.append(oracle.identity(oracle.read(case.pictures).embeddings, drawn))
         same.append(case.is_same)
         relations += case.relations
         prompts += [case.prompt] * len(case.relations)
-    return Identity(torch.cat(probability).numpy(), torch.cat(same).numpy(), relations, prompts)
+    return IdentityResult(
+        torch.cat(probability).numpy(), torch.cat(same).numpy(), relations, prompts
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def calibration_error(bins: list[Bin]) -> float:
     return sum(b.count * abs(b.probability - b.share) for b in bins) / total
 
 
-def perfect_model(
+def perfect_model_identity(
     oracle: Oracle, num_subjects: int, num_images: int
 ) -> Iterator[tuple[str, str, float]]:
     """Kind of subject, prompt, and the mean identity of fresh drawings as it asks: what a perfect
@@ -102,7 +104,7 @@ def perfect_model(
             for number in range(num_subjects):
                 who = individual(nouns[number % len(nouns)], 50_000 + number)
                 rng = np.random.default_rng([SEED, number])
-                drawn = drawn_as_asked(rng, who, asked_of_subject(template), num_images)
+                drawn = draw_as_prompted(rng, who, prompted_except_class(template), num_images)
                 embeddings = _embeddings(oracle, to_tensor(drawn))
                 found.append(
                     oracle.identity(embeddings, _embeddings(oracle, references(who, template)))
@@ -115,7 +117,7 @@ def _embeddings(oracle: Oracle, images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Clean:
+class CleanResult:
     """P(clean) of drawings, plain and mildly changed, and of each kind of damage."""
 
     plain: np.ndarray
@@ -129,9 +131,9 @@ class Clean:
         return auc(self.mild, np.concatenate([*self.damaged.values()]))
 
 
-def clean(oracle: Oracle, num_scenes: int) -> Clean:
+def measure_clean(oracle: Oracle, num_scenes: int) -> CleanResult:
     """Of `num_scenes` fresh drawings; the damage is plain, and as mildly changed as the rest."""
-    drawings = [draw(scene_number(i, SEED)) for i in range(num_scenes)]
+    drawings = [draw(nth_scene(i, SEED)) for i in range(num_scenes)]
     rng = np.random.default_rng(SEED)
 
     def read(pictures: list[np.ndarray]) -> np.ndarray:
@@ -139,11 +141,13 @@ def clean(oracle: Oracle, num_scenes: int) -> Clean:
 
     spoilt: dict[str, np.ndarray] = {}
     for kind in DAMAGES:
-        found = [damaged(drawings[i], drawings[i - 1], rng, kind) for i in range(num_scenes)]
+        found = [
+            damage_and_label(drawings[i], drawings[i - 1], rng, kind) for i in range(num_scenes)
+        ]
         spoilt[kind] = read(
             [mildly_changed(picture, rng) for picture, label in found if label == 0]
         )
-    return Clean(
+    return CleanResult(
         plain=read(drawings),
         mild=read([mildly_changed(picture, rng) for picture in drawings]),
         damaged=spoilt,

@@ -22,7 +22,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from dreambooth.metrics.encoders import DinoEncoder
 from dreambooth.miniature.drawing import SIZE_PX, draw
-from dreambooth.miniature.scenes import scene_number
+from dreambooth.miniature.scenes import nth_scene
 from dreambooth.miniature.world import Scene, caption
 from dreambooth.subjects.photos import from_uint8
 
@@ -35,7 +35,7 @@ NEIGHBOURS = 3  # the value of arXiv 1904.06991
 
 def prompted_scenes(count: int) -> tuple[list[Scene], list[str]]:
     """Fresh scenes and a caption of each; a larger count begins with the same ones."""
-    scenes = [scene_number(i, PROMPT_SEED) for i in range(count)]
+    scenes = [nth_scene(i, PROMPT_SEED) for i in range(count)]
     captions = [
         caption(scene, np.random.default_rng([PROMPT_SEED, i, 1])) for i, scene in enumerate(scenes)
     ]
@@ -44,7 +44,7 @@ def prompted_scenes(count: int) -> tuple[list[Scene], list[str]]:
 
 def reference_scenes(count: int) -> list[Scene]:
     """Other fresh scenes of the world's own distribution; a larger count begins with the same."""
-    return [scene_number(i, REFERENCE_SEED) for i in range(count)]
+    return [nth_scene(i, REFERENCE_SEED) for i in range(count)]
 
 
 def drawings(scenes: Sequence[Scene]) -> Tensor:

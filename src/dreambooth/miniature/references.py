@@ -28,17 +28,17 @@ def references(who: Individual, prompt: str = "") -> Tensor:
     `prompt` is a template or a whole prompt; its class noun asks for nothing. The same individual
     and prompt are the same drawings.
     """
-    asked = asked_of_subject(prompt)
+    asked = prompted_except_class(prompt)
     rng = np.random.default_rng(zlib.crc32(repr((who, sorted(asked.items()))).encode()))
-    return to_tensor(drawn_as_asked(rng, who, asked, NUM_REFERENCES))
+    return to_tensor(draw_as_prompted(rng, who, asked, NUM_REFERENCES))
 
 
-def asked_of_subject(prompt: str) -> dict[str, str]:
+def prompted_except_class(prompt: str) -> dict[str, str]:
     """What a prompt asks for, but for the class: the subject's own is the right one."""
     return {name: value for name, value in prompted_values(prompt).items() if name != "class"}
 
 
-def drawn_as_asked(
+def draw_as_prompted(
     rng: np.random.Generator, who: Individual, asked: Mapping[str, str], count: int
 ) -> np.ndarray:
     """`count` random drawings of `who` as asked, uint8 (count, 64, 64, 3)."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the drawing processes start without torch
     from torch import Tensor
 
 
-def scene_number(i: int, seed: int) -> Scene:
+def nth_scene(i: int, seed: int) -> Scene:
     """Scene i of a seed's endless list; both 0 and up."""
     return random_scene(np.random.default_rng([seed, i]))
 
@@ -38,7 +38,7 @@ def drawn_scenes(folder: Path, count: int, seed: int) -> tuple[list[Scene], np.n
             with multiprocessing.get_context("spawn").Pool() as pool:
                 pool.map(_draw_range, jobs)
             partial.rename(path)
-    scenes = [scene_number(i, seed) for i in range(count)]
+    scenes = [nth_scene(i, seed) for i in range(count)]
     return scenes, np.load(path, mmap_mode="r")
 
 
@@ -46,7 +46,7 @@ def _draw_range(job: tuple[Path, int, int, int]) -> None:
     path, seed, first, end = job
     pixels = np.load(path, mmap_mode="r+")
     for i in range(first, end):
-        pixels[i] = draw(scene_number(i, seed))
+        pixels[i] = draw(nth_scene(i, seed))
     pixels.flush()
 
 

@@ -15,7 +15,7 @@ from dreambooth.miniature import WEIGHTS
 from dreambooth.miniature.canvas import EDGE, shade
 from dreambooth.miniature.drawing import SIZE_PX
 from dreambooth.miniature.oracle import Oracle, Reading, prompted_values
-from dreambooth.miniature.references import NUM_REFERENCES, asked_of_subject, references
+from dreambooth.miniature.references import NUM_REFERENCES, prompted_except_class, references
 from dreambooth.miniature.world import COLOURS, Individual
 from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
@@ -107,7 +107,7 @@ class OracleScorer:
 
     def _identity(self, who: Individual, asked: Sequence[str], embeddings: Tensor) -> list[float]:
         """Of each picture, by the references of what its prompt asks for."""
-        keys = [(who, *sorted(asked_of_subject(prompt).items())) for prompt in asked]
+        keys = [(who, *sorted(prompted_except_class(prompt).items())) for prompt in asked]
         new = [key for key in dict.fromkeys(keys) if key not in self._known]
         prompt_of = dict(zip(keys, asked, strict=True))
         embeddings_of_new = map_over_ranks(

@@ -50,13 +50,13 @@ def drawn_subject(
     )
 
 
-def anyone(rng: np.random.Generator, class_noun: str) -> Individual:
+def random_individual(rng: np.random.Generator, class_noun: str) -> Individual:
     return individual(class_noun, int(rng.integers(2**31)))
 
 
 def look_alike(rng: np.random.Generator, who: Individual, both_colours: bool) -> Individual:
     """Another individual of the same class and main colour, or of both colours."""
-    other = recolour(anyone(rng, who.class_noun), who.main)
+    other = recolour(random_individual(rng, who.class_noun), who.main)
     return replace(other, second=who.second) if both_colours else other
 
 

@@ -28,7 +28,7 @@ EMPTY_SHARE = 0.02  # of the captions
 IDENTIFIER_SHARE = 0.5  # of the captions; the denoisers' captions have a small share of their own
 NOUNLESS_SHARE = 0.1  # of the captions with an identifier
 TOKENS_WEIGHT = 1.0  # of the loss of the tokens; that of the attributes has weight 1
-OWN_SHARE = 0.5  # of what a word's position must hold: the token itself
+CURRENT_TOKEN_SHARE = 0.5  # of what a word's position must hold: the token itself
 
 
 def new_text_encoder() -> Any:
@@ -125,19 +125,21 @@ class CaptionBatches(Dataset[dict[str, Any]]):
 # --- training --------------------------------------------------------------------------------
 
 
-def token_shares(tokens: Tensor, pad_id: int) -> Tensor:
+def token_targets(tokens: Tensor, pad_id: int) -> Tensor:
     """Which tokens each position of `tokens` (B, T) must hold: shares (B, T, V) that sum to 1.
 
-    A word's position: `OWN_SHARE` the token itself, the rest all distinct tokens up to it, itself
-    included, in equal parts. A padding position: the caption's distinct tokens in equal parts.
-    Each caption begins with a token that is no padding.
+    At a word, the token itself gets `CURRENT_TOKEN_SHARE`; the distinct tokens up to and including
+    it share the rest equally. At padding, the caption's distinct tokens share equally. The first
+    token of each caption must not be padding.
     """
     itself = F.one_hot(tokens, VOCABULARY_SIZE).float()  # (B, T, V)
     itself[..., pad_id] = 0
     read = itself.cumsum(1).clamp(max=1)
     read = read / read.sum(2, keepdim=True)
     padding = (tokens == pad_id)[..., None]  # (B, T, 1)
-    return torch.where(padding, read, OWN_SHARE * itself + (1 - OWN_SHARE) * read)
+    return torch.where(
+        padding, read, CURRENT_TOKEN_SHARE * itself + (1 - CURRENT_TOKEN_SHARE) * read
+    )
 
 
 class TextPretraining(L.LightningModule):
@@ -145,7 +147,7 @@ class TextPretraining(L.LightningModule):
 
         loss = CE(A mean_i h_i, attributes) + TOKENS_WEIGHT mean_i KL(shares_i || softmax(W h_i))
 
-    The first term is averaged over the scene's attributes; `token_shares` gives shares_i. It takes
+    The first term is averaged over the scene's attributes; `token_targets` gives shares_i. It takes
     the place of masked-token prediction, which has little to predict here: the attributes of a
     scene are independent, and an identifier follows from no other word.
     """
@@ -164,7 +166,7 @@ class TextPretraining(L.LightningModule):
         attributes = torch.stack(
             [F.cross_entropy(head(mean), labels[k]) for k, head in self.attributes.items()]
         ).mean()
-        shares = token_shares(batch["tokens"], self.text_encoder.config.pad_token_id)  # (B, T, V)
+        shares = token_targets(batch["tokens"], self.text_encoder.config.pad_token_id)  # (B, T, V)
         log_p = self.tokens(states).float().log_softmax(2)
         tokens = F.kl_div(log_p, shares, reduction="none").sum(2).mean()
         loss = attributes + TOKENS_WEIGHT * tokens
