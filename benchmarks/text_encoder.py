@@ -1,26 +1,29 @@
-"""Whether the miniature's text encoder keeps every token, identifiers too, and every attribute.
+"""Whether the miniature's text encoder preserves all tokens, also identifiers, and all attributes.
 
     python benchmarks/text_encoder.py [weights_folder]
 
-About 30 seconds on one core. The folder (default: the shipped weights) holds `text_encoder` and
-`tokenizer`. All figures are taken from the states that the denoisers see: `last_hidden_state`,
-24 positions of width 128, padding included. It prints, one a line:
+Takes about 30 seconds on one core. The folder (default: the shipped weights) holds `text_encoder`
+and `tokenizer`. All numbers are computed from the states that the denoisers see:
+`last_hidden_state`, 24 positions of width 128, padding included. Prints, one on each line:
 
-- identifier probe: accuracy of a linear probe that names the rare token (of all 256) from the state
-  at its position, fitted on some captions and tested on others;
-- cosine of two rare tokens, of two nouns: the states of two tokens at one position of one caption;
-  the median over pairs, over several captions;
-- mean-state distance and full-state distance: of the states averaged over the positions, and of the
-  (24, 128) matrices: from "a dog" to "a [V] dog", the median over rare tokens, as a multiple of the
-  distance from "a dog" to "a cat", the median over nouns; each the mean over the ten nouns;
-- own-position distance: the same of one position's state, [V] against the noun that stands there
-  without it, as a multiple of noun against noun;
-- noun kept: how often the noun's state in "a [V] dog" is closer to that in "a dog" than to that of
-  every other noun in "a cat"; and the ratio of the two distances, the median;
-- nouns apart beside [V]: the mean-state distance of "a [V] dog" to "a [V] cat", as a multiple of
-  that of "a dog" to "a cat"; medians;
-- each attribute: accuracy of a linear probe that reads it from the averaged states of a fresh
-  caption that states it.
+- identifier probe: the accuracy of a linear probe that recognizes a rare token, one of 256, by the
+  state at its position. The probe is fitted and tested on different captions.
+- cosine of two rare tokens, cosine of two nouns: between the states of two tokens at the same
+  position of the same caption. The median over pairs, averaged over several captions.
+- mean-state distance: how far an identifier moves a prompt, relative to another noun. The distance
+  from "a dog" to "a [V] dog", the median over rare tokens, divided by that from "a dog" to "a cat",
+  the median over the other nouns; averaged over the ten nouns. The states of a prompt are averaged
+  over its positions before distances are taken.
+- full-state distance: the same, of the whole (24, 128) matrices.
+- own-position distance: the same, of the state at the position after "a" only, which is that of [V]
+  in "a [V] dog" and that of the noun otherwise.
+- noun kept: how often the noun's state in "a [V] dog" is nearer to its state in "a dog" than to the
+  state of every other noun, as in "a cat".
+- noun distance ratio: the first of these distances divided by the least of the others; the median.
+- nouns apart beside [V]: the mean-state distance of "a [V] dog" and "a [V] cat", divided by that of
+  "a dog" and "a cat"; medians.
+- each attribute: the accuracy of a linear probe that reads it from the averaged states, for fresh
+  captions that state it.
 """
 
 import sys
@@ -39,8 +42,8 @@ from dreambooth.miniature.oracle import ATTRIBUTES, prompted_values
 from dreambooth.miniature.tokenizer import rare_tokens
 from dreambooth.miniature.world import caption, random_scene
 
-SEED = 991  # of no training
-# A rare token, or a noun, takes the place of {}; what follows it cannot change its state.
+SEED = 991  # not used in any training
+# {} stands for a rare token or a noun. It comes last: later words do not change its state anyway.
 PAIR_CAPTIONS = ("a {}", "a blue {}", "a red striped {}", "a sketch of a happy {}")
 
 
@@ -53,17 +56,18 @@ def load(folder: Path) -> PromptEncoder:
 
 
 def states_of_word(encoder: PromptEncoder, prompts: Sequence[str], words: Sequence[str]) -> Tensor:
-    """The state (N, D) of each prompt at the position of its word, which is one token."""
+    """Return the state (N, D) of each prompt at the position of its word, which is one token."""
     ids = torch.tensor(encoder.tokenizer.convert_tokens_to_ids(list(words)))
-    here = encoder.tokens(prompts) == ids[:, None]
-    assert (here.sum(1) == 1).all()
-    return encoder(prompts)[here]
+    is_word = encoder.tokens(prompts) == ids[:, None]
+    assert (is_word.sum(1) == 1).all()
+    return encoder(prompts)[is_word]
 
 
 def probe_accuracy(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, decay: float = 1e-4
 ) -> float:
-    """Of multinomial logistic regression on states (N, D), standardized by the training ones."""
+    """Return the test accuracy of multinomial logistic regression on states (N, D), standardized by
+    the training states."""
     mean, std = train.mean(0), train.std(0) + 1e-6
     x, y = (train - mean) / std, train_labels
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
@@ -87,7 +91,7 @@ def probe_accuracy(
 
 
 def identifier_probe(encoder: PromptEncoder, train_captions: int = 12, captions: int = 4) -> float:
-    """Each rare token is put into random captions of its own; the test's are of other scenes."""
+    """Put each rare token into random captions, and probe for it in captions of other scenes."""
     rng = np.random.default_rng([SEED, 1])
     rare = rare_tokens()
     states, labels = [], []
@@ -100,21 +104,21 @@ def identifier_probe(encoder: PromptEncoder, train_captions: int = 12, captions:
 
 
 def median_cosine(encoder: PromptEncoder, words: Sequence[str]) -> float:
-    """Between states of two of the words at one position; the mean over `PAIR_CAPTIONS`."""
-    found = []
+    """Return the median cosine of the states of two words, averaged over `PAIR_CAPTIONS`."""
+    medians = []
     for template in PAIR_CAPTIONS:
         states = states_of_word(encoder, [template.format(w) for w in words], words)
         directions = F.normalize(states, dim=-1)
         pairs = torch.ones(len(words), len(words), dtype=torch.bool).triu(1)
-        found.append((directions @ directions.T)[pairs].median())
-    return float(torch.stack(found).mean())
+        medians.append((directions @ directions.T)[pairs].median())
+    return float(torch.stack(medians).mean())
 
 
 def distances(encoder: PromptEncoder) -> dict[str, float]:
-    """Of "a dog" to "a [V] dog", as multiples of "a dog" to "a cat"; what happens to the noun."""
+    """Return the distances that an identifier causes, and whether the noun is kept."""
     nouns, rare = list(world.CLASSES), rare_tokens()
     bare = encoder([f"a {noun}" for noun in nouns])  # (10, 24, D)
-    at = 2  # the noun's position in "[BOS] a dog", and the identifier's in "[BOS] a [V] dog"
+    at = 2  # position of the noun in "[BOS] a dog", and of the identifier in "[BOS] a [V] dog"
     ratios: dict[str, list[float]] = {"mean-state": [], "full-state": [], "own-position": []}
     kept, noun_ratios, means = [], [], []
     for i, noun in enumerate(nouns):
@@ -126,19 +130,19 @@ def distances(encoder: PromptEncoder) -> dict[str, float]:
             "full-state": (bare[i].flatten(), named.flatten(1), others.flatten(1)),
             "own-position": (bare[i, at], named[:, at], others[:, at]),
         }
-        for name, (itself, with_identifier, other) in views.items():
-            moved = (with_identifier - itself).norm(dim=-1).median()
-            ratios[name].append(float(moved / (other - itself).norm(dim=-1).median()))
-        here = named[:, at + 1]  # the noun's state after [V]
-        near = (here - bare[i, at]).norm(dim=-1)
-        far = (here[:, None] - others[None, :, at]).norm(dim=-1).min(1).values
+        for name, (plain, with_identifier, other) in views.items():
+            moved = (with_identifier - plain).norm(dim=-1).median()
+            ratios[name].append(float(moved / (other - plain).norm(dim=-1).median()))
+        after_identifier = named[:, at + 1]  # states of the noun after [V]
+        near = (after_identifier - bare[i, at]).norm(dim=-1)
+        far = (after_identifier[:, None] - others[None, :, at]).norm(dim=-1).min(1).values
         kept.append(float((near < far).float().mean()))
         noun_ratios.append(float((near / far).median()))
-    found = {f"{name} distance": float(np.mean(values)) for name, values in ratios.items()}
+    results = {f"{name} distance": float(np.mean(values)) for name, values in ratios.items()}
     beside = torch.stack(means, 1)  # (256, 10, D)
     apart = torch.cdist(beside, beside)[:, *torch.triu_indices(len(nouns), len(nouns), 1)].median()
     without = F.pdist(bare.mean(1)).median()
-    return found | {
+    return results | {
         "noun kept": float(np.mean(kept)),
         "noun distance ratio": float(np.mean(noun_ratios)),
         "nouns apart beside [V]": float(apart / without),
@@ -151,8 +155,10 @@ def distances(encoder: PromptEncoder) -> dict[str, float]:
 def attribute_probes(
     encoder: PromptEncoder, num_train: int = 8000, num_test: int = 4000
 ) -> dict[str, float]:
-    """Accuracy of each attribute where the caption states it; half of the captions hold a rare
-    token before the noun."""
+    """Return the accuracy of a probe for each attribute, on captions that state it.
+
+    Half of the captions have a rare token before the noun.
+    """
     rng = np.random.default_rng([SEED, 2])
     rare = rare_tokens()
     prompts = [
@@ -161,17 +167,17 @@ def attribute_probes(
     ]
     states = torch.cat([encoder(prompts[i : i + 500]).mean(1) for i in range(0, len(prompts), 500)])
     stated = [prompted_values(prompt) for prompt in prompts]
-    found = {}
+    accuracies = {}
     for name, options in ATTRIBUTES.items():
         labels = torch.tensor([options.index(s[name]) if name in s else -1 for s in stated])
         train, test = torch.arange(len(prompts)).split([num_train, num_test])
         train, test = train[labels[train] >= 0], test[labels[test] >= 0]
-        found[name] = probe_accuracy(states[train], labels[train], states[test], labels[test])
-    return found
+        accuracies[name] = probe_accuracy(states[train], labels[train], states[test], labels[test])
+    return accuracies
 
 
-def measured(folder: Path) -> dict[str, float]:
-    """What is printed."""
+def measure(folder: Path) -> dict[str, float]:
+    """Return name -> value of everything that is printed."""
     encoder = load(folder)
     return {
         "identifier probe": identifier_probe(encoder),
@@ -184,7 +190,7 @@ def measured(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else miniature.WEIGHTS
-    for name, value in measured(folder).items():
+    for name, value in measure(folder).items():
         print(f"{name:26s}{value:.4f}")
 
 

@@ -1,7 +1,7 @@
-"""Pretrain the miniature's models from nothing; the same command goes on with a killed one.
+"""Pretrain the miniature's models from scratch. If it was killed, the same command goes on.
 
 python src/pretrain.py                    all parts, one after the other
-python src/pretrain.py part=base          one of text, base, sr, oracle, clip, dino
+python src/pretrain.py part=base          one part: text, base, sr, oracle, clip or dino
 """
 
 import sys
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
             seed=cfg.seed,
             **cfg.parts[part],
         )
-        print(f"{part}: " + ("done" if done else "not done yet, the same command goes on with it"))
+        print(f"{part}: " + ("done" if done else "not done yet; the same command goes on"))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("subject.wrong_class_noun=dog", "the wrong class noun 'dog' is the subject's true class"),
         ("subject.class_noun=horse", "the miniature has no class 'horse'; its classes are dog, "),
         ("subject.num_photos=0", "subject.num_photos=0: give 1 or more"),
-        ("subject.seed=-1", "subject.seed=-1 is no individual"),
+        ("subject.seed=-1", "subject.seed=-1 is not the number"),
         ("class.noun=doggo", "the word 'doggo' of 'a kzn doggo' is outside the vocabulary of"),
         ("class.noun=doggo", "the nearest words are dog"),
         ("identifier.text='dög'", "the tokenizer does not keep the identifier 'dög'"),

@@ -76,7 +76,7 @@ def test_quality_refuses_what_it_cannot_measure(tmp_path):
     assert "num_prompts is 9: give at least 10" in ended.output
     ended = process("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
     assert ended.code == 1
-    assert "is no folder: give one that holds a DINO ViT" in ended.output
+    assert "is not a folder: give one that holds a DINO ViT" in ended.output
 
 
 SAME_BITS = runpy.run_path(str(ROOT / "benchmarks/same_bits.py"))

@@ -254,12 +254,12 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
         (("images=conf", "subject=biscuit"), "no images in conf: give a folder with a subfolder"),
         (("images=conf", "subject=biscuit", "metrics=none"), "metrics=none scores nothing"),
         (("images=conf", "subject=folder", "class_noun=dog"), "photos has no default: give"),
-        (("experiment=metric_validity", "metrics=none"), "has nothing to be judged"),
+        (("experiment=metric_validity", "metrics=none"), "has no metric to judge"),
         (("experiment=metric_validity", "bench.num_images=0"), "bench.num_images=0: give a whole"),
         (
             ("images=conf", "subject=biscuit", "metrics=miniature")
             + ("metrics.fidelity.weights=conf",),
-            "the miniature's dino encoder is not in conf: make it by python src/pretrain.py",
+            "the miniature's dino encoder is not in conf: train it by python src/pretrain.py",
         ),
     ],
 )

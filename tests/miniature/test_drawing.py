@@ -1,4 +1,4 @@
-"""Pictures of the world."""
+"""Drawings of the world."""
 
 import hashlib
 from dataclasses import replace
@@ -60,24 +60,25 @@ def test_the_pixels_are_those_that_the_shipped_weights_were_trained_on(name):
     assert sha256(*map(draw, scenes)) == GOLDEN[name]
 
 
-def test_a_picture_is_rgb_bytes_of_the_size_asked_for():
+def test_a_drawing_is_uint8_rgb_of_the_given_size():
     for size_px in (SIZE_PX, 96):
         picture = draw(nth_scene(0, 1), size_px)
         assert (picture.shape, picture.dtype) == ((size_px, size_px, 3), np.uint8)
 
 
-def test_pictures_do_not_depend_on_what_was_drawn_before():
+def test_drawings_do_not_depend_on_earlier_ones():
     scenes = [nth_scene(i, 8) for i in range(20)]
     forwards = [draw(s) for s in scenes]
-    np.random.seed(0)  # numpy's global state has no say
+    np.random.seed(0)  # numpy's global state makes no difference
     backwards = [draw(s) for s in scenes[::-1]][::-1]
     assert sha256(*forwards) == sha256(*backwards)
 
 
-# --- what is said of a scene shows in its picture ----------------------------------------------
+# --- attributes are visible --------------------------------------------------------------------
 
 
-def everything(class_noun: str, view: str) -> dict[tuple, Scene]:
+def all_combinations(class_noun: str, view: str) -> dict[tuple, Scene]:
+    """Return (style, accessory, expression) -> scene."""
     live = class_noun in world.LIVE
     return {
         (style, accessory, expression): posed(
@@ -91,24 +92,24 @@ def everything(class_noun: str, view: str) -> dict[tuple, Scene]:
 
 @pytest.mark.parametrize("view", world.VIEWS)
 @pytest.mark.parametrize("class_noun", world.CLASSES)
-def test_accessories_expressions_and_styles_all_show_where_they_can_be_seen(class_noun, view):
-    scenes = everything(class_noun, view)
-    shown = {
+def test_accessories_expressions_and_styles_are_visible(class_noun, view):
+    scenes = all_combinations(class_noun, view)
+    visible = {
         key: scene
         for key, scene in scenes.items()
         if view != "behind" or (key[1] != "glasses" and key[2] is None)
     }
-    assert len({sha256(draw(s)) for s in shown.values()}) == len(shown)
+    assert len({sha256(draw(s)) for s in visible.values()}) == len(visible)
 
 
 @pytest.mark.parametrize("class_noun", world.LIVE)
-def test_no_expression_can_be_seen_from_behind(class_noun):
+def test_expressions_are_invisible_from_behind(class_noun):
     moods = [posed(class_noun, view="behind", expression=e) for e in (None, *world.EXPRESSIONS)]
     assert len({sha256(draw(s)) for s in moods}) == 1
 
 
 @pytest.mark.parametrize("view", world.VIEWS)
-def test_classes_differ_by_more_than_details(view):
+def test_the_outlines_of_classes_differ(view):
     shapes = [(figure(posed(noun, view=view)) != KEY).any(-1) for noun in world.CLASSES]
     for a, b in combinations(shapes, 2):
         assert (a & b).sum() / (a | b).sum() < 0.92
@@ -130,7 +131,7 @@ def test_contexts_differ_everywhere_around_the_figure():
 
 @pytest.mark.parametrize("class_noun", world.CLASSES)
 @pytest.mark.parametrize("view", world.VIEWS)
-def test_colour_and_pattern_show_in_every_view(class_noun, view):
+def test_colour_and_pattern_are_visible_in_every_view(class_noun, view):
     scene = posed(class_noun, view=view)
     who = replace(scene.individual, main="red", second="white")
     for field, values in (("pattern", world.PATTERNS), ("main", list(world.COLOURS)[:-1])):
@@ -139,7 +140,7 @@ def test_colour_and_pattern_show_in_every_view(class_noun, view):
 
 
 @pytest.mark.parametrize("class_noun", world.CLASSES)
-def test_the_main_colour_is_the_one_that_a_plain_figure_shows_most(class_noun):
+def test_the_main_colour_covers_most_of_a_plain_figure(class_noun):
     who = replace(individual(class_noun, 3), main="purple", second="green", pattern="plain")
     for view in world.VIEWS:
         pixels = figure(Scene(who, "city", view=view))
@@ -154,7 +155,7 @@ def test_individuals_of_one_class_look_different(class_noun):
 
 
 @pytest.mark.parametrize("emblem", world.EMBLEMS)
-def test_every_emblem_shows(emblem):
+def test_every_emblem_is_visible(emblem):
     for noun in world.CLASSES:
         who = replace(individual(noun, 3), emblem=None, emblem_colour=None)
         marked = replace(who, emblem=emblem, emblem_colour="pink")
@@ -164,7 +165,7 @@ def test_every_emblem_shows(emblem):
 # --- pose --------------------------------------------------------------------------------------
 
 
-def test_hardly_anything_of_a_figure_is_outside_the_picture():
+def test_at_most_a_little_of_a_figure_is_outside_the_picture():
     for i in range(40):
         scene = nth_scene(i, 9)
         x, y = scene.shift
@@ -176,10 +177,10 @@ def test_hardly_anything_of_a_figure_is_outside_the_picture():
 @pytest.mark.parametrize("class_noun", world.CLASSES)
 def test_a_flip_mirrors_the_figure(class_noun):
     scene = posed(class_noun, view="side")
-    here = figure(scene).astype(int)
-    there = figure(replace(scene, flip=True)).astype(int)
-    # all but the rounding of its edges
-    assert np.abs(here[:, ::-1] - there).mean() < 0.15 * np.abs(here - there).mean()
+    original = figure(scene).astype(int)
+    flipped = figure(replace(scene, flip=True)).astype(int)
+    # Equal except for the rounding of edges.
+    assert np.abs(original[:, ::-1] - flipped).mean() < 0.15 * np.abs(original - flipped).mean()
 
 
 def test_a_pose_moves_turns_and_scales_the_figure():
@@ -206,13 +207,13 @@ def test_a_closed_curve_runs_through_its_points():
     np.testing.assert_allclose(curve(points, steps=5)[::5], points)
 
 
-def test_an_open_curve_ends_at_its_ends_and_keeps_to_a_straight_line():
+def test_an_open_curve_keeps_its_end_points_and_straight_lines():
     line = curve([(0.0, 0.0), (1.0, 2.0), (2.0, 4.0)], closed=False)
     np.testing.assert_allclose(line[[0, -1]], [(0, 0), (2, 4)])
     np.testing.assert_allclose(line[:, 1], 2 * line[:, 0])
 
 
-def test_an_ellipse_has_its_radii_and_turns():
+def test_an_ellipse_has_the_given_radii_and_rotation():
     points = ellipse(1.0, 2.0, 3.0, 0.5, turn=np.pi / 2, n=40) - (1, 2)
     np.testing.assert_allclose(np.abs(points).max(0), [0.5, 3.0])
 
@@ -223,12 +224,12 @@ def test_mirroring_twice_changes_nothing():
     assert (mirrored(points)[:, 0] < 0).all()
 
 
-def test_a_canvas_counts_from_its_top_left_corner_in_its_own_size():
+def test_a_new_canvas_has_its_origin_at_the_top_left_and_its_side_as_unit():
     canvas = Canvas(40)
     canvas.pixels[:] = 0
     canvas.fill(box(0.5, 0.25, 1.1, 0.75), (255, 255, 255), outline=0)
     white = np.zeros((40, 40), bool)
-    white[11:29, 21:] = True  # one pixel of anti-aliased edge left out
+    white[11:29, 21:] = True  # without one pixel of anti-aliased edge
     assert (canvas.pixels[white] == 255).all()
     assert (canvas.pixels[:9] == 0).all()
     assert (canvas.pixels[:, :18] == 0).all()

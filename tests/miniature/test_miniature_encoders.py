@@ -1,4 +1,4 @@
-"""The miniature's CLIP and DINO: what their extractors see is what they were trained on."""
+"""The miniature's CLIP and DINO: their training, and that their extractors preprocess alike."""
 
 import colorsys
 
@@ -46,12 +46,13 @@ def images(pixels):
 
 @pytest.fixture(scope="module")
 def clip(images):
-    """Random, but normalised by statistics of images: untrained, it would hardly look at them."""
+    """A random CLIP whose batch norms have the statistics of `images`; with the initial statistics
+    its features would hardly depend on the images."""
     torch.manual_seed(0)
     model = new_clip()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the statistics of all that was seen, alike
+            module.momentum = None  # an average of all batches with equal weights
     with torch.no_grad():
         model.encode_image(images)
     return model.eval()
@@ -69,29 +70,27 @@ def tokens(texts):
     return torch.tensor(padded.input_ids)
 
 
-def alike(a, b):
-    """The least cosine; float16 on disk leaves it just short of 1."""
+def least_cosine(a, b):
+    """Just below 1 for equal features, if one model was saved in float16."""
     return F.cosine_similarity(a, b).min()
 
 
 @torch.no_grad()
-def test_clip_s_extractor_gives_the_images_as_they_were_in_training(
-    clip_folder, clip, pixels, images
-):
+def test_clip_s_extractor_preprocesses_images_as_in_training(clip_folder, clip, pixels, images):
     features = ClipEncoder(clip_folder).images(pixels)
-    assert alike(features, clip.encode_image(images)) > 0.999
-    assert alike(features, clip.encode_image(images.flip(1))) < 0.99  # other colours
+    assert least_cosine(features, clip.encode_image(images)) > 0.999
+    assert least_cosine(features, clip.encode_image(images.flip(1))) < 0.99  # other colours
 
 
 @torch.no_grad()
-def test_clip_s_extractor_reads_texts_with_the_tokenizer_beside_the_weights(clip_folder, clip):
+def test_clip_s_extractor_uses_the_tokenizer_beside_the_weights(clip_folder, clip):
     features = ClipEncoder(clip_folder).texts(TEXTS)
-    assert alike(features, clip.encode_text(tokens(TEXTS))) > 0.9999
-    assert alike(features, features.roll(1, 0)) < 0.999
+    assert least_cosine(features, clip.encode_text(tokens(TEXTS))) > 0.9999
+    assert least_cosine(features, features.roll(1, 0)) < 0.999
 
 
 @torch.no_grad()
-def test_clip_reads_no_further_than_the_end_of_a_text(clip):
+def test_clip_ignores_what_follows_the_end_of_a_text(clip):
     ids = tokens(["a dog"])
     assert ids[0, :4].tolist()[-1] == 2  # [BOS] a dog [EOS]
     beyond, within = ids.clone(), ids.clone()
@@ -102,17 +101,17 @@ def test_clip_reads_no_further_than_the_end_of_a_text(clip):
 
 
 @torch.no_grad()
-def test_dino_s_extractor_gives_the_images_as_they_were_in_training(tmp_path, pixels, images):
+def test_dino_s_extractor_preprocesses_images_as_in_training(tmp_path, pixels, images):
     torch.manual_seed(0)
     dino = new_dino().eval()
     save_as(dino, tmp_path, torch.float16)
     features = DinoEncoder(tmp_path, resize_px=64, crop_px=64).images(pixels)
     expected = dino(to_dino_input(images)).last_hidden_state[:, 0]
-    assert alike(features, expected) > 0.9999
+    assert least_cosine(features, expected) > 0.9999
     assert (features - F.normalize(expected, dim=-1)).abs().max() < 2e-3
 
 
-def test_both_encoders_fit_what_is_left_of_the_weights_budget():
+def test_both_encoders_are_small_enough_to_ship():
     count = sum(p.numel() for model in (new_clip(), new_dino()) for p in model.parameters())
     assert 2 * count <= 6.2e6  # bytes, as float16; all weights together have 45 million
 
@@ -121,12 +120,12 @@ def test_both_encoders_fit_what_is_left_of_the_weights_budget():
 
 
 def disc(radius):
-    """(4, 3, 64, 64): a bright, soft disc about the centre; `radius` in halves of the image."""
+    """Return (4, 3, 64, 64), a bright, soft disc about the centre; radius 1 is half the image."""
     y, x = torch.meshgrid(*2 * [(torch.arange(64) + 0.5) / 32 - 1], indexing="ij")
     return torch.sigmoid(12 * (radius - (x**2 + y**2).sqrt())).expand(4, 3, 64, 64)
 
 
-def test_turning_and_mirroring_leave_what_is_round_as_it_is():
+def test_a_crop_of_the_whole_image_turns_and_mirrors_only():
     assert (crop(disc(0.6), 64, (1.0, 1.0), 1.0, noise()) - disc(0.6)).abs().max() < 0.03
 
 
@@ -136,8 +135,8 @@ def test_a_crop_of_half_the_side_shows_things_twice_as_large():
     assert (twice > 0.5).float().mean().item() == pytest.approx(4 * area, rel=0.03)
 
 
-def test_crops_stay_within_the_image_but_for_their_turned_corners():
-    """Where the crop is, is read off an image of its own coordinates."""
+def test_crops_stay_within_the_image_except_for_turned_corners():
+    """The pixels of the image are their coordinates, so crops show where they are."""
     y, x = torch.meshgrid(*2 * [(torch.arange(64) + 0.5) / 32 - 1], indexing="ij")
     places = crop(torch.stack([x, y, x]).expand(200, 3, 64, 64), 8, (0.4, 0.6), 1.0, noise())
     centres = places[:, :2].mean((2, 3))
@@ -145,12 +144,14 @@ def test_crops_stay_within_the_image_but_for_their_turned_corners():
     assert centres.mean(0).abs().max() < 0.1
 
 
-def test_erasing_leaves_the_middle_and_makes_the_rest_one_colour(images):
+def test_erasing_keeps_the_middle_and_paints_the_rest_in_one_colour(images):
     erased = erase_surroundings(images, noise())
     assert (erased - images)[:, :, 28:36, 28:36].abs().max() < 0.01
     corners = erased[:, :, [0, 0, 63, 63], [0, 63, 0, 63]]
     assert (corners - corners[:, :, :1]).abs().max() < 0.01
-    assert (corners[1:, :, 0] - corners[:1, :, 0]).abs().max() > 0.2  # each its own
+    assert (
+        corners[1:, :, 0] - corners[:1, :, 0]
+    ).abs().max() > 0.2  # a different one for each image
 
 
 def test_tinting_keeps_the_hue():
@@ -163,7 +164,7 @@ def test_tinting_keeps_the_hue():
     assert hues[1] == pytest.approx(hues[0], abs=1e-3)
 
 
-def test_views_are_two_middles_the_whole_and_parts_and_come_from_the_generator_alone(images):
+def test_views_have_the_documented_sizes_and_depend_on_the_generator_only(images):
     first, again, other = views(images, noise(1)), views(images, noise(1)), views(images, noise(2))
     assert [v.shape[-1] for v in first] == [48, 48, 64, 32, 32]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -187,31 +188,34 @@ def steps(module, batch, count):
     return losses
 
 
-def test_a_few_steps_teach_clip_which_caption_belongs_to_which_picture(images):
+def test_a_few_steps_lower_the_loss_of_clip(images):
     torch.manual_seed(0)
     batch = {"step": 0, "images": images[:3], "tokens": tokens(TEXTS)}
-    losses = steps(ClipPretraining(new_clip(), num_steps=12, lr=0.2), batch, 8)  # lr / 200, warming
+    losses = steps(
+        ClipPretraining(new_clip(), num_steps=12, lr=0.2), batch, 8
+    )  # warm-up divides lr
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_dino_s_teacher_follows_the_student_and_learns_nothing_by_itself(images):
+def test_dino_s_teacher_is_the_moving_average_of_the_student(images):
     torch.manual_seed(0)
     dino = DinoPretraining(new_dino(), num_steps=4, lr=1e-2)
     pairs = [(dino.model, dino.teacher), (dino.head, dino.teacher_head)]
-    begun = [p.clone() for _, teacher in pairs for p in teacher.parameters()]
+    initial = [p.clone() for _, teacher in pairs for p in teacher.parameters()]
     steps(dino, {"step": 0, "images": images[:2]}, 1)
     after = [p for _, teacher in pairs for p in teacher.parameters()]
-    torch.testing.assert_close(after, begun)  # the student had not moved yet
-    student = [p.detach().clone() for pupil, _ in pairs for p in pupil.parameters()]
-    assert max((s - b).abs().max() for s, b in zip(student, begun, strict=True)) > 1e-5
+    torch.testing.assert_close(after, initial)  # updated before the student's first step
+    student = [p.detach().clone() for part, _ in pairs for p in part.parameters()]
+    assert max((s - i).abs().max() for s, i in zip(student, initial, strict=True)) > 1e-5
     steps(dino, {"step": 0, "images": images[:2]}, 1)
-    for teacher, before, pupil in zip(after, begun, student, strict=True):
-        torch.testing.assert_close(teacher, 0.98 * before + 0.02 * pupil)
+    for now, before, weights in zip(after, initial, student, strict=True):
+        torch.testing.assert_close(now, 0.98 * before + 0.02 * weights)
 
 
-def test_dino_s_loss_is_that_of_its_paper(images):
-    """-sum p_teacher log p_student over all pairs of a middle and another view, centre still 0; and
-    KoLeo: -mean log of the distance to the nearest other of the batch, on each middle view."""
+def test_dino_s_loss_is_that_of_the_papers(images):
+    """DINO: -sum p_teacher log p_student, the mean over pairs of a middle view and another view,
+    with the centre still 0. KoLeo: -mean log of the distance to the nearest neighbour in the batch,
+    for each middle view."""
     torch.manual_seed(0)
     dino = DinoPretraining(new_dino(), num_steps=8)
     inputs = [to_dino_input(view) for view in views(images[:3], noise(7))]

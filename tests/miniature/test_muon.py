@@ -8,18 +8,18 @@ from dreambooth.miniature.muon import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8), (12, 12)])
-def test_an_orthogonalized_matrix_keeps_its_directions_and_has_singular_values_near_one(shape):
+def test_an_orthogonalized_matrix_keeps_its_singular_vectors_and_has_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalized(matrix)
-    assert found.shape == matrix.shape
-    values = torch.linalg.svdvals(found)
+    result = orthogonalized(matrix)
+    assert result.shape == matrix.shape
+    values = torch.linalg.svdvals(result)
     assert values.min() > 0.6
     assert values.max() < 1.25
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    assert (u.T @ found @ v.T).diagonal().min() > 0.6  # the same pairs of directions
+    assert (u.T @ result @ v.T).diagonal().min() > 0.6  # the singular vectors stay
 
 
-def test_a_step_moves_a_matrix_by_its_learning_rate_and_the_others_as_adamw_does():
+def test_a_step_of_matrices_is_orthogonal_and_a_step_of_the_others_is_that_of_adamw():
     torch.manual_seed(0)
     conv = nn.Parameter(torch.randn(4, 3, 3, 3))
     bias = nn.Parameter(torch.randn(4))
@@ -36,7 +36,7 @@ def test_a_step_moves_a_matrix_by_its_learning_rate_and_the_others_as_adamw_does
     assert values.max() < 1.25
 
 
-def test_it_goes_on_from_its_state():
+def test_training_resumes_exactly_from_the_state_dict():
     def steps(optimizer, weight, count):
         for _ in range(count):
             optimizer.zero_grad()

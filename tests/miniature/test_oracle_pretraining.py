@@ -1,4 +1,4 @@
-"""How the oracle is trained and calibrated."""
+"""The training and calibration of the oracle."""
 
 import math
 
@@ -38,7 +38,7 @@ def directions(n: int, seed: int = 0) -> torch.Tensor:
 # --- batches -----------------------------------------------------------------------------------
 
 
-def test_a_batch_holds_two_scenes_of_each_of_some_individuals_alike_in_class_and_colour(batch):
+def test_a_batch_has_two_scenes_of_each_individual_and_groups_share_class_and_colour(batch):
     assert batch["images"].shape == (18, 3, 64, 64)
     assert batch["individuals"].tolist() == [n for n in range(9) for _ in range(2)]
     for name in ("class", "colour"):
@@ -48,7 +48,7 @@ def test_a_batch_holds_two_scenes_of_each_of_some_individuals_alike_in_class_and
     assert all((a != b).any() for a, b in zip(first, second, strict=True))
 
 
-def test_a_batch_depends_on_its_seed_and_step_alone(batch):
+def test_a_batch_depends_on_seed_and_step_only(batch):
     again = OracleBatches(9, seed=11, groups=3)[1]
     others = OracleBatches(2, seed=12, groups=3)[1], OracleBatches(2, seed=11, groups=3)[0]
     for name in ("images", "damaged"):
@@ -56,7 +56,7 @@ def test_a_batch_depends_on_its_seed_and_step_alone(batch):
         assert not any(torch.equal(other[name], batch[name]) for other in others)
 
 
-def test_half_as_many_pictures_are_damaged_and_labelled_so(batch):
+def test_there_are_half_as_many_damaged_pictures_and_most_are_labelled_damaged(batch):
     assert batch["damaged"].shape == (9, 3, 64, 64)
     labels = batch["damaged_clean"]
     assert labels.shape == (9,)
@@ -65,7 +65,7 @@ def test_half_as_many_pictures_are_damaged_and_labelled_so(batch):
     assert not any((d == i).all() for d in batch["damaged"] for i in batch["images"])
 
 
-def test_a_quarter_of_the_damaged_pictures_are_samples_of_models_where_there_are_any():
+def test_a_quarter_of_the_damaged_pictures_are_samples_if_there_are_any():
     samples = np.full((3, 64, 64, 3), 77, np.uint8)
     batch = OracleBatches(1, seed=11, groups=3, samples=samples)[0]
     flat = batch["damaged"].flatten(2).std(2).amax(1) < 1e-3
@@ -73,18 +73,18 @@ def test_a_quarter_of_the_damaged_pictures_are_samples_of_models_where_there_are
     assert (batch["damaged_clean"][flat] == 0).all()
 
 
-def test_samples_are_read_from_a_file_or_refused_in_one_sentence(tmp_path):
+def test_a_file_of_samples_is_checked(tmp_path):
     good, wrong = tmp_path / "good.npy", tmp_path / "wrong.npy"
     np.save(good, np.zeros((2, 64, 64, 3), np.uint8))
     np.save(wrong, np.zeros((2, 3, 64, 64), np.float32))
     assert read_samples(good).shape == (2, 64, 64, 3)
-    with pytest.raises(ValueError, match="it must be uint8"):
+    with pytest.raises(ValueError, match="give one of uint8"):
         read_samples(wrong)
     with pytest.raises(ValueError, match=r"parts\.oracle\.samples=.*give a \.npy file, or null"):
         read_samples(tmp_path / "none.npy")
 
 
-def test_roughened_images_are_softer_or_noisier_and_come_from_the_generator_alone(batch):
+def test_roughened_images_change_a_little_and_depend_on_the_generator_only(batch):
     images = batch["images"]
     rough = roughen(images, torch.Generator().manual_seed(1))
     assert rough.shape == images.shape
@@ -96,7 +96,7 @@ def test_roughened_images_are_softer_or_noisier_and_come_from_the_generator_alon
 # --- losses ------------------------------------------------------------------------------------
 
 
-def test_the_contrastive_loss_is_its_formula():
+def test_the_contrastive_loss_equals_its_formula():
     e, who = directions(8), torch.tensor([0, 0, 1, 1, 2, 2, 2, 3])
     who[-1] = 0
     terms = []
@@ -109,29 +109,29 @@ def test_the_contrastive_loss_is_its_formula():
     assert same_individual_loss(e, who, 0.1).item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
-def test_the_contrastive_loss_is_lower_where_individuals_are_aligned():
+def test_the_contrastive_loss_is_low_if_scenes_of_an_individual_agree():
     who = torch.arange(12).repeat_interleave(2)
     aligned, scattered = directions(12).repeat_interleave(2, 0), directions(24)
-    # with itself left out, chance is log(23)
+    # Chance is log(23): 24 embeddings without the one itself.
     assert same_individual_loss(aligned, who, 0.1) < 0.2
     assert same_individual_loss(scattered, who, 0.1) > math.log(23)
 
 
-def test_the_clean_loss_counts_drawings_and_damage_alike_and_what_has_no_label_not_at_all():
+def test_the_clean_loss_weights_drawings_and_damage_equally_and_leaves_out_nan():
     logits = torch.tensor([2.0, 1.0, -3.0, 0.5, 100.0])
     labels = torch.tensor([0.0, 1.0, math.nan])  # of the last three
 
-    def surprise(logit, label):
+    def cross_entropy(logit, label):
         return math.log(1 + math.exp(-logit if label else logit))
 
-    drawings = (surprise(2, 1) + surprise(1, 1)) / 2
-    others = (surprise(-3, 0) + surprise(0.5, 1)) / 2
-    assert clean_loss(logits, labels).item() == pytest.approx((drawings + others) / 2)
+    drawings = (cross_entropy(2, 1) + cross_entropy(1, 1)) / 2
+    damaged = (cross_entropy(-3, 0) + cross_entropy(0.5, 1)) / 2
+    assert clean_loss(logits, labels).item() == pytest.approx((drawings + damaged) / 2)
     unknown = clean_loss(logits, torch.full((3,), math.nan))
     assert unknown.item() == pytest.approx(drawings)
 
 
-def test_a_few_steps_teach_the_network(batch):
+def test_a_few_steps_lower_the_loss(batch):
     torch.manual_seed(0)
     student = OraclePretraining(OracleNetwork(), num_steps=12)
     student.log_dict = lambda *_, **__: None  # there is no trainer
@@ -157,7 +157,7 @@ class Killed(OraclePretraining):
             raise KilledError
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path):
     def trained(module_class, folder):
         L.seed_everything(0, verbose=False)
         student = module_class(OracleNetwork(), num_steps=5)
@@ -174,19 +174,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
 # --- calibration -------------------------------------------------------------------------------
 
 
-def test_a_case_has_as_many_pictures_of_the_individual_as_of_others():
-    found = list(identity_cases(seed=1, count=3))
-    for case in found:
+def test_half_of_a_case_s_pictures_show_the_individual():
+    three = list(identity_cases(seed=1, count=3))
+    for case in three:
         assert case.pictures.shape == (12, 3, 64, 64)
         assert case.references.shape == (16, 3, 64, 64)
         assert {r: case.relations.count(r) for r in RELATIONS} == RELATIONS
         assert case.is_same.tolist() == 6 * [1.0] + 6 * [0.0]
     again = next(identity_cases(seed=1, count=1))
-    assert torch.equal(again.pictures, found[0].pictures)
-    assert not torch.equal(next(identity_cases(seed=2, count=1)).pictures, found[0].pictures)
+    assert torch.equal(again.pictures, three[0].pictures)
+    assert not torch.equal(next(identity_cases(seed=2, count=1)).pictures, three[0].pictures)
 
 
-def test_the_logistic_fit_finds_the_weights_that_made_the_truth():
+def test_the_logistic_fit_recovers_the_weights_that_generated_the_data():
     rng = np.random.default_rng(0)
     x = torch.tensor(np.column_stack([rng.normal(size=(40_000, 2)), np.ones(40_000)]))
     w = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
@@ -194,8 +194,9 @@ def test_the_logistic_fit_finds_the_weights_that_made_the_truth():
     torch.testing.assert_close(logistic_fit(x, truth.double()), w, atol=0.12, rtol=0)
 
 
-class _KnowsSome(torch.nn.Module):
-    """Embeds the references and the pictures of the individual near each other, without a look."""
+class _NoisyNetwork(torch.nn.Module):
+    """Ignores the images. The embeddings of the 16 references and of the first 6 pictures, which
+    show the individual, have one centre, and those of the other 6 have a centre each."""
 
     def __init__(self, spread: float):
         super().__init__()
@@ -210,20 +211,20 @@ class _KnowsSome(torch.nn.Module):
         return Outputs({}, embeddings, torch.zeros(len(embeddings)))
 
 
-def test_calibration_makes_the_probabilities_right_on_average(monkeypatch):
+def test_calibrated_probabilities_are_right_on_average(monkeypatch):
     case = next(identity_cases(seed=1, count=1))
     monkeypatch.setattr(oracle_pretraining, "identity_cases", lambda _, count: [case] * count)
-    network = _KnowsSome(spread=3.0).train()  # so wide that same and others overlap
+    network = _NoisyNetwork(spread=3.0).train()  # with this spread, same and other overlap
     calibrate(network, seed=0, num_cases=30)
     assert network.same.isfinite().all()
     assert network.same[0] > 0
     assert not network.training
-    again = _KnowsSome(spread=3.0)
+    again = _NoisyNetwork(spread=3.0)
     probability = []
     for _ in range(30):
         e = again(None).embeddings
         features = oracle_pretraining.identity_features(e[16:], e[:16])
         probability.append(torch.sigmoid(features @ network.same))
-    found = torch.stack(probability)
-    assert found.mean().item() == pytest.approx(0.5, abs=0.005)
-    assert found[:, :6].mean() > 0.6 > 0.4 > found[:, 6:].mean()
+    identity = torch.stack(probability)
+    assert identity.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert identity[:, :6].mean() > 0.6 > 0.4 > identity[:, 6:].mean()

@@ -1,4 +1,4 @@
-"""Pretraining: every part runs from nothing, and a killed one goes on as if nothing had been."""
+"""Pretraining: every part runs from scratch, and a killed one resumes exactly."""
 
 import lightning as L
 import pytest
@@ -56,7 +56,9 @@ def killed(module_class):
         (DinoPretraining, new_dino),
     ],
 )
-def test_a_killed_training_goes_on_to_the_same_weights(module_class, new_model, scenes, tmp_path):
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(
+    module_class, new_model, scenes, tmp_path
+):
     def trained(module_class, folder):
         L.seed_everything(0, verbose=False)
         module = module_class(new_model(), NUM_STEPS)
@@ -70,14 +72,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(module_class, new_model, 
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
-def test_a_batch_follows_from_seed_and_step_alone(scenes):
+def test_a_batch_depends_on_seed_and_step_only(scenes):
     a, b = (batches_of(scenes, new_text_encoder())[3] for _ in range(2))
     assert torch.equal(a["images"], b["images"])
     assert torch.equal(a["tokens"], b["tokens"])
     assert not torch.equal(a["tokens"], batches_of(scenes, new_text_encoder())[4]["tokens"])
 
 
-def test_every_part_is_pretrained_from_nothing_into_models_that_draw_and_see(tmp_path):
+def test_every_part_is_pretrained_from_scratch_into_weights_that_load_and_run(tmp_path):
     weights, work = tmp_path / "weights", tmp_path / "work"
     for part in PARTS:
         done = pretrain(
@@ -105,7 +107,7 @@ def test_every_part_is_pretrained_from_nothing_into_models_that_draw_and_see(tmp
     assert images.dtype == torch.uint8
 
 
-def test_a_stage_before_the_text_encoder_is_refused_in_one_sentence(tmp_path):
+def test_a_stage_without_a_text_encoder_and_an_unknown_part_are_refused(tmp_path):
     with pytest.raises(ValueError, match="run part=text first"):
         pretrain("base", tmp_path, tmp_path, 1, 1, 1, 1e-3, 0.9)
     with pytest.raises(ValueError, match="part='tex' is not known; choose one of text, base, sr"):

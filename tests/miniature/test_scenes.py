@@ -1,4 +1,4 @@
-"""Drawn scenes as training data."""
+"""Scenes as training data."""
 
 import numpy as np
 import pytest
@@ -14,26 +14,25 @@ COUNT = 20
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes") / "not" / "there"
-    folder.mkdir(parents=True)
-    # what a killed process leaves is no obstacle
+    folder = tmp_path_factory.mktemp("scenes")
+    # A killed process can leave such a file.
     (folder / f"scenes-3-{COUNT}.partial").write_bytes(b"half a file")
     return folder, *drawn_scenes(folder, COUNT, seed=3)
 
 
-def test_drawn_scenes_are_the_scenes_drawn_one_by_one(drawn):
-    _, found, pixels = drawn
-    assert found == [nth_scene(i, 3) for i in range(COUNT)]
+def test_drawn_scenes_equal_scenes_drawn_one_by_one(drawn):
+    _, scenes_drawn, pixels = drawn
+    assert scenes_drawn == [nth_scene(i, 3) for i in range(COUNT)]
     assert (pixels.shape, pixels.dtype) == ((COUNT, 64, 64, 3), np.uint8)
-    np.testing.assert_array_equal(pixels, np.stack([draw(s) for s in found]))
+    np.testing.assert_array_equal(pixels, np.stack([draw(s) for s in scenes_drawn]))
 
 
-def test_the_pixels_are_a_memory_map_that_cannot_be_written(drawn):
+def test_the_pixels_are_a_read_only_memory_map(drawn):
     assert isinstance(drawn[2], np.memmap)
     assert not drawn[2].flags.writeable
 
 
-def test_scenes_are_drawn_once_and_used_again(drawn, monkeypatch):
+def test_scenes_are_drawn_once_and_then_read(drawn, monkeypatch):
     folder, first, pixels = drawn
 
     def forbidden(*_):
@@ -46,11 +45,11 @@ def test_scenes_are_drawn_once_and_used_again(drawn, monkeypatch):
     assert again == first
     assert path.stat().st_mtime_ns == before
     np.testing.assert_array_equal(same, pixels)
-    with pytest.raises(AssertionError, match="drawn again"):  # another seed is another file
+    with pytest.raises(AssertionError, match="drawn again"):  # another seed needs new drawings
         drawn_scenes(folder, COUNT, seed=4)
 
 
-def test_scene_i_is_the_same_whatever_was_asked_before():
+def test_scene_i_does_not_depend_on_earlier_calls():
     backwards = [nth_scene(i, 3) for i in reversed(range(30))][::-1]
     assert backwards == [nth_scene(i, 3) for i in range(30)]
     assert nth_scene(0, 3) != nth_scene(0, 4)
@@ -67,7 +66,7 @@ def test_tensors_are_channels_first_from_minus_one_to_one():
 
 
 @pytest.mark.parametrize("class_noun", CLASSES)
-def test_casual_photos_show_one_individual_plainly(class_noun):
+def test_casual_photos_are_plain_photos_of_one_individual(class_noun):
     photos = casual_photos(class_noun, 5, 5)
     assert {p.individual for p in photos} == {individual(class_noun, 5)}
     assert {(p.accessory, p.expression, p.style) for p in photos} == {(None, None, None)}

@@ -1,3 +1,5 @@
+"""The scores of the oracle, with an oracle whose readings are given."""
+
 import math
 
 import pytest
@@ -13,14 +15,12 @@ from dreambooth.runs.pictures import Picture
 from dreambooth.subjects.subject import Subject
 
 SUBJECT = drawn_subject("dog", 7)
-
-
-DAMAGED = 99  # the embedding of a picture that is not clean
+DAMAGED = 99  # the embedding number of a picture that is not clean
 
 
 class FixedOracle:
-    """Sees what each picture's first pixel says: the index of its class, of its context, and of its
-    embedding, which is the subject's own for 0."""
+    """Reads the first pixel of a picture as three numbers: the index of the class, the index of the
+    context, and the number of the embedding, where 0 is the subject's."""
 
     def __init__(self):
         self.num_references = 0
@@ -37,12 +37,12 @@ class FixedOracle:
             }
             for pixel in images[:, :, 0, 0]
         ]
-        told = images[:, 2, 0, 0].long()
-        clean = torch.where(told == DAMAGED, 0.25, 0.75)
-        return Reading(values, torch.eye(64)[told % DAMAGED], clean)
+        number = images[:, 2, 0, 0].long()
+        clean = torch.where(number == DAMAGED, 0.25, 0.75)
+        return Reading(values, torch.eye(64)[number % DAMAGED], clean)
 
-    def identity(self, embeddings, subject):
-        return (embeddings @ subject.T).mean(1)
+    def identity(self, embeddings, references):
+        return (embeddings @ references.T).mean(1)
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def scorer(monkeypatch):
 
 
 def picture(template, noun="dog", context="snow", embedding=0):
-    """A picture that `FixedOracle` reads like this; embedding 0 is the subject."""
-    told = [ATTRIBUTES["class"].index(noun), ATTRIBUTES["context"].index(context), embedding]
-    pixels = torch.tensor(told, dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64)
+    """Return a picture that `FixedOracle` reads as the arguments say."""
+    pixel = [ATTRIBUTES["class"].index(noun), ATTRIBUTES["context"].index(context), embedding]
+    pixels = torch.tensor(pixel, dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64)
     return Picture(pixels, template.replace("{}", "kzn dog"), 0, template)
 
 
-def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
+def test_pictures_are_scored_against_the_attributes_of_their_template(scorer):
     prompts = [
         picture("a {} in the snow"),
         picture("a {} in the snow", context="beach"),
@@ -79,7 +79,7 @@ def test_pictures_are_judged_by_what_their_template_asks_for(scorer):
     for share in ("class_accuracy", "context_accuracy"):
         low, high = metrics[share].ci95
         assert 0 < low < high < 1
-    assert "diversity" not in metrics  # of one picture
+    assert "diversity" not in metrics  # there is only one picture
 
 
 def test_attributes_count_only_where_the_picture_is_clean(scorer):
@@ -93,19 +93,19 @@ def test_attributes_count_only_where_the_picture_is_clean(scorer):
     rows, metrics = scores.rows, scores.metrics
     assert [row["clean"] for row in rows] == [0.75, 0.25, 0.75, 0.25]
     assert [row["is_clean"] for row in rows] == [1, 0, 1, 0]
-    assert [row["seen_class"] for row in rows] == ["dog"] * 4  # what is read, in any case
+    assert [row["seen_class"] for row in rows] == ["dog"] * 4  # reported for damaged pictures too
     assert [row["class_right"] for row in rows] == [1, 0, 1, 0]
     assert [row.get("context_right") for row in rows] == [1, 0, 0, None]
     assert (metrics["clean"].value, metrics["clean"].count) == (0.5, 4)
     assert (metrics["class_accuracy"].value, metrics["class_accuracy"].count) == (0.5, 4)
     assert metrics["context_accuracy"].value == pytest.approx(1 / 3)
-    assert metrics["identity"].value == 1  # it is no reading of the prompt, and counts everywhere
+    assert metrics["identity"].value == 1  # does not depend on clean
     for name in ("clean", "class_accuracy", "context_accuracy"):
         assert "P(clean) >= 0.5" in metrics[name].protocol
 
 
-def test_the_mean_of_a_column_is_the_number_of_the_run(scorer):
-    """Whoever reads scores.csv finds metrics.json again."""
+def test_the_metrics_are_the_means_of_the_columns(scorer):
+    """So metrics.json can be recomputed from scores.csv."""
     prompts = [picture("a {} in the snow", embedding=e) for e in (0, 1, DAMAGED, DAMAGED, 0)]
     scores = scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
     rows, metrics = scores.rows, scores.metrics
@@ -114,7 +114,7 @@ def test_the_mean_of_a_column_is_the_number_of_the_run(scorer):
         assert metrics[metric].value == pytest.approx(sum(row[column] for row in rows) / 5)
 
 
-def test_each_prompt_has_its_own_references_which_are_drawn_once(scorer):
+def test_the_references_of_each_prompt_are_drawn_once(scorer):
     prompts = [picture("a red {}"), picture("a {} in the snow"), picture("a red {}")]
     scorer.score(PictureSets(SUBJECT, "kzn", prompts, [picture("a {}")]))
     assert scorer.oracle.num_references == 3 * 16
@@ -122,13 +122,13 @@ def test_each_prompt_has_its_own_references_which_are_drawn_once(scorer):
     assert scorer.oracle.num_references == 3 * 16
 
 
-def test_the_subjects_true_class_counts_whatever_it_was_called(scorer):
+def test_the_class_is_scored_against_the_true_one_not_the_prompted_one(scorer):
     of_class = [picture("a {}", noun="cat")]
     scores = scorer.score(PictureSets(SUBJECT, "kzn", [picture("a cat {}")], of_class))
     assert [row["class_right"] for row in scores.rows] == [1, 0]
 
 
-def test_drift_and_diversity_are_of_the_class_prompts_pictures():
+def test_drift_and_diversity_are_measured_on_the_class_prompt_s_pictures():
     embeddings = torch.eye(64)[[0, 0, 1]]
     rows = [{"identity": value} for value in (1.0, 1.0, 0.0)]
     metrics = summary([], rows, embeddings)
@@ -142,21 +142,21 @@ def test_drift_and_diversity_are_of_the_class_prompts_pictures():
 
 def test_the_diversity_of_a_picture_is_its_mean_distance_to_the_others():
     embeddings = torch.eye(64)[[0, 0, 1]]
-    each = mean_distances(embeddings)
-    assert each == [0.5, 0.5, 1.0]
-    assert sum(each) / 3 == pytest.approx(summary([], [], embeddings)["diversity"].value)
+    distances = mean_distances(embeddings)
+    assert distances == [0.5, 0.5, 1.0]
+    assert sum(distances) / 3 == pytest.approx(summary([], [], embeddings)["diversity"].value)
     assert mean_distances(embeddings[:1]) == [None]
 
 
-def test_the_subject_itself_is_scored_by_a_network_of_any_weights():
+def test_the_identity_of_the_references_themselves_is_a_probability():
     torch.manual_seed(0)
     network = OracleNetwork()
     network.same.copy_(torch.tensor([10.0, 0.0, -5.0]))
     oracle = Oracle(network)
     truth = oracle.read(references(SUBJECT.truth)).embeddings
-    found = oracle.identity(truth, truth)
-    assert found.shape == (16,)
-    assert ((found >= 0) & (found <= 1)).all()
+    identity = oracle.identity(truth, truth)
+    assert identity.shape == (16,)
+    assert ((identity >= 0) & (identity <= 1)).all()
 
 
 def test_a_subject_that_is_not_drawn_is_refused_before_any_work(scorer):

@@ -1,4 +1,4 @@
-"""The oracle's weights as they ship: what users' numbers come from. All on fresh drawings."""
+"""The oracle with the shipped weights, which all users' scores depend on, on fresh drawings."""
 
 import numpy as np
 import pytest
@@ -25,21 +25,21 @@ def clean(oracle):
     return oracle_quality.measure_clean(oracle, num_scenes=300)
 
 
-def test_every_attribute_is_read_from_nearly_every_drawing(oracle):
-    found = oracle_quality.attribute_accuracies(oracle, num_scenes=600)
-    assert found.pop("class") >= 0.99
-    assert min(found.values()) >= 0.95, found
+def test_every_attribute_is_read_correctly_in_nearly_every_drawing(oracle):
+    accuracies = oracle_quality.attribute_accuracies(oracle, num_scenes=600)
+    assert accuracies.pop("class") >= 0.99
+    assert min(accuracies.values()) >= 0.95, accuracies
 
 
 def test_the_identity_is_a_calibrated_probability(identity):
     assert calibration_error(reliability(identity.probability, identity.is_same)) <= 0.03
 
 
-def test_the_individual_is_told_from_look_alikes_and_others(identity):
+def test_identity_separates_the_individual_from_look_alikes_and_others(identity):
     assert identity.auc >= 0.99
 
 
-def test_look_alikes_seldom_pass_for_the_individual(identity):
+def test_look_alikes_have_a_low_identity(identity):
     assert identity.mean_of("same individual") >= 0.94
     assert identity.mean_of("same class and both colours") <= 0.1
     assert identity.mean_of("same class and colour") <= 0.06
@@ -52,7 +52,7 @@ def test_a_perfect_model_has_the_same_identity_under_every_prompt(oracle):
     assert min(found) >= 0.95
 
 
-def test_drawings_are_clean_also_where_they_are_a_little_rough(clean):
+def test_drawings_are_clean_even_with_mild_changes(clean):
     assert np.mean(clean.plain >= 0.5) >= 0.99
     assert np.mean(clean.mild >= 0.5) >= 0.97
 

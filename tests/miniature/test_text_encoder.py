@@ -1,6 +1,6 @@
-"""The text encoder: what it is trained on, and that the shipped one keeps every token.
+"""The text encoder: its training data and loss, and that the shipped one preserves every token.
 
-The tests of the shipped weights hold for weights of the recipe in conf/pretrain.yaml (part=text).
+Weights that were trained with the settings of conf/pretrain.yaml (part=text) pass these tests.
 """
 
 import runpy
@@ -27,7 +27,7 @@ from dreambooth.miniature.text import (
 from dreambooth.miniature.tokenizer import MAX_TOKENS, build_tokenizer, caption_words, rare_tokens
 from dreambooth.miniature.world import random_scene
 
-# --- the recipe --------------------------------------------------------------------------------
+# --- training ----------------------------------------------------------------------------------
 
 
 def batches(text_encoder, batch_size=16, seed=1):
@@ -35,35 +35,35 @@ def batches(text_encoder, batch_size=16, seed=1):
     return CaptionBatches(tokens, batch_size, 40, seed)
 
 
-def test_a_position_must_hold_its_token_and_those_before_it_and_padding_the_caption():
-    shares = token_targets(torch.tensor([[1, 7, 9, 7, 2, 0, 0]]), pad_id=0)[0]
-    assert shares.sum(1).tolist() == pytest.approx([1] * 7)
+def test_the_targets_of_a_word_are_the_tokens_so_far_and_of_padding_all_tokens():
+    targets = token_targets(torch.tensor([[1, 7, 9, 7, 2, 0, 0]]), pad_id=0)[0]
+    assert targets.sum(1).tolist() == pytest.approx([1] * 7)
 
-    def held(position):
-        return {i: round(s, 4) for i, s in enumerate(shares[position].tolist()) if s}
+    def target(position):
+        return {i: round(p, 4) for i, p in enumerate(targets[position].tolist()) if p}
 
-    assert held(0) == {1: 1.0}
-    assert held(1) == {1: 0.25, 7: 0.75}
-    assert held(3) == {1: 0.1667, 7: 0.6667, 9: 0.1667}  # 7 for the second time: counted once
-    assert held(5) == held(6) == {1: 0.25, 2: 0.25, 7: 0.25, 9: 0.25}
+    assert target(0) == {1: 1.0}
+    assert target(1) == {1: 0.25, 7: 0.75}
+    assert target(3) == {1: 0.1667, 7: 0.6667, 9: 0.1667}  # a repeated token counts once
+    assert target(5) == target(6) == {1: 0.25, 2: 0.25, 7: 0.25, 9: 0.25}
 
 
-def test_the_loss_of_the_tokens_is_nothing_where_the_states_tell_the_shares():
+def test_the_loss_of_the_tokens_is_0_if_the_targets_are_predicted():
     model = new_text_encoder()
-    teacher = TextPretraining(model, num_steps=1)
+    module = TextPretraining(model, num_steps=1)
     logged = {}
-    teacher.log_dict = lambda values, **_: logged.update(values)
+    module.log_dict = lambda values, **_: logged.update(values)
     batch = batches(model)[0]
-    teacher.training_step(batch, 0)
+    module.training_step(batch, 0)
     assert logged["tokens"] > 1
-    shares = token_targets(batch["tokens"], pad_id=0)
-    teacher.tokens = torch.nn.Module()
-    teacher.tokens.forward = lambda _: shares.clamp(min=1e-12).log()
-    teacher.training_step(batch, 0)
+    targets = token_targets(batch["tokens"], pad_id=0)
+    module.tokens = torch.nn.Module()
+    module.tokens.forward = lambda _: targets.clamp(min=1e-12).log()
+    module.training_step(batch, 0)
     assert logged["tokens"] == pytest.approx(0, abs=1e-5)
 
 
-def test_identifiers_are_in_half_of_the_captions_and_every_rare_token_is_among_them():
+def test_half_of_the_captions_have_an_identifier_and_every_rare_token_occurs():
     rng = np.random.default_rng(0)
     scenes = [random_scene(rng) for _ in range(4000)]
     texts = [random_caption(scene, rng) for scene in scenes]
@@ -95,7 +95,7 @@ def test_an_identifier_is_one_to_three_different_rare_tokens_or_a_few_characters
     assert lengths == set(range(3, 10))
 
 
-def test_a_batch_follows_from_seed_and_step_alone():
+def test_a_batch_depends_on_seed_and_step_only():
     model = new_text_encoder()
     a, b = (batches(model)[3] for _ in range(2))
     assert a["tokens"].shape == (16, MAX_TOKENS)
@@ -108,20 +108,20 @@ def test_a_batch_follows_from_seed_and_step_alone():
 def test_a_few_steps_lower_both_losses_on_new_captions():
     torch.manual_seed(0)
     model = new_text_encoder()
-    teacher = TextPretraining(model, num_steps=40)
+    module = TextPretraining(model, num_steps=40)
     logged = {}
-    teacher.log_dict = lambda values, **_: logged.update({k: v.item() for k, v in values.items()})
-    optimizer = teacher.configure_optimizers()["optimizer"]
-    optimizer.param_groups[0]["lr"] = 2e-3  # without the warm-up
+    module.log_dict = lambda values, **_: logged.update({k: v.item() for k, v in values.items()})
+    optimizer = module.configure_optimizers()["optimizer"]
+    optimizer.param_groups[0]["lr"] = 2e-3  # skips the warm-up
     data = batches(model)
-    teacher.training_step(data[39], 0)
+    module.training_step(data[39], 0)
     before = dict(logged)
     for step in range(39):
-        loss = teacher.training_step(data[step], 0)
+        loss = module.training_step(data[step], 0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    teacher.training_step(data[39], 0)
+    module.training_step(data[39], 0)
     assert logged["attributes"] < 0.95 * before["attributes"]
     assert logged["tokens"] < 0.6 * before["tokens"]
 
@@ -130,37 +130,37 @@ def test_a_few_steps_lower_both_losses_on_new_captions():
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measurements():
     benchmark = runpy.run_path(str(ROOT / "benchmarks/text_encoder.py"))
-    return benchmark["measured"](miniature.WEIGHTS)
+    return benchmark["measure"](miniature.WEIGHTS)
 
 
-def test_a_linear_probe_reads_the_identifier_from_its_position(measured):
-    assert measured["identifier probe"] >= 0.99
+def test_a_linear_probe_recognizes_the_identifier_at_its_position(measurements):
+    assert measurements["identifier probe"] >= 0.99
 
 
-def test_two_rare_tokens_differ_as_two_nouns_do(measured):
-    assert measured["cosine of two rare tokens"] <= 0.55
-    assert measured["cosine of two rare tokens"] <= measured["cosine of two nouns"] + 0.1
+def test_two_rare_tokens_differ_as_two_nouns_do(measurements):
+    assert measurements["cosine of two rare tokens"] <= 0.55
+    assert measurements["cosine of two rare tokens"] <= measurements["cosine of two nouns"] + 0.1
 
 
 @pytest.mark.parametrize("part", ["mean-state", "full-state", "own-position"])
-def test_an_identifier_changes_a_prompt_about_as_much_as_another_noun_does(measured, part):
-    assert 0.75 <= measured[f"{part} distance"] <= 1.5
+def test_an_identifier_changes_a_prompt_about_as_much_as_another_noun_does(measurements, part):
+    assert 0.75 <= measurements[f"{part} distance"] <= 1.5
 
 
-def test_the_noun_stays_itself_beside_an_identifier(measured):
-    assert measured["noun kept"] >= 0.999
-    assert measured["noun distance ratio"] <= 0.8
-    assert measured["nouns apart beside [V]"] >= 0.7
+def test_an_identifier_keeps_the_state_of_the_noun(measurements):
+    assert measurements["noun kept"] >= 0.999
+    assert measurements["noun distance ratio"] <= 0.8
+    assert measurements["nouns apart beside [V]"] >= 0.7
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_every_attribute_that_a_caption_states_is_read_from_the_mean_state(measured, attribute):
-    assert measured[attribute] >= 0.995
+def test_a_linear_probe_reads_every_stated_attribute_from_the_mean_state(measurements, attribute):
+    assert measurements[attribute] >= 0.995
 
 
-def test_the_shipped_tokenizer_is_the_world_s():
+def test_the_shipped_tokenizer_has_the_vocabulary_of_the_code():
     from transformers import AutoTokenizer
 
     shipped = AutoTokenizer.from_pretrained(miniature.WEIGHTS / "tokenizer")

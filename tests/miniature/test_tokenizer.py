@@ -28,7 +28,8 @@ def ids(text: str) -> list[int]:
 
 
 def test_the_ids_are_those_that_the_shipped_weights_were_trained_on():
-    """The text encoder's rows are these ids: if this fails, undo the change, or pretrain again."""
+    """The ids are rows of the text encoder's embedding: if this fails, undo the change of the
+    vocabulary, or pretrain again."""
     assert len(TOKENIZER) == VOCABULARY_SIZE == RARE_IDS[1] == 456
     assert (TOKENIZER.pad_token_id, BOS, EOS, TOKENIZER.unk_token_id) == (0, 1, 2, 3)
     words = [1, 57, 200, 40, 18, 54, 57, 25, 26, 50, 45, 2]
@@ -45,9 +46,9 @@ def test_every_word_of_a_caption_is_one_token():
             assert TOKENIZER.convert_ids_to_tokens(ids(text)[1:-1]) == text.split()
 
 
-def test_the_vocabulary_has_the_captions_words_and_no_others():
-    said = {w for i in range(2000) for w in caption(nth_scene(i, 6)).split()}
-    assert set(caption_words()) == said | set(world.COMMON_WORDS)
+def test_caption_words_are_exactly_the_words_of_captions():
+    words = {w for i in range(2000) for w in caption(nth_scene(i, 6)).split()}
+    assert set(caption_words()) == words | set(world.COMMON_WORDS)
 
 
 @pytest.mark.parametrize("kind", MINIBENCH)
@@ -66,18 +67,18 @@ def test_the_longest_caption_with_a_three_token_identifier_fits():
     longest += [w for p in parts for w in max(p.values(), key=lambda v: len(v.split())).split()]
     assert len(longest) + 2 == len(ids(" ".join(longest))) <= MAX_TOKENS
     drawn = [caption(nth_scene(i, 6)) for i in range(2000)]
-    # nobody's full caption is longer: it lacks the identifier and "special"
+    # Of the longest, full captions lack the identifier (3 tokens) and "special" (1).
     assert max(len(ids(text)) for text in drawn) == len(longest) + 2 - 4
 
 
-def test_rare_tokens_are_many_short_and_no_words():
+def test_there_are_256_short_rare_tokens_and_none_is_a_word():
     rare = rare_tokens()
     assert len(set(rare)) == len(rare) == RARE_IDS[1] - RARE_IDS[0] == 256
     assert all(len(token) <= 3 for token in rare)
     assert not set(rare) & set(caption_words())
 
 
-def test_rare_tokens_alone_and_in_rows_come_back_as_they_were():
+def test_rare_tokens_survive_encoding_and_decoding():
     for token in rare_tokens():
         (index,) = ids(token)[1:-1]
         assert TOKENIZER.decode([index]) == token
@@ -85,7 +86,7 @@ def test_rare_tokens_alone_and_in_rows_come_back_as_they_were():
     assert TOKENIZER.decode(ids(three), skip_special_tokens=True) == three
 
 
-def test_an_unknown_word_falls_apart_into_characters():
+def test_an_unknown_word_is_split_into_characters():
     tokens = TOKENIZER.convert_ids_to_tokens(ids("xxy5syt00")[1:-1])
     assert tokens == ["x", "##x", "##y", "##5", "##s", "##y", "##t", "##0", "##0"]
     assert TOKENIZER.decode(ids("xxy5syt00"), skip_special_tokens=True) == "xxy5syt00"
@@ -101,7 +102,7 @@ def test_a_character_outside_the_alphabet_is_unknown():
     assert ids("a dög")[2] == TOKENIZER.unk_token_id
 
 
-def test_a_saved_tokenizer_comes_back_through_transformers(tmp_path):
+def test_a_saved_tokenizer_is_loaded_by_transformers(tmp_path):
     from transformers import AutoTokenizer
 
     TOKENIZER.save_pretrained(tmp_path)

@@ -14,7 +14,7 @@ from dreambooth.miniature.world import caption, individual, kind_of, random_scen
 SCENES = [nth_scene(i, 5) for i in range(600)]
 
 
-def test_the_world_is_as_large_as_the_paper_s_applications_need():
+def test_the_world_is_large_enough_for_the_paper_s_applications():
     assert len(world.CLASSES) >= 10
     assert len(world.LIVE) >= 4
     assert len(world.CONTEXTS) >= 8
@@ -32,7 +32,7 @@ def test_the_kind_of_a_class_is_live_or_object():
 
 
 @pytest.mark.parametrize("ask", [kind_of, lambda noun: individual(noun, 0)])
-def test_an_unknown_class_is_named_together_with_the_classes_there_are(ask):
+def test_an_unknown_class_is_refused_with_the_list_of_classes(ask):
     with pytest.raises(ValueError, match=r"no class 'horse'; its classes are dog, cat, .*teapot"):
         ask("horse")
 
@@ -51,7 +51,7 @@ def test_an_individual_s_colours_differ_from_each_other():
         assert who.emblem_colour not in (who.main, who.second)
 
 
-def test_individuals_alike_in_all_that_a_caption_can_say_still_differ():
+def test_different_individuals_can_have_the_same_full_caption():
     scene = replace(SCENES[0], individual=individual("dog", 0))
     texts = Counter(
         caption(replace(scene, individual=individual("dog", seed))) for seed in range(200)
@@ -70,12 +70,12 @@ def test_recolouring_changes_the_colours_only(colour):
             assert other.second == who.second
 
 
-def test_recolouring_to_the_own_colour_changes_nothing():
+def test_recolouring_to_the_current_colour_changes_nothing():
     who = individual("bird", 3)
     assert recolour(who, who.main) == who
 
 
-def test_random_scenes_take_every_value_of_every_attribute():
+def test_random_scenes_have_every_value_of_every_attribute():
     for name, options in {
         "class": world.CLASSES,
         "context": world.CONTEXTS,
@@ -91,11 +91,11 @@ def test_random_scenes_take_every_value_of_every_attribute():
         assert min(seen.values()) >= len(SCENES) / 60, (name, seen)
 
 
-def test_scenes_without_a_given_subject_hardly_ever_show_anyone_twice():
+def test_random_scenes_hardly_ever_show_an_individual_twice():
     assert len({s.individual for s in SCENES}) > 0.99 * len(SCENES)
 
 
-def test_from_behind_there_is_neither_an_expression_nor_glasses():
+def test_scenes_from_behind_have_neither_an_expression_nor_glasses():
     behind = [s for s in SCENES if s.view == "behind"]
     assert {s.expression for s in behind} == {None}
     assert {s.accessory for s in behind} == {None, "hat", "scarf", "crown"}
@@ -115,23 +115,23 @@ def test_a_casual_photo_is_plain_and_never_from_behind():
     assert {p.context for p in photos} == set(world.CONTEXTS)
 
 
-def test_the_full_caption_states_all_that_has_a_word():
+def test_the_full_caption_states_every_attribute():
     for scene in SCENES:
         true = {name: v for name, v in scene_values(scene).items() if v is not None}
         assert prompted_values(caption(scene)) == true
 
 
-def test_a_caption_leaves_out_at_random_but_is_never_untrue():
+def test_random_captions_leave_out_attributes_and_are_always_true():
     rng = np.random.default_rng(1)
-    said: Counter[str] = Counter()
+    stated: Counter[str] = Counter()
     possible: Counter[str] = Counter()
     for scene in SCENES:
         true = {name: v for name, v in scene_values(scene).items() if v is not None}
-        found = prompted_values(caption(scene, rng))
-        assert found.items() <= true.items()
-        said.update(found.keys())
+        values = prompted_values(caption(scene, rng))
+        assert values.items() <= true.items()
+        stated.update(values.keys())
         possible.update(true.keys())
-    share = {name: said[name] / possible[name] for name in possible}
+    share = {name: stated[name] / possible[name] for name in possible}
     assert share.pop("class") == 1.0
     assert share.pop("style") == pytest.approx(0.95, abs=0.04)
     assert share.pop("accessory") == pytest.approx(0.75, abs=0.08)
@@ -145,14 +145,14 @@ def test_a_caption_is_sometimes_the_bare_noun():
     assert "a car" in [caption(s, rng) for s in plain]
 
 
-def test_special_and_unique_are_said_of_individuals_with_an_emblem_only():
+def test_only_individuals_with_an_emblem_are_called_special_or_unique():
     rng = np.random.default_rng(3)
     special = [s for s in SCENES if set(caption(s, rng).split()) & set(world.COMMON_WORDS)]
     assert special
     assert all(s.individual.emblem for s in special)
 
 
-def test_the_identifier_stands_right_before_the_noun():
+def test_the_identifier_is_right_before_the_noun():
     rng = np.random.default_rng(4)
     for scene in SCENES[:100]:
         for text in (caption(scene, rng, "sks"), caption(scene, identifier="sks")):

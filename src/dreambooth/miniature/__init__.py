@@ -10,7 +10,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def load_backbone(pretrained: str | None = None) -> "CascadeBackbone":
-    """The cascade that ships with the project, or one saved to a folder."""
+    """Load the cascade from the folder `pretrained`, by default the weights that ship."""
     from dreambooth.backbones.cascade import CascadeBackbone
 
     return CascadeBackbone.load(pretrained or WEIGHTS)

@@ -1,7 +1,7 @@
-"""The live figures: dog, cat and rabbit on one plan, the bird and the fish.
+"""The animals: dog, cat and rabbit, which share one body plan, bird and fish.
 
-1 unit is `figures.UNIT` of the image's side; (0, 0) is the figure's middle, and y points down. A
-figure seen from the side looks to the right. What lies in front is drawn later.
+1 unit is `figures.UNIT` of the image's side; (0, 0) is the figure's middle, and y points down.
+Seen from the side, a figure looks to the right. Parts are drawn from back to front.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ BEAK: Colour = (250, 168, 40)
 
 
 def draw_beast(c: Canvas, look: Look) -> None:
-    """A dog, cat or rabbit: they differ in ears, tail, muzzle and whiskers."""
+    """Draw a dog, cat or rabbit; they differ in ears, tail, muzzle and whiskers."""
     if look.view == "side":
         _beast_from_side(c, look)
     else:
@@ -47,7 +47,7 @@ def _beast_from_side(c: Canvas, look: Look) -> None:
 
 
 def _beast_upright(c: Canvas, look: Look) -> None:
-    """Sitting, from the front or from behind."""
+    """Draw it sitting, from the front or from behind."""
     w, r, hy = look.who.width, 0.62 * look.who.head, -0.26
     noun, behind = look.who.class_noun, look.view == "behind"
     if not behind:
@@ -78,7 +78,7 @@ def _beast_upright(c: Canvas, look: Look) -> None:
 
 
 def _ears(c: Canvas, look: Look, x: float, y: float, r: float) -> None:
-    """Both ears of a head around (x, y) of radius r; from the side, a dog's near one only."""
+    """Draw both ears of a head of radius r around (x, y); from the side, a dog shows only one."""
     e, noun = look.who.extras, look.who.class_noun
     if noun == "dog":
         shape = [(0.62, -0.62), (1.0, -0.6), (1.3, 0.05), (1.2, 0.62 * e), (0.92, 0.55 * e)]
@@ -100,13 +100,13 @@ def _ears(c: Canvas, look: Look, x: float, y: float, r: float) -> None:
         return
     for ear in (points, mirrored(points)):
         c.fill(ear + (x, y), fill)
-        if noun != "dog" and look.view == "front":  # their inside
+        if noun != "dog" and look.view == "front":  # the inside of the ear
             middle = ear.mean(0)
             c.fill((ear - middle) * 0.5 + middle + (x, y), look.second, outline=0)
 
 
 def _tail(c: Canvas, look: Look, x: float, y: float) -> None:
-    """A tail from (x, y) outwards."""
+    """Draw a tail from (x, y) outwards."""
     noun, e = look.who.class_noun, look.who.extras
     out = -1.0 if x < 0 else 1.0
     if noun == "rabbit":
@@ -198,7 +198,7 @@ def _fish_from_side(c: Canvas, look: Look) -> None:
 
 
 def _fish_head_on(c: Canvas, look: Look) -> None:
-    """From the front or from behind."""
+    """Draw a fish from the front or from behind."""
     w, h, e = look.who.width, look.who.head, look.who.extras
     fin = [(-0.16, -0.5), (-0.14, -0.82 - 0.3 * e), (0.18, -0.82 - 0.2 * e), (0.16, -0.5)]
     c.fill(curve(fin), look.second)

@@ -1,4 +1,4 @@
-"""What makes an individual look like itself: its colours, its patterned skin and its emblem."""
+"""The look of an individual: its colours, its patterned skin and its emblem."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ from dreambooth.miniature.world import COLOURS, Individual, Scene
 
 @dataclass(frozen=True)
 class Look:
-    """What a figure is drawn with."""
+    """All that a figure's drawing depends on, except its pose."""
 
-    who: Individual
+    who: Individual  # also where the individual is an object
     skin: Texture  # main colour and pattern
     main: Colour
     second: Colour
@@ -31,7 +31,7 @@ class Look:
 
 
 def look_of(canvas: Canvas, scene: Scene) -> Look:
-    """The look of the scene's individual where the canvas is placed."""
+    """Return the look of the scene's individual; its skin fits the canvas where it is placed."""
     who = scene.individual
     main, second = COLOURS[who.main], COLOURS[who.second]
     skin = Texture(_skin(canvas.blank(main), who, second), edge=shade(main, EDGE))
@@ -39,8 +39,9 @@ def look_of(canvas: Canvas, scene: Scene) -> Look:
 
 
 def _skin(c: Canvas, who: Individual, second: Colour) -> np.ndarray:
-    """The pattern on a canvas of the main colour, in the individual's own coordinates."""
-    # Few layouts of few large parts: what small models can learn, and still no caption can say.
+    """Draw the pattern, in the figure's coordinates, on a canvas `c` of the main colour."""
+    # The layouts are few, of few large parts: small models can learn them, and captions still
+    # cannot state them.
     rng = np.random.default_rng(who.pattern_seed)
     if who.pattern == "striped":
         period = who.pattern_period
@@ -56,7 +57,7 @@ def _skin(c: Canvas, who: Individual, second: Colour) -> np.ndarray:
                 if rng.random() < 0.75:
                     c.fill(ellipse(x, 0.36 * row + 0.1, radius, radius, n=12), second, outline=0)
     elif who.pattern == "patched":
-        # To the left and right in turn, so that every figure and view shows some.
+        # Patches alternate between left and right, so that every figure shows some in every view.
         side = rng.choice([-1, 1])
         for y in (-0.55, 0.1, 0.75):
             x, side = side * rng.choice([0.2, 0.42]), -side
@@ -66,7 +67,7 @@ def _skin(c: Canvas, who: Individual, second: Colour) -> np.ndarray:
 
 
 def draw_emblem(c: Canvas, look: Look, x: float, y: float, size: float = 0.2) -> None:
-    """The small mark that some individuals bear, `size` in radius."""
+    """Draw the individual's emblem, a small mark of radius `size`, if it has one."""
     emblem, name = look.who.emblem, look.who.emblem_colour
     if emblem is None or name is None:
         return

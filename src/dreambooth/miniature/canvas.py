@@ -1,4 +1,4 @@
-"""Anti-aliased drawing in an individual's own coordinates, on OpenCV."""
+"""Anti-aliased drawing in local coordinates, with OpenCV."""
 
 import copy
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ GLASS: Colour = (176, 222, 240)
 STEEL: Colour = (176, 180, 190)
 RUBBER: Colour = (62, 60, 68)
 CREAM: Colour = (252, 246, 230)
-EDGE = 0.68  # the brightness of an outline, relative to what it surrounds
-_FRACTION_BITS = 4  # cv2 takes points in 1/16 px
+EDGE = 0.68  # the brightness of an outline, relative to the colour inside it
+_FRACTION_BITS = 4  # points are passed to cv2 in units of 1/16 px
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 22) -> np.ndarray:
-    """Points (n, 2) of an ellipse around (x, y), turned by `turn` radians."""
+    """Return n points (n, 2) on an ellipse around (x, y), turned by `turn` radians."""
     t = np.arange(n) * (2 * np.pi / n)
     u, v = rx * np.cos(t), ry * np.sin(t)
     c, s = np.cos(turn), np.sin(turn)
@@ -29,13 +29,15 @@ def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int 
 
 
 def box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """The corners (4, 2) of an upright rectangle."""
+    """Return the corners (4, 2) of an upright rectangle."""
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
 
 
 def curve(points: Points, closed: bool = True, steps: int = 5) -> np.ndarray:
-    """A smooth (uniform Catmull-Rom) curve through n points, `steps` points for each span:
-    (n * steps, 2) if closed, else ((n - 1) * steps + 1, 2)."""
+    """Return a smooth (uniform Catmull-Rom) curve through n points, `steps` points for each span.
+
+    Its shape is (n * steps, 2) if closed, else ((n - 1) * steps + 1, 2).
+    """
     p = np.asarray(points, float)
     if closed:
         p = np.concatenate([p[-1:], p, p[:2]])
@@ -51,28 +53,28 @@ def curve(points: Points, closed: bool = True, steps: int = 5) -> np.ndarray:
 
 
 def mirrored(points: np.ndarray) -> np.ndarray:
-    """The points (n, 2) on the other side of x = 0."""
+    """Return the points (n, 2) mirrored at the line x = 0."""
     return points * np.array([-1.0, 1.0])
 
 
-def shade(colour: Colour, by: float) -> Colour:
-    """Darker (by < 1) or lighter (by > 1)."""
-    r, g, b = (min(255, round(c * by)) for c in colour)
+def shade(colour: Colour, factor: float) -> Colour:
+    """Darken (factor < 1) or lighten (factor > 1) a colour."""
+    r, g, b = (min(255, round(c * factor)) for c in colour)
     return (r, g, b)
 
 
 @dataclass(frozen=True)
 class Texture:
-    """What a shape can be filled with in place of a colour."""
+    """A filling for a shape, in place of a colour."""
 
     pixels: np.ndarray  # uint8, of the canvas's shape
-    edge: Colour  # of the outline around it
+    edge: Colour  # of the shape's outline
 
 
 class Canvas:
     """An RGB image (size_px, size_px, 3), uint8, and a map from local units to its pixels.
 
-    The map is the whole image at first: (0, 0) is its top left corner, (1, 1) its bottom right.
+    At first one unit is the image's side: (0, 0) is its top left corner, (1, 1) its bottom right.
     """
 
     def __init__(self, size_px: int):
@@ -88,9 +90,9 @@ class Canvas:
         rotation: float = 0.0,
         flip: bool = False,
     ) -> None:
-        """From here on (0, 0) is at (x, y), and 1 is `unit` long; both in image sizes.
+        """Set the map: local (0, 0) is at (x, y), and 1 local unit is `unit` long, in image sizes.
 
-        `rotation` is in degrees, clockwise; `flip` mirrors left and right before it.
+        `rotation` is in degrees, clockwise; `flip` mirrors left and right before the rotation.
         """
         a = np.deg2rad(rotation)
         turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
@@ -101,15 +103,18 @@ class Canvas:
         self._unit_px = unit * self.size_px
 
     def blank(self, colour: Colour) -> "Canvas":
-        """Another canvas with the same size and map, all in one colour."""
+        """Return another canvas of the same size and map, filled with one colour."""
         other = copy.copy(self)
         other.pixels = np.empty_like(self.pixels)
         other.pixels[:] = colour
         return other
 
     def fill(self, points: Points, colour: "Colour | Texture", outline: float = 0.06) -> None:
-        """A polygon in a colour or a texture. Its outline, `outline` units wide (0: none), is tone
-        on tone: near-black lines a pixel wide are what small models smear."""
+        """Draw a polygon in a colour or a texture.
+
+        Its outline, `outline` units wide (0: none), is a darker shade of the filling, because small
+        models smear near-black lines that are one pixel wide.
+        """
         px = self._px(points)
         if isinstance(colour, Texture):
             mask = np.zeros(self.pixels.shape[:2], np.uint8)
@@ -125,13 +130,14 @@ class Canvas:
     def line(
         self, points: Points, width: float, colour: Colour = INK, outline: float = 0.0
     ) -> None:
-        """An open line `width` units wide, with an edge `outline` units wide on both sides."""
+        """Draw an open line, `width` units wide, and an edge of `outline` units on both sides."""
         px = self._px(points)
         if outline:
             self._stroke(px, width + 2 * outline, shade(colour, EDGE), closed=False)
         self._stroke(px, width, colour, closed=False)
 
     def _px(self, points: Points) -> np.ndarray:
+        """Points in local units to points for cv2, int32."""
         px = np.asarray(points, float) @ self._matrix + self._origin - 0.5
         return np.rint(px * (1 << _FRACTION_BITS)).astype(np.int32)
 

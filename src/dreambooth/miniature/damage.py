@@ -1,11 +1,12 @@
-"""Damaged drawings, and mild changes that are no damage: what `clean` is trained and tested on.
+"""Damage for drawings, and mild changes that do not count as damage.
 
-Every function takes and returns uint8 RGB (H, W, 3) and draws what is random from its `rng`; the
-same arguments give the same pixels. `Damage` functions take a second drawing too, which blends and
-pasted parts come from. Sizes are in pixels of 64 x 64 pictures.
+The oracle's `clean` is trained and tested on both. The kinds of damage imitate how diffusion models
+fail: shapes bend and smear, two things are drawn in one place, patches of stray colour appear,
+parts are missing or doubled, and edges melt into each other.
 
-Diffusion models fail in these ways: shapes bend and smear, two things are drawn at once, patches of
-stray colour appear, parts are missing or there twice, and edges melt into each other.
+Every function takes and returns uint8 RGB (H, W, 3). All randomness comes from `rng`: the same
+arguments give the same pixels. A `Damage` also takes a second drawing, from which blends and pasted
+parts come. Sizes are in pixels of 64 x 64 pictures.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,16 @@ CLEAN_BELOW, DAMAGED_FROM = 3.0, 9.0  # of `visible_change`, in grey levels of 2
 
 
 def visible_change(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean absolute difference, in grey levels, in the 16 x 16 window around the subject where it
-    is greatest."""
+    """Return the greatest mean absolute difference, in grey levels, of any 16 x 16 window whose
+    centre is in the middle of the picture, where the subject is."""
     change = cv2.absdiff(before, after).astype(np.float32).mean(2)
     windows = cv2.blur(change, (_WINDOW_PX, _WINDOW_PX), borderType=cv2.BORDER_REFLECT_101)
     return float(windows[CENTRE, CENTRE].max())
 
 
 def is_clean(change: float) -> float:
-    """The label of a picture of this `visible_change`: 1 where hardly a pixel has changed, 0 where
-    the damage is plain, NaN between the two, where nobody could say."""
+    """Return the label for a `visible_change`: 1 if hardly a pixel has changed, 0 if the damage is
+    obvious, NaN between the two, where it is debatable."""
     if change < CLEAN_BELOW:
         return 1.0
     return 0.0 if change >= DAMAGED_FROM else float("nan")
@@ -45,9 +46,10 @@ def warp(
     rng: np.random.Generator,
     displacement_px: float | None = None,
 ) -> np.ndarray:
-    """Moved along a smooth random field, everywhere or in one region.
+    """Move pixels along a smooth random field, everywhere or in one region.
 
-    `displacement_px`: the root mean square length of the field, 1.5..4 unless given.
+    `displacement_px`: the root mean square length of the field, which then acts everywhere; without
+    it, the length is random in 1.5..4.
     """
     length = rng.uniform(1.5, 4) if displacement_px is None else displacement_px
     height, width = pixels.shape[:2]
@@ -63,7 +65,7 @@ def warp(
 
 
 def smear(pixels: np.ndarray, _other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blurred along one to four strokes near the subject, as wet paint under a finger."""
+    """Blur along one to four strokes near the subject, as a finger smears wet paint."""
     for _ in range(rng.integers(1, 5)):
         angle, size = rng.uniform(0, np.pi), int(rng.integers(4, 10)) * 2 + 1
         towards = np.array([np.cos(angle), np.sin(angle)])
@@ -80,7 +82,7 @@ def smear(pixels: np.ndarray, _other: np.ndarray, rng: np.random.Generator) -> n
 
 
 def blend(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two drawings in one: shining through each other, or each in its half or region."""
+    """Mix two drawings: both visible everywhere, or the second one in a half or a region only."""
     share = rng.random()
     if share < 0.4:
         return _mix(pixels, other, np.float32(rng.uniform(0.3, 0.5)))
@@ -90,7 +92,7 @@ def blend(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np
 
 
 def blot(pixels: np.ndarray, _other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two to seven soft patches of colours of the picture, near the subject."""
+    """Paint two to seven soft patches near the subject, in colours of the picture."""
     for _ in range(rng.integers(2, 8)):
         row, column = rng.integers(0, pixels.shape[:2])
         colour = np.broadcast_to(pixels[row, column], pixels.shape)
@@ -100,8 +102,8 @@ def blot(pixels: np.ndarray, _other: np.ndarray, rng: np.random.Generator) -> np
 
 
 def misplace(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One or two parts of the picture, or of another, pasted over the subject: what is there is
-    missing, or something is there twice."""
+    """Paste one or two parts, of this or the other picture, over the subject, so that parts of it
+    are missing or doubled."""
     for _ in range(rng.integers(1, 3)):
         source = pixels if rng.random() < 0.6 else other
         dx, dy = rng.choice([-1, 1], 2) * rng.integers(7, 26, 2)
@@ -112,8 +114,7 @@ def misplace(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) ->
 
 
 def melt(pixels: np.ndarray, _other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Edges run into each other: the median, or the darkest or lightest value, around each
-    pixel."""
+    """Let edges run into each other, by a median filter or a morphological opening or closing."""
     kind, size = rng.random(), int(rng.choice([5, 7, 9]))
     if kind < 0.6:
         melted = cv2.medianBlur(pixels, size)
@@ -126,7 +127,7 @@ def melt(pixels: np.ndarray, _other: np.ndarray, rng: np.random.Generator) -> np
 
 
 def several(pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two or three kinds of damage, one after the other."""
+    """Apply two or three kinds of damage, one after the other."""
     kinds = [warp, smear, blend, blot, misplace, melt]
     for i in rng.choice(len(kinds), int(rng.integers(2, 4)), replace=False):
         pixels = kinds[i](pixels, other, rng)
@@ -142,18 +143,20 @@ DAMAGES: dict[str, Damage] = {
     "melt": melt,
     "several": several,
 }
-_SHARES = {"warp": 0.3, "blend": 0.2}  # the two that are hardest to see; the others share the rest
+_SHARES = {"warp": 0.3, "blend": 0.2}  # the hardest to see; the others share the rest equally
 
 
 def damage_and_label(
     pixels: np.ndarray, other: np.ndarray, rng: np.random.Generator, kind: str | None = None
 ) -> tuple[np.ndarray, float]:
-    """The picture after a damage of `kind`, any if None, and its label (`is_clean`)."""
+    """Damage the picture, by a random kind of damage if `kind` is None.
+
+    Returns the damaged picture and its label (`is_clean`).
+    """
     if kind is None:
         rest = (1 - sum(_SHARES.values())) / (len(DAMAGES) - len(_SHARES))
         kind = str(rng.choice(list(DAMAGES), p=[_SHARES.get(name, rest) for name in DAMAGES]))
-    spoil = DAMAGES[kind]
-    after = spoil(pixels, other, rng)
+    after = DAMAGES[kind](pixels, other, rng)
     return after, is_clean(visible_change(pixels, after))
 
 
@@ -161,9 +164,12 @@ def damage_and_label(
 
 
 def mildly_changed(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Changes that a good sample of a model has and nobody minds, each in a third of the pictures:
-    moved by up to 1 px, softer (by a filter, or by half the size, where noise of up to 4 grey
-    levels is added, and enlarged), other colours by a few grey levels, JPEG."""
+    """Change a picture as little as a good sample of a model differs from a drawing.
+
+    Four changes, each made in a third of the pictures: a shift of up to 1 px; softening, by a
+    filter or by halving the size, adding noise of up to 4 grey levels and enlarging; other colours,
+    by a few grey levels; JPEG compression.
+    """
     chosen = rng.random(4) < 1 / 3
     if chosen[0]:
         dx, dy = rng.uniform(-1, 1, 2)
@@ -193,13 +199,13 @@ def mildly_changed(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _mix(pixels: np.ndarray, other: np.ndarray, mask: np.ndarray | np.float32) -> np.ndarray:
-    """`pixels` where the mask is 0, `other` where it is 1."""
+    """Return `pixels` where the mask is 0 and `other` where it is 1."""
     mixed = pixels + mask * (other.astype(np.float32) - pixels)
     return mixed.round().clip(0, 255).astype(np.uint8)
 
 
 def _region(pixels: np.ndarray, rng: np.random.Generator, everywhere: float) -> np.ndarray:
-    """A large blob near the subject; with probability `everywhere` the whole picture."""
+    """Return, with probability `everywhere`, the whole picture, else a blob near the subject."""
     if rng.random() < everywhere:
         return np.ones((*pixels.shape[:2], 1), np.float32)
     return _blob(pixels, rng, radius_px=rng.uniform(9, 20), softness_px=rng.uniform(1, 4))
@@ -208,7 +214,7 @@ def _region(pixels: np.ndarray, rng: np.random.Generator, everywhere: float) -> 
 def _blob(
     pixels: np.ndarray, rng: np.random.Generator, radius_px: float, softness_px: float
 ) -> np.ndarray:
-    """An irregular ellipse whose centre is near the subject."""
+    """Return an irregular ellipse whose centre is near the subject."""
     height, width = pixels.shape[:2]
     x, y = rng.normal((width / 2, height * 0.54), 8)
     y_px, x_px = np.mgrid[:height, :width].astype(np.float32)
@@ -223,7 +229,7 @@ def _blob(
 
 
 def _half(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One side of a line through the subject, with a soft border."""
+    """Return one side of a line through the subject, with a soft border."""
     height, width = pixels.shape[:2]
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -233,6 +239,6 @@ def _half(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _line(mask: np.ndarray, ends: np.ndarray, width_px: int) -> None:
-    """Sets `mask` to 1 along a line between two points (x, y)."""
+    """Set `mask` to 1 along a line between two points (x, y)."""
     start, end = ends.round().astype(int).tolist()
     cv2.line(mask, start, end, (1.0,), width_px)

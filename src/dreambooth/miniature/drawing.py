@@ -1,4 +1,4 @@
-"""Scenes to pixels: the backdrop, the subject in front of it, and the art style over both."""
+"""Draws scenes: the backdrop, the subject in front of it, and the art style over both."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ _OVERSAMPLING = 2
 
 
 def draw(scene: Scene, size_px: int = SIZE_PX) -> np.ndarray:
-    """The scene as RGB, uint8, (size_px, size_px, 3); the same scene is the same pixels.
+    """Draw a scene as RGB, uint8, (size_px, size_px, 3). Equal scenes give equal pixels.
 
-    `size_px` is a multiple of 8, for whole tiles of the mosaic.
+    `size_px` must be a multiple of 8, so that the mosaic has whole tiles.
     """
     canvas = Canvas(size_px * _OVERSAMPLING)
     rng = np.random.default_rng(scene.seed)
@@ -30,26 +30,26 @@ def draw(scene: Scene, size_px: int = SIZE_PX) -> np.ndarray:
 
 
 def _sky(c: Canvas, top: Colour, bottom: Colour) -> None:
-    """All of the canvas, shading from `top` to `bottom`."""
+    """Fill the canvas with a gradient from the colour `top` to the colour `bottom`."""
     mix = np.linspace(0, 1, c.size_px)[:, None]
     column = np.array(top) * (1 - mix) + np.array(bottom) * mix
     c.pixels[:] = column.astype(np.uint8)[:, None]
 
 
 def _ground(c: Canvas, y: float, slope: float, colour: Colour) -> None:
-    """Everything below a gentle hill: `y` at the middle, `slope` higher on the left."""
+    """Fill all below a gentle hill, at height `y` in the middle and `slope` higher on the left."""
     heights = y + slope * np.array([-1.2, -0.9, 0.0, 0.9, 1.2])
     line = curve(np.stack([np.linspace(-0.2, 1.2, 5), heights], 1), closed=False)
     c.fill(np.concatenate([line, [(1.3, 1.1), (-0.3, 1.1)]]), colour, outline=0)
 
 
 def _side(rng: np.random.Generator) -> int:
-    """-1 or +1: each backdrop is seen in two versions, left and right exchanged."""
+    """Return -1 or +1: each backdrop has two versions, which are mirror images."""
     return int(rng.choice([-1, 1]))
 
 
 def _jitter(rng: np.random.Generator, places: list[tuple[float, float]], side: int) -> np.ndarray:
-    """Places (n, 2), on the other side for `side` -1, each a little off."""
+    """Return the places (n, 2), mirrored if `side` is -1, each moved a little at random."""
     points = np.array(places)
     points[:, 0] = 0.5 + side * (points[:, 0] - 0.5)
     return points + rng.uniform(-0.02, 0.02, points.shape)
@@ -94,10 +94,10 @@ def _jungle(c: Canvas, rng: np.random.Generator) -> None:
 def _desert(c: Canvas, rng: np.random.Generator) -> None:
     side, green = _side(rng), (74, 132, 80)
     _sky(c, (250, 186, 112), (254, 226, 166))
-    (sun, one, other) = _jitter(rng, [(0.7, 0.16), (0.12, 0.68), (0.9, 0.74)], side)
+    sun, *cacti = _jitter(rng, [(0.7, 0.16), (0.12, 0.68), (0.9, 0.74)], side)
     c.fill(ellipse(sun[0], sun[1], 0.1, 0.1), (255, 246, 210), outline=0)
     _ground(c, 0.62, 0.05 * side, (226, 158, 92))
-    for x, y in (one, other):
+    for x, y in cacti:
         c.line([(x, y), (x, y - 0.32)], 0.075, green)
         c.line([(x - 0.09, y - 0.22), (x - 0.09, y - 0.11), (x, y - 0.11)], 0.05, green)
         c.line([(x, y - 0.16), (x + 0.09, y - 0.16), (x + 0.09, y - 0.26)], 0.05, green)
@@ -185,7 +185,7 @@ _BACKDROPS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {
 
 
 def _painting(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """Soft colours in a golden frame."""
+    """Soften the colours and add a golden frame."""
     n, gilt = len(pixels), (186, 134, 44)
     soft = cv2.medianBlur(pixels, 5)
     edge = n // 16
@@ -195,7 +195,7 @@ def _painting(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
 
 
 def _sketch(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """Coloured pencil: pale colours with dark edges on paper."""
+    """Turn the picture into a coloured-pencil drawing: pale colours with dark edges on paper."""
     grey = cv2.GaussianBlur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (0, 0), 1.2)
     edges = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     paper = np.array([250, 246, 236], np.float32)
@@ -205,7 +205,7 @@ def _sketch(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
 
 
 def _mosaic(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """Square tiles, each nearly of one colour, with pale joints."""
+    """Turn the picture into square tiles with pale joints, each tile nearly of one colour."""
     n, tile = len(pixels), len(pixels) // 16
     flat = cv2.resize(pixels, (16, 16), interpolation=cv2.INTER_AREA)
     flat = cv2.resize(flat, (n, n), interpolation=cv2.INTER_NEAREST)

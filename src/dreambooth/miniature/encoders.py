@@ -1,8 +1,9 @@
-"""The miniature's own CLIP and DINO, and how they are pretrained on drawn scenes.
+"""The miniature's CLIP and DINO, and their pretraining on drawn scenes.
 
-CLIP (arXiv 2103.00020) learns from pictures and captions; what no caption tells, it may ignore.
-DINO (arXiv 2104.14294) learns from pictures alone: two views of one picture must look alike to it.
-It never learns which scenes show the same individual. Both are saved as their libraries save them.
+CLIP (arXiv 2103.00020) learns from pictures and captions; it may ignore what no caption states.
+DINO (arXiv 2104.14294) learns from pictures alone, by giving views of one picture similar features.
+Which scenes show the same individual is never part of its training. Both are saved in the formats
+of their libraries.
 """
 
 import copy
@@ -23,7 +24,7 @@ from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, build_to
 IMAGE_PX = 64
 MIDDLE_PX, LOCAL_PX, NUM_LOCAL = 48, 32, 2
 PROTOTYPES = 1024
-SPREAD_WEIGHT = 0.1  # of the KoLeo loss, as in DINOv2 (arXiv 2304.07193, section 4)
+SPREAD_WEIGHT = 0.1  # weight of the KoLeo loss, as in DINOv2 (arXiv 2304.07193, section 4)
 CLIP_CONFIG: dict[str, Any] = {
     "embed_dim": 96,
     "vision_cfg": {
@@ -40,10 +41,10 @@ CLIP_CONFIG: dict[str, Any] = {
         "layers": 2,
         "pool_type": "eos",
         "eos_id": 2,
-        "hf_tokenizer_name": "miniature",  # open_clip then takes the one beside the weights
+        "hf_tokenizer_name": "miniature",  # makes open_clip take the tokenizer beside the weights
     },
 }
-# A picture in [0, 1] becomes one in [-1, 1].
+# Maps pictures from [0, 1] to [-1, 1].
 CLIP_PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 
 
@@ -57,7 +58,7 @@ def new_clip() -> Any:
 
 
 def save_clip(model: Any, folder: Path) -> None:
-    """In open_clip's `local-dir:` layout, the tokenizer beside it, in half precision."""
+    """Save in half precision, in open_clip's `local-dir:` layout, with the tokenizer beside it."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,9 @@ def save_clip(model: Any, folder: Path) -> None:
 
 
 class ClipPretraining(L.LightningModule):
-    """The contrastive loss, symmetric in pictures and captions.
+    """Trains CLIP by its contrastive loss, which is symmetric in pictures and captions.
 
-    The pictures are seen by a ResNet: on a CPU a ViT takes several times as long to learn.
+    The image encoder is a ResNet: on a CPU a ViT takes several times as long to learn.
     """
 
     def __init__(self, model: Any, num_steps: int, lr: float = 1e-3):
@@ -88,7 +89,7 @@ class ClipPretraining(L.LightningModule):
         texts = self.model.encode_text(batch["tokens"])
         with torch.autocast(images.device.type, enabled=False):
             images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-            # At most 100, as in CLIP.
+            # The scale is at most 100, as in CLIP.
             loss = self.contrast(images, texts, self.model.logit_scale.exp().clamp(max=100.0))
         self.log("loss", loss, prog_bar=True)
         return loss
@@ -119,7 +120,7 @@ def new_dino() -> Any:
 
 
 def to_dino_input(images: Tensor) -> Tensor:
-    """[-1, 1] (B, 3, H, W) to the range that DINO's extractor gives: ImageNet's mean and std."""
+    """Normalize [-1, 1] (B, 3, H, W) by ImageNet's mean and std, as DINO's extractor does."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
     return (images / 2 + 0.5 - mean) / std
@@ -132,10 +133,11 @@ def uniform(low: float, high: float, shape: tuple[int, ...], noise: torch.Genera
 def crop(
     images: Tensor, size_px: int, side: tuple[float, float], reach: float, noise: torch.Generator
 ) -> Tensor:
-    """A square out of each image (B, 3, H, H), turned by up to 10 degrees, half of them mirrored.
+    """Cut a square out of each image (B, 3, H, H), turned by up to 10 degrees; mirror half of them.
 
-    `side`: the least and greatest length of its sides, of the image's. Its centre is at most
-    `reach` of the way from the image's centre to where the square would touch the border.
+    `side`: the least and greatest side of the square, as a fraction of the image's side. `reach`:
+    how far the square may be from the image's centre; 0 is the centre, and at 1 it may touch the
+    image's border.
     """
     n = len(images)
     length = uniform(*side, (n,), noise)
@@ -150,8 +152,10 @@ def crop(
 
 
 def erase_surroundings(images: Tensor, noise: torch.Generator) -> Tensor:
-    """All but an ellipse about the centre of each image (B, 3, H, W) becomes one random colour: who
-    is photographed is in the middle, so what such a view lacks of the whole is mostly the place."""
+    """Paint one random colour over each image (B, 3, H, W), except in an ellipse about its centre.
+
+    The subject is in the middle of a picture, so this removes mostly the background.
+    """
     n, _, height, width = images.shape
     y, x = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     radius = uniform(0.45, 0.8, (n, 2, 1, 1), noise)
@@ -163,7 +167,7 @@ def erase_surroundings(images: Tensor, noise: torch.Generator) -> Tensor:
 
 
 def tint(images: Tensor, noise: torch.Generator) -> Tensor:
-    """Paler, darker or lighter, flatter or harsher; the hue stays."""
+    """Change saturation, contrast and brightness at random, but not the hue."""
     each = (len(images), 1, 1, 1)
     grey = images.mean(1, keepdim=True)
     pale = uniform(0, 0.35, each, noise).to(images)
@@ -173,10 +177,13 @@ def tint(images: Tensor, noise: torch.Generator) -> Tensor:
 
 
 def views(images: Tensor, noise: torch.Generator) -> list[Tensor]:
-    """Of each image: twice its middle, the surroundings erased; nearly all of it; parts of it.
+    """Return random views of images [-1, 1] (B, 3, 64, 64):
 
-    [-1, 1] (B, 3, 64, 64) to two (B, 3, 48, 48), one (B, 3, 64, 64) and `NUM_LOCAL` (B, 3, 32, 32).
-    `noise` is a CPU generator, so that the draws are alike on every device.
+    - two (B, 3, 48, 48) of the middle, with the surroundings erased;
+    - one (B, 3, 64, 64) of nearly the whole image;
+    - `NUM_LOCAL` (B, 3, 32, 32) of small parts.
+
+    `noise` is a CPU generator, so that the draws are the same on every device.
     """
     middle = [
         crop(erase_surroundings(images, noise), MIDDLE_PX, (0.6, 0.85), 0.3, noise)
@@ -188,12 +195,16 @@ def views(images: Tensor, noise: torch.Generator) -> list[Tensor]:
 
 
 class DinoPretraining(L.LightningModule):
-    """Self-distillation: the student must say of each view what the teacher says of the others.
-    The KoLeo loss keeps the states of a batch apart: without it they fill a few dimensions only.
+    """Trains DINO by self-distillation: the student must predict from each view what the teacher
+    outputs for the other views.
 
-    The teacher, the student's moving average, sees the two middles only: what it says is of whom
-    they show, and to say the same of the whole picture is to overlook the place. `model` is the
-    student's encoder; what `fit` leaves in it is its average, which is what a teacher is.
+    The teacher is the moving average of the student. It sees only the two views of the middle, so
+    its outputs are about the subject; to predict them from the whole picture, the student must
+    ignore the background. The KoLeo loss keeps the features of a batch apart; without it they
+    collapse to a few dimensions.
+
+    `model` is the student's encoder. `fit` leaves the moving average of its weights in it, as DINO
+    keeps its teacher.
     """
 
     def __init__(self, model: Any, num_steps: int, lr: float = 1e-3):
@@ -205,7 +216,7 @@ class DinoPretraining(L.LightningModule):
         self.model, self.num_steps, self.lr = model, num_steps, lr
         width = model.config.hidden_size
         self.head = DINOProjectionHead(width, 256, 64, PROTOTYPES)
-        # A result kept from its making, made again at each forward; copying would refuse it.
+        # weight_norm recomputes this tensor in each forward; deepcopy refuses it, as it is no leaf.
         del self.head.last_layer.weight
         self.teacher, self.teacher_head = copy.deepcopy(self.model), copy.deepcopy(self.head)
         for part in (self.teacher, self.teacher_head):
@@ -213,23 +224,23 @@ class DinoPretraining(L.LightningModule):
         self.distance, self.spread = DINOLoss(PROTOTYPES), KoLeoLoss()
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        self._teach(batch["step"])
+        self._update_teacher(batch["step"])
         noise = torch.Generator().manual_seed(batch["step"])
         inputs = [to_dino_input(view) for view in views(batch["images"], noise)]
         middle, whole, local = torch.cat(inputs[:2]), inputs[2], torch.cat(inputs[3:])
         with torch.no_grad():
-            said = self.teacher_head(_cls(self.teacher, middle)).float()
+            targets = self.teacher_head(_cls(self.teacher, middle)).float()
         states = torch.cat([_cls(self.model, x) for x in (middle, whole, local)])
-        guessed = self.head(states).float()
-        with torch.autocast(guessed.device.type, enabled=False):
-            loss = self.distance(list(said.chunk(2)), list(guessed.chunk(len(inputs))))
+        predicted = self.head(states).float()
+        with torch.autocast(predicted.device.type, enabled=False):
+            loss = self.distance(list(targets.chunk(2)), list(predicted.chunk(len(inputs))))
             for view in states.float().split(len(batch["images"]))[:2]:
                 loss = loss + SPREAD_WEIGHT / 2 * self.spread(view)
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def _teach(self, step: int) -> None:
-        # Before the step, not after it: checkpoints are written between a step and its end.
+    def _update_teacher(self, step: int) -> None:
+        # At the start of a step: a hook at its end would run after the checkpoint is written.
         from lightly.models.utils import update_momentum
         from lightly.utils.scheduler import cosine_schedule
 
@@ -241,8 +252,8 @@ class DinoPretraining(L.LightningModule):
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
     def configure_optimizers(self) -> Any:
-        learning = [p for p in self.parameters() if p.requires_grad]
-        return decaying_adamw(learning, self.lr, self.num_steps)
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        return decaying_adamw(trainable, self.lr, self.num_steps)
 
 
 def _cls(model: Any, images: Tensor) -> Tensor:

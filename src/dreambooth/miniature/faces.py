@@ -1,6 +1,6 @@
 """The faces of the animals, and the accessories that they wear.
 
-Eyes and mouths are large: an expression must be several pixels of the base stage's 32.
+Eyes and mouths are large, so that an expression covers several pixels of the base stage's 32 x 32.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ TEAL: Colour = (40, 168, 160)
 
 
 def draw_eye(c: Canvas, look: Look, x: float, y: float, r: float, inner: float) -> None:
-    """One eye; `inner` is +1 if the nose is to its right, -1 if to its left."""
+    """Draw one eye; `inner` is +1 if the nose is to the right of the eye, -1 if to the left."""
     if look.expression == "sleeping":
         lid = [(x - 1.15 * r, y), (x, y + 0.75 * r), (x + 1.15 * r, y)]
         c.line(curve(lid, closed=False), 0.1)
@@ -29,7 +29,7 @@ def draw_eye(c: Canvas, look: Look, x: float, y: float, r: float, inner: float) 
 
 
 def draw_mouth(c: Canvas, look: Look, x: float, y: float, w: float) -> None:
-    """A mouth around (x, y), `w` its half width."""
+    """Draw a mouth around (x, y) of half width `w`."""
     if look.expression == "happy":
         grin = [(x - w, y - 0.15), (x, y - 0.1), (x + w, y - 0.15), (x, y + 0.22)]
         c.fill(curve(grin), RED, outline=0.05)
@@ -49,9 +49,9 @@ def draw_accessory(
     neck: tuple[float, float, float],
     eyes: list[tuple[float, float]],
 ) -> None:
-    """What the scene's individual wears, if anything.
+    """Draw the accessory that the individual wears, if any.
 
-    `head` (x, y, half width) is where a hat or crown sits, `neck` (x, y, half width) a scarf.
+    A hat or crown sits at `head`, a scarf at `neck`; each is (x, y, half width).
     """
     hx, hy, hw = head
     nx, ny, nw = neck

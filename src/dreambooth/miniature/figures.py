@@ -1,4 +1,4 @@
-"""A scene's individual onto the canvas: five animals and five objects, from three viewpoints."""
+"""Draws the individual of a scene: five animals and five objects, from three viewpoints."""
 
 from collections.abc import Callable
 
@@ -27,14 +27,13 @@ _FIGURES: dict[str, Callable[[Canvas, Look], None]] = {
     "teapot": draw_teapot,
 }
 
-
-UNIT = 0.4  # of the image's side: what 1 is in the figures' own coordinates
+UNIT = 0.4  # of the image's side: the length of 1 in a figure's coordinates
 
 
 def draw_subject(canvas: Canvas, scene: Scene) -> None:
-    """The scene's individual, in its pose, with its expression and what it wears.
+    """Draw the scene's individual in its pose, with its expression and accessory.
 
-    Leaves the canvas placed at the individual.
+    Afterwards the canvas's map is that of the individual.
     """
     x, y = 0.5 + scene.shift[0], 0.56 + scene.shift[1]
     canvas.place(UNIT * scene.scale, x, y, scene.rotation, scene.flip)

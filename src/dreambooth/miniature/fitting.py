@@ -1,4 +1,4 @@
-"""How each model of the miniature is trained: optimizer, resuming, averaged weights."""
+"""How each model of the miniature is trained: optimizer, resuming, averaging of the weights."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,7 +19,8 @@ def decaying_adamw(
     warmup_steps: int = 200,
     cooldown_fraction: float = 0.3,
 ) -> dict[str, Any]:
-    """AdamW for Lightning that warms up, stays, and decays to nothing over the last steps."""
+    """Return AdamW and its schedule for Lightning: the learning rate warms up, stays constant, and
+    falls to 0 over the last `cooldown_fraction` of the steps."""
     optimizer = torch.optim.AdamW(
         parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
@@ -32,7 +33,10 @@ def decaying_adamw(
 
 
 class StepsFrom(Sampler):
-    """Step numbers from `start`; as long as all of them, since Lightning counts those done too."""
+    """Yields the step numbers from `start` on.
+
+    Its length is that of all steps, because Lightning also counts the steps before `start`.
+    """
 
     def __init__(self, start: int, num_steps: int):
         self.start, self.num_steps = start, num_steps
@@ -53,9 +57,10 @@ def fit(
     save_every: int = 500,
     max_minutes: float | None = None,
 ) -> bool:
-    """Train to `num_steps`, resuming from `folder`; leaves the averaged weights in the module.
+    """Train the module up to `num_steps` and leave the averaged weights in it.
 
-    Stops early after `max_minutes`; call again to go on. Returns whether all steps are done.
+    Resumes from the checkpoint in `folder`, if there is one. Stops early after `max_minutes`; the
+    same call then goes on. Returns whether all steps are done.
     """
     from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
     from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -64,7 +69,7 @@ def fit(
     if last.is_file():
         checkpoint = torch.load(last, map_location="cpu", mmap=True, weights_only=False)
         done = checkpoint["global_step"]
-        if done >= num_steps:  # `state_dict` has the averages
+        if done >= num_steps:  # `state_dict` holds the averaged weights
             module.load_state_dict(checkpoint["state_dict"])
             return True
     trainer = L.Trainer(

@@ -1,8 +1,9 @@
-"""Muon: half as many steps as AdamW takes, for networks of convolutions and matrices.
+"""Muon: an optimizer for convolutions and matrices that takes half as many steps as AdamW.
 
-The update of a weight matrix is the momentum of its gradient with all singular values made about 1
-(Keller Jordan et al., kellerjordan.github.io/posts/muon). torch.optim.Muon takes matrices only, and
-Lightning's automatic optimization one optimizer only; hence this.
+The update of a weight matrix is the momentum of its gradient, with all singular values made about 1
+(Keller Jordan et al., kellerjordan.github.io/posts/muon). torch.optim.Muon accepts matrices only,
+and Lightning's automatic optimization accepts one optimizer only, so this one combines Muon and
+AdamW and flattens convolutions.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,8 +16,11 @@ _FAST_BF16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for `matrices`, weights of two or more dimensions whose first is that of the outputs,
-    and AdamW for the `others`. Weights decay by lr * weight_decay in each step."""
+    """Muon for `matrices`, AdamW for the `others`.
+
+    `matrices`: weights of two or more dimensions, of which the first is that of the outputs. All
+    weights decay by the factor 1 - lr * weight_decay in each step.
+    """
 
     def __init__(
         self,
@@ -42,10 +46,10 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update_of = self._muon if group["update"] == "muon" else self._adamw
+            compute_update = self._muon if group["update"] == "muon" else self._adamw
             for weight in group["params"]:
                 if weight.grad is not None:
-                    update = update_of(weight.grad, self.state[weight])
+                    update = compute_update(weight.grad, self.state[weight])
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                     weight.sub_(group["lr"] * update)
         return loss
@@ -53,9 +57,9 @@ class Muon(torch.optim.Optimizer):
     def _muon(self, grad: Tensor, state: dict[str, Any]) -> Tensor:
         mean = state.setdefault("mean", torch.zeros_like(grad))
         mean.lerp_(grad, 1 - self.momentum)
-        ahead = grad.lerp(mean, self.momentum).flatten(1)  # Nesterov's
-        rows, columns = ahead.shape
-        return orthogonalized(ahead).reshape(grad.shape) * max(1, rows / columns) ** 0.5
+        momentum = grad.lerp(mean, self.momentum).flatten(1)  # Nesterov's momentum
+        rows, columns = momentum.shape
+        return orthogonalized(momentum).reshape(grad.shape) * max(1, rows / columns) ** 0.5
 
     def _adamw(self, grad: Tensor, state: dict[str, Any]) -> Tensor:
         mean = state.setdefault("mean", torch.zeros_like(grad))
@@ -71,8 +75,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
-    """U S' V^T of the (n, m) matrix U S V^T, with every S' in about 0.7..1.2: Newton-Schulz
-    iterations of a quintic polynomial, whose coefficients are those of Muon."""
+    """Return U S' V^T for the (n, m) matrix U S V^T, with singular values S' of about 0.7..1.2.
+
+    Newton-Schulz iterations of a quintic polynomial with the coefficients of Muon.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)

@@ -1,7 +1,7 @@
 """The objects: car, boat, clock, backpack and teapot.
 
-1 unit is `figures.UNIT` of the image's side; (0, 0) is the figure's middle, and y points down. A
-figure seen from the side faces right. What lies in front is drawn later.
+1 unit is `figures.UNIT` of the image's side; (0, 0) is the figure's middle, and y points down.
+Seen from the side, a figure faces right. Parts are drawn from back to front.
 """
 
 import numpy as np
@@ -97,13 +97,13 @@ def draw_boat(c: Canvas, look: Look) -> None:
 
 
 def draw_clock(c: Canvas, look: Look) -> None:
-    """An alarm clock with two bells."""
+    """Draw an alarm clock with two bells."""
     who, y, r = look.who, 0.16, 0.72 * look.who.width
     squeeze, bell = (0.5, 0.7) if look.view == "side" else (1.0, 1.0)
     for x in (-squeeze, squeeze):  # feet and bells
         c.line([(x * 0.4, y + 0.55), (x * 0.58, 0.98)], 0.12, look.second, outline=0.04)
-        at = ellipse(x * 0.42, y - 0.78, 0.3 * who.extras * bell, 0.22, turn=0.5 * x)
-        c.fill(at, look.second)
+        shape = ellipse(x * 0.42, y - 0.78, 0.3 * who.extras * bell, 0.22, turn=0.5 * x)
+        c.fill(shape, look.second)
     c.line([(-0.16 * squeeze, -0.88), (0.16 * squeeze, -0.88)], 0.1, STEEL, outline=0.03)
     c.fill(ellipse(0, y, r * squeeze, r, n=30), look.skin)
     if look.view == "side":
@@ -111,7 +111,7 @@ def draw_clock(c: Canvas, look: Look) -> None:
         draw_emblem(c, look, -0.14, y, 0.16)
     elif look.view == "front":
         c.fill(ellipse(0, y, 0.62 * r, 0.62 * r, n=26), CREAM, outline=0.04)
-        a = (who.pattern_seed % 3) * np.pi / 2  # the hour that this clock has stopped at: 3, 6 or 9
+        a = (who.pattern_seed % 3) * np.pi / 2  # its hour hand: 3, 6 or 9
         c.line([(0, y), (0.32 * r * np.cos(a), y + 0.32 * r * np.sin(a))], 0.13)
         c.line([(0, y), (0.0, y - 0.44 * r)], 0.1)
         draw_emblem(c, look, 0.3 * r, y + 0.3 * r, 0.14)

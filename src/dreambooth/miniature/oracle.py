@@ -1,8 +1,8 @@
-"""The oracle: reads a picture of the drawn world. How it is trained is in oracle_pretraining.py.
+"""The oracle: a network that reads pictures of the drawn world, trained in oracle_pretraining.py.
 
-It names the class, context, main colour, pattern, accessory, expression, view and style; it gives
-the probability that the picture is an undamaged drawing; and it embeds the individual, from which
-follows the probability that the picture shows a given one.
+It classifies the class, context, main colour, pattern, accessory, expression, view and style. It
+gives the probability that the picture is an undamaged drawing. It embeds the individual; from the
+embedding follows the probability that the picture shows a given individual.
 """
 
 import itertools
@@ -29,11 +29,11 @@ ATTRIBUTES: dict[str, tuple[str | None, ...]] = {
     "view": tuple(world.VIEWS),
     "style": (None, *world.STYLES),
 }
-EMBEDDING = 64
+EMBEDDING = 64  # dimensions
 
 
 def scene_values(scene: Scene) -> dict[str, str | None]:
-    """The truth that the oracle is to read off the scene's picture."""
+    """Return the true value of each attribute that the oracle reads."""
     return {
         "class": scene.individual.class_noun,
         "context": scene.context,
@@ -47,14 +47,14 @@ def scene_values(scene: Scene) -> dict[str, str | None]:
 
 
 def scene_labels(scene: Scene) -> dict[str, int]:
-    """Each attribute's value as its index in `ATTRIBUTES`."""
+    """Return each attribute's value as its index in `ATTRIBUTES`."""
     return {name: ATTRIBUTES[name].index(value) for name, value in scene_values(scene).items()}
 
 
 def prompted_values(prompt: str) -> dict[str, str]:
-    """What a prompt in the world's words asks for: the attributes that it states, and no others.
+    """Return the attributes that a prompt states, and their values.
 
-    Upper and lower case and spaces are read as the tokenizer reads them.
+    As in the tokenizer, upper case and additional spaces make no difference.
     """
     phrases: dict[str, dict[str, str]] = {
         "class": {noun: noun for noun in world.CLASSES},
@@ -76,7 +76,7 @@ def prompted_values(prompt: str) -> dict[str, str]:
 
 
 class _Block(nn.Module):
-    """Two convolutions around which the input (B, width, H, W) is carried past."""
+    """A residual block of two convolutions, (B, width, H, W) to the same shape."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -94,18 +94,17 @@ class _Block(nn.Module):
 
 
 class Outputs(NamedTuple):
-    """Of B images: logits of each attribute (B, its values), unit embeddings (B, 64), and the logit
-    (B,) of being an undamaged drawing."""
+    """The network's outputs for B images."""
 
-    attributes: dict[str, Tensor]
-    embeddings: Tensor
-    clean: Tensor
+    attributes: dict[str, Tensor]  # attribute -> logits (B, number of its values)
+    embeddings: Tensor  # (B, 64), of unit length
+    clean: Tensor  # (B,), logit of an undamaged drawing
 
 
 class OracleNetwork(nn.Module):
-    """Images [-1, 1] (B, 3, 64, 64) to `Outputs`."""
+    """Maps images [-1, 1] (B, 3, 64, 64) to `Outputs`."""
 
-    same: Tensor  # (slope, slope of the references, offset), see `Oracle.identity`
+    same: Tensor  # (a, b, offset) of `Oracle.identity`
 
     def __init__(self, stem: int = 32, widths: Sequence[int] = (64, 128, 192)):
         super().__init__()
@@ -124,7 +123,7 @@ class OracleNetwork(nn.Module):
         )
         self.embedding = nn.Linear(flat, EMBEDDING)
         self.clean = nn.Linear(flat, 1)
-        self.register_buffer("same", torch.full((3,), float("nan")))  # until `calibrate` fits it
+        self.register_buffer("same", torch.full((3,), float("nan")))  # set by `calibrate`
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.trunk(images)
@@ -135,10 +134,10 @@ class OracleNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the oracle sees in N images."""
+    """What the oracle reads in N images."""
 
-    values: list[dict[str, str | None]]  # N times the value of each attribute
-    embeddings: Tensor  # (N, 64), unit
+    values: list[dict[str, str | None]]  # for each image, attribute -> value
+    embeddings: Tensor  # (N, 64), of unit length
     clean: Tensor  # (N,), probability of an undamaged drawing
 
     @classmethod
@@ -151,28 +150,33 @@ class Reading:
 
 
 class Oracle:
-    """The trained and calibrated network, in eval mode, with names for numbers."""
+    """The trained and calibrated network in eval mode; it returns the names of the values."""
 
     def __init__(self, network: OracleNetwork):
         self.network = network.eval()
 
     @classmethod
     def load(cls, folder: Path) -> "Oracle":
-        """From `folder`/oracle.safetensors; FileNotFoundError if it is not there, ValueError if its
-        identity was never calibrated."""
+        """Load `folder`/oracle.safetensors.
+
+        Raises FileNotFoundError if it is missing, ValueError if its identity is not calibrated.
+        """
         from safetensors.torch import load_file
 
         network = OracleNetwork()
         weights = load_file(folder / "oracle.safetensors")
         network.load_state_dict({name: value.float() for name, value in weights.items()})
-        _check_calibrated(network, f"{folder / 'oracle.safetensors'} is")
+        _check_calibrated(network, str(folder / "oracle.safetensors"))
         return cls(network)
 
     def save(self, folder: Path) -> None:
-        """To `folder`/oracle.safetensors, in half precision; ValueError if it is not calibrated."""
+        """Save to `folder`/oracle.safetensors, in half precision.
+
+        Raises ValueError if the identity is not calibrated.
+        """
         from safetensors.torch import save_file
 
-        _check_calibrated(self.network, "this oracle is")
+        _check_calibrated(self.network, "this oracle")
         folder.mkdir(parents=True, exist_ok=True)
         state = self.network.state_dict()
         half = {name: value if name == "same" else value.half() for name, value in state.items()}
@@ -180,7 +184,7 @@ class Oracle:
 
     @torch.no_grad()
     def read(self, images: Tensor, batch_size: int = 64) -> Reading:
-        """What is in `images` (N, 3, 64, 64), uint8 or float32 in [-1, 1]."""
+        """Read `images` (N, 3, 64, 64), uint8 or float32 in [-1, 1]."""
         if images.dtype == torch.uint8:
             images = from_uint8(images)
         return Reading.join([self._read(part) for part in images.split(batch_size) if len(part)])
@@ -195,30 +199,30 @@ class Oracle:
         return Reading(values, outputs.embeddings, outputs.clean.float().sigmoid())
 
     def identity(self, embeddings: Tensor, references: Tensor) -> Tensor:
-        """P(same individual) in [0, 1], (N,), of embeddings (N, 64) against those of two or more
-        drawings of an individual, `references` (M, 64):
+        """Return the probability (N,) that each picture shows a given individual:
 
             sigmoid(a * c + b * s + offset)
 
-        c is the mean cosine of the picture to the references, s that of the references to each
-        other: it says how much an individual's own drawings differ where these were drawn. a, b and
-        the offset are fitted to drawings (`calibrate`), with as many of the same individual as of
-        others.
+        `embeddings` (N, 64) are those of the pictures, `references` (M, 64) those of M >= 2
+        drawings of the individual. c is the mean cosine of a picture to the references. s is the
+        mean cosine of the references to each other; it measures how much drawings of this one
+        individual differ. a, b and the offset are fitted by `calibrate`, on pictures of which half
+        show the individual.
         """
         return torch.sigmoid(identity_features(embeddings, references) @ self.network.same)
 
 
 def identity_features(embeddings: Tensor, references: Tensor) -> Tensor:
-    """(c, s, 1) of `Oracle.identity`, (N, 3)."""
+    """Return (c, s, 1) of `Oracle.identity` for each picture, (N, 3)."""
     c = embeddings @ references.mean(0)
     m = len(references)
     s = (references.sum(0).square().sum() - m) / (m * (m - 1))
     return torch.stack([c, s.expand_as(c), torch.ones_like(c)], 1)
 
 
-def _check_calibrated(network: OracleNetwork, what: str) -> None:
+def _check_calibrated(network: OracleNetwork, name: str) -> None:
     if not network.same.isfinite().all():
         raise ValueError(
-            f"{what} not calibrated, so its identity would be no probability: weights come from "
-            "python src/pretrain.py part=oracle, which calibrates them, and not from a checkpoint"
+            f"{name} is not calibrated, so its identity is not a probability: use the weights that "
+            "python src/pretrain.py part=oracle writes, not one of its checkpoints"
         )

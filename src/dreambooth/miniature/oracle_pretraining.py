@@ -1,7 +1,7 @@
-"""How the oracle is trained: on drawings and on damaged ones, made afresh at every step.
+"""The oracle's training: on drawings and damaged drawings, made anew in every step.
 
-Drawings teach it the attributes and the individuals. Drawings against damaged ones, and against
-samples of weak diffusion models where there are any, teach it what is clean.
+Drawings teach it the attributes and the individuals. Damaged drawings, and samples of weak
+diffusion models if there are any, teach it what is not clean.
 """
 
 from collections.abc import Iterator
@@ -30,16 +30,19 @@ from dreambooth.subjects.prompts import MINIBENCH
 
 
 class OracleBatches(Dataset[dict[str, Any]]):
-    """Batch `step`: groups of individuals alike in class and main colour, in half of the groups in
-    the second colour too; two scenes of each individual; and damaged pictures.
+    """Batch number `step`: two scenes of each individual, and damaged pictures.
 
-    All is drawn afresh, so nothing can be learnt by heart. With B = 2 groups * per_group, images
-    float32 [-1, 1]: `images` (B, 3, 64, 64), `labels` each (B,), and `individuals` (B,), which
-    numbers them; the two scenes of one follow each other. `damaged` (B // 2, 3, 64, 64) are some of
-    them damaged, and their labels `damaged_clean` (B // 2,) are those of `damage.is_clean`.
+    The individuals come in groups of look-alikes: they share the class and the main colour, and in
+    half of the groups the second colour too. Every picture is drawn anew, so none can be memorized.
+    A batch, with B = 2 groups * per_group and float32 images in [-1, 1]:
 
-    `samples`: uint8 (N, 64, 64, 3) of weak diffusion models; a quarter of the damaged pictures is
-    of these.
+    - `images` (B, 3, 64, 64), the two scenes of an individual one after the other; `labels`, each
+      (B,); `individuals` (B,), the number of the individual;
+    - `damaged` (B // 2, 3, 64, 64), some of these drawings with damage; `damaged_clean` (B // 2,),
+      their labels (`damage.is_clean`).
+
+    `samples`: pictures of weak diffusion models, uint8 (N, 64, 64, 3), which make up a quarter of
+    the damaged pictures.
     """
 
     def __init__(
@@ -60,32 +63,33 @@ class OracleBatches(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, step])
         scenes = []
         for _ in range(self.groups):
-            one = random_individual(rng, str(rng.choice(world.CLASSES)))
+            first = random_individual(rng, str(rng.choice(world.CLASSES)))
             both_colours = rng.random() < 0.5
-            alike = [look_alike(rng, one, both_colours) for _ in range(self.per_group - 1)]
-            scenes += [random_scene(rng, who) for who in (one, *alike) for _ in range(2)]
+            others = [look_alike(rng, first, both_colours) for _ in range(self.per_group - 1)]
+            scenes += [random_scene(rng, who) for who in (first, *others) for _ in range(2)]
         drawings = np.stack([draw(scene) for scene in scenes])
-        spoilt, clean = self._damaged(rng, drawings)
+        damaged, clean = self._damaged(rng, drawings)
         labels = [scene_labels(s) for s in scenes]
         return {
             "step": step,
             "images": to_tensor(np.stack([mildly_changed(d, rng) for d in drawings])),
             "labels": {k: torch.tensor([row[k] for row in labels]) for k in ATTRIBUTES},
             "individuals": torch.arange(len(scenes) // 2).repeat_interleave(2),
-            "damaged": to_tensor(spoilt),
+            "damaged": to_tensor(damaged),
             "damaged_clean": torch.tensor(clean),
         }
 
     def _damaged(
         self, rng: np.random.Generator, drawings: np.ndarray
     ) -> tuple[np.ndarray, list[float]]:
+        """Return half as many damaged pictures as there are drawings, and their labels."""
         count = len(drawings) // 2
         num_samples = 0 if self.samples is None else count // 4
         pictures, labels = [], []
         for _ in range(count - num_samples):
-            one, other = rng.choice(len(drawings), 2, replace=False)
-            after, label = damage_and_label(drawings[one], drawings[other], rng)
-            pictures.append(mildly_changed(after, rng))
+            i, j = rng.choice(len(drawings), 2, replace=False)
+            picture, label = damage_and_label(drawings[i], drawings[j], rng)
+            pictures.append(mildly_changed(picture, rng))
             labels.append(label)
         if self.samples is not None:
             chosen = rng.integers(len(self.samples), size=num_samples)
@@ -95,21 +99,24 @@ class OracleBatches(Dataset[dict[str, Any]]):
 
 
 def read_samples(path: Path) -> np.ndarray:
-    """The samples of a .npy file, uint8 (N, 64, 64, 3), memory mapped."""
+    """Return the pictures of a .npy file, uint8 (N, 64, 64, 3), as a memory map."""
     if not path.is_file():
-        raise ValueError(f"parts.oracle.samples={path} is no file: give a .npy file, or null")
+        raise ValueError(f"parts.oracle.samples={path} is not a file: give a .npy file, or null")
     samples = np.load(path, mmap_mode="r")
     if samples.dtype != np.uint8 or samples.shape[1:] != (SIZE_PX, SIZE_PX, 3):
         raise ValueError(
-            f"{path} holds {samples.dtype} {samples.shape}: it must be uint8 "
-            f"(N, {SIZE_PX}, {SIZE_PX}, 3)"
+            f"{path} holds an array of {samples.dtype} {samples.shape}: "
+            f"give one of uint8 (N, {SIZE_PX}, {SIZE_PX}, 3)"
         )
     return samples
 
 
 def roughen(images: Tensor, noise: torch.Generator) -> Tensor:
-    """Some images (B, 3, H, W) softer, all a little noisier: a model's sample is never as crisp as
-    a drawing. `noise` is a CPU generator, so that the draws are alike on every device."""
+    """Soften some images (B, 3, H, W) and add a little noise to all.
+
+    A model's sample is never as crisp as a drawing. `noise` is a CPU generator, so that the draws
+    are the same on every device.
+    """
     each = (len(images), 1, 1, 1)
     amount, chance = torch.rand(each, generator=noise), torch.rand(each, generator=noise)
     strength = 0.15 * torch.rand(each, generator=noise) ** 2
@@ -120,12 +127,14 @@ def roughen(images: Tensor, noise: torch.Generator) -> Tensor:
 
 
 def same_individual_loss(embeddings: Tensor, individuals: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss (arXiv 2004.11362), the mean over pairs (i, j) of an individual:
+    """Return the supervised contrastive loss (arXiv 2004.11362).
+
+    It is the mean over all pairs i != j that show the same individual of
 
         -log(exp(e_i . e_j / temperature) / sum over k != i of exp(e_i . e_k / temperature))
 
-    `embeddings`: unit, (B, D); `individuals` (B,) numbers whom each shows; each is there twice or
-    more.
+    `embeddings` (B, D) have unit length. `individuals` (B,) says which individual each shows; every
+    individual must occur at least twice.
     """
     logits = embeddings @ embeddings.T / temperature
     itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
@@ -138,9 +147,12 @@ ADAM_LR = 1.5e-3  # of biases, norms and heads
 
 
 class OraclePretraining(L.LightningModule):
-    """A third of the sum of the attributes' cross-entropies, half of the contrastive loss of
-    individuals, and the cross-entropy of clean, in which drawings and damaged pictures count as
-    much."""
+    """Trains the oracle by the sum of three losses:
+
+    - the sum of the cross-entropies of the attributes, divided by 3;
+    - half of the contrastive loss of the individuals (`same_individual_loss`);
+    - the cross-entropy of clean (`clean_loss`).
+    """
 
     def __init__(self, network: OracleNetwork, num_steps: int, lr: float = 0.02):
         super().__init__()
@@ -165,9 +177,9 @@ class OraclePretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         network = self.network
-        matrices = [weight for weight in network.trunk.parameters() if weight.ndim == 4]
+        convolutions = [weight for weight in network.trunk.parameters() if weight.ndim == 4]
         others = [weight for weight in network.parameters() if weight.ndim != 4]
-        optimizer = Muon(matrices, others, self.lr, adam_lr=ADAM_LR, weight_decay=0.02)
+        optimizer = Muon(convolutions, others, self.lr, adam_lr=ADAM_LR, weight_decay=0.02)
 
         def factor(step: int) -> float:
             return min((step + 1) / 20, cooled_down(step, self.num_steps, 0.7))
@@ -177,8 +189,11 @@ class OraclePretraining(L.LightningModule):
 
 
 def clean_loss(logits: Tensor, damaged_clean: Tensor) -> Tensor:
-    """Cross-entropy of clean; `logits` (B + D,) of B drawings and D pictures whose labels are 1, 0,
-    or NaN where nobody could say (`damage.is_clean`). Drawings and damaged pictures count as much.
+    """Return the binary cross-entropy of clean, averaged over drawings and over damaged pictures
+    separately, so that both count equally.
+
+    `logits` (B + D,): of B drawings, which are clean, then of D damaged pictures. `damaged_clean`
+    (D,): the labels of the latter, 1, 0, or NaN, which is left out (`damage.is_clean`).
     """
     drawings = logits[: len(logits) - len(damaged_clean)]
     damaged, known = logits[len(drawings) :], ~damaged_clean.isnan()
@@ -189,34 +204,38 @@ def clean_loss(logits: Tensor, damaged_clean: Tensor) -> Tensor:
 
 # --- calibration -----------------------------------------------------------------------------
 
-RELATIONS = {  # to the individual that is asked for -> how many of a case's pictures
+# Relation of a picture to the prompted individual -> how many of a case's pictures have it.
+RELATIONS = {
     "same individual": 6,
     "same class and both colours": 2,
     "same class and colour": 2,
     "same class": 1,
     "another class": 1,
 }
-_SAME = next(iter(RELATIONS))
+_SAME = "same individual"
 
 
 @dataclass(frozen=True)
 class IdentityCase:
-    """Pictures that a prompt asks of one individual, as many of it as of others."""
+    """Drawings of an individual, and pictures of it and of others, all drawn as one prompt asks.
+
+    As many of the pictures show the individual as show another one.
+    """
 
     prompt: str
-    references: Tensor  # (16, 3, 64, 64), float32 [-1, 1]
+    references: Tensor  # (16, 3, 64, 64), float32 [-1, 1], all of the individual
     pictures: Tensor  # (12, 3, 64, 64)
-    relations: list[str]  # of each picture
+    relations: list[str]  # of each picture, a key of `RELATIONS`
 
     @property
     def is_same(self) -> Tensor:
-        """1 or 0, (12,)."""
+        """Whether each picture shows the individual, 1 or 0, (12,)."""
         return torch.tensor([float(relation == _SAME) for relation in self.relations])
 
 
 def identity_cases(seed: int, count: int) -> Iterator[IdentityCase]:
-    """`count` random individuals, each under a prompt of MiniBench, or one in five without any; the
-    pictures are a little rough, as samples are."""
+    """Yield `count` cases, each of a random individual and a prompt of MiniBench, or, for one case
+    in five, no prompt. Like samples, the pictures are a little soft and noisy."""
     for number in range(count):
         rng = np.random.default_rng([31, seed, number])
         who = random_individual(rng, str(rng.choice(world.CLASSES)))
@@ -224,9 +243,9 @@ def identity_cases(seed: int, count: int) -> Iterator[IdentityCase]:
         prompt = str(rng.choice(templates)) if rng.random() < 0.8 else ""
         asked = prompted_except_class(prompt)
         relations = [name for name, times in RELATIONS.items() for _ in range(times)]
-        shown = [_related(rng, who, relation) for relation in relations]
-        drawn = [draw_as_prompted(rng, one, asked, 1)[0] for one in shown]
-        pictures = to_tensor(np.stack([mildly_changed(pixels, rng) for pixels in drawn]))
+        individuals = [_related(rng, who, relation) for relation in relations]
+        drawings = [draw_as_prompted(rng, shown, asked, 1)[0] for shown in individuals]
+        pictures = to_tensor(np.stack([mildly_changed(pixels, rng) for pixels in drawings]))
         noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
         yield IdentityCase(prompt, references(who, prompt), roughen(pictures, noise), relations)
 
@@ -246,21 +265,23 @@ def _related(rng: np.random.Generator, who: Individual, relation: str) -> Indivi
 
 @torch.no_grad()
 def calibrate(network: OracleNetwork, seed: int, num_cases: int = 300) -> None:
-    """Fit P(same individual) of `Oracle.identity` by logistic regression on drawings that training
-    did not see. Sets `network.same` and leaves the network in eval mode."""
+    """Fit the probability of `Oracle.identity` by logistic regression on fresh drawings.
+
+    Sets `network.same` and leaves the network in eval mode.
+    """
     network.eval()
     features, same = [], []
     for case in identity_cases(seed + 1_000_003, num_cases):
         embeddings = network(torch.cat([case.references, case.pictures])).embeddings
-        apart = len(case.references)
-        features.append(identity_features(embeddings[apart:], embeddings[:apart]))
+        n = len(case.references)
+        features.append(identity_features(embeddings[n:], embeddings[:n]))
         same.append(case.is_same)
     network.same.copy_(logistic_fit(torch.cat(features), torch.cat(same)))
 
 
 def logistic_fit(features: Tensor, truth: Tensor) -> Tensor:
-    """w (D,), float64, that maximises the likelihood of `truth` (N,), 1 or 0, under
-    P(1) = sigmoid(features @ w); `features` (N, D)."""
+    """Return the w (D,), float64, that maximizes the likelihood of `truth` (N,), 1 or 0, under
+    P(1) = sigmoid(features @ w). `features` has the shape (N, D)."""
     x, y = features.double(), truth.double()
     w = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([w], max_iter=500, line_search_fn="strong_wolfe")

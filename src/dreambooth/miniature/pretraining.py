@@ -1,9 +1,9 @@
-"""Pretraining the miniature's own models, part by part; here, the base and SR denoiser.
+"""Pretraining of the miniature's models, part by part, and of its two denoisers.
 
 As in Imagen, the text encoder (text.py) is trained first and then frozen, and each stage of the
-cascade is trained by itself: cosine schedule, 10 % caption dropout for classifier-free guidance,
-exponential moving average of the weights; the SR stage with noise conditioning augmentation of a
-random variance that it is told (paper, section 5).
+cascade is trained separately. Both stages use a cosine schedule, drop 10 % of the captions for
+classifier-free guidance, and average their weights exponentially. The SR stage uses noise
+conditioning augmentation of a random variance, which is one of its inputs (paper, section 5).
 """
 
 from collections.abc import Callable, Sequence
@@ -49,13 +49,18 @@ from dreambooth.miniature.world import Scene
 
 PARTS = ("text", "base", "sr", "oracle", "clip", "dino")
 BASE_PX, SR_PX = 32, 64
-FACE_WEIGHT = 3  # a scene with an expression is seen so many times as often: it is a few pixels
-IDENTIFIER_SHARE = 0.03  # enough to learn that one changes nothing, too few to learn any
+# Scenes with an expression are seen 3 times as often as others: an expression is only a few pixels.
+FACE_WEIGHT = 3
+# Enough captions with an identifier to learn that it changes nothing, too few to learn any one.
+IDENTIFIER_SHARE = 0.03
 
 
 def new_denoiser(stage: str) -> Any:
-    """The U-Nets: on 16 x 16 positions, pooled text added to the time embedding as in DeepFloyd IF;
-    the SR one is told the noise level as IF's stage II is (`class_embed_type`)."""
+    """Return the U-Net of the stage 'base' or 'sr', which works on 16 x 16 positions.
+
+    Pooled text is added to the time embedding, as in DeepFloyd IF. The SR U-Net takes the noise
+    level of its condition by `class_embed_type`, as IF's stage II does.
+    """
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -82,8 +87,11 @@ def new_denoiser(stage: str) -> Any:
 
 
 def new_scheduler() -> Any:
-    """The cosine schedule (arXiv 2102.09672), predicting x: a flat area is then simply flat, where
-    a prediction of v would have to carry all of its noise through the network to remove it."""
+    """Return the cosine schedule (arXiv 2102.09672) for a model that predicts x.
+
+    Such a model draws a flat area by a constant output. A model that predicts v would have to carry
+    all of the area's noise through the network.
+    """
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
@@ -97,11 +105,11 @@ def new_stage(name: str, prompt_encoder: PromptEncoder) -> CascadeStage:
 
 
 class SceneBatches(Dataset):
-    """Batch number `step`, drawn from (seed, step) alone, so a killed training resumes exactly.
+    """Batch number `step`. It depends on (seed, step) only, so a killed training resumes exactly.
 
-    A batch: `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of captions in which
-    attributes are left out at random, a share `dropout` of them empty and `IDENTIFIER_SHARE`
-    holding a meaningless identifier; `labels`, each (B,).
+    A batch holds `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of their
+    captions; and `labels`, each (B,). The captions leave out attributes at random. A fraction
+    `dropout` of them is empty, and `IDENTIFIER_SHARE` of the others hold a meaningless identifier.
     """
 
     def __init__(
@@ -118,7 +126,7 @@ class SceneBatches(Dataset):
         self.batch_size, self.num_steps = batch_size, num_steps
         self.dropout, self.seed = dropout, seed
         weights = np.array([FACE_WEIGHT if s.expression else 1 for s in scenes])
-        self.ends = np.cumsum(weights) / weights.sum()  # of the scenes' shares of [0, 1)
+        self.ends = np.cumsum(weights) / weights.sum()  # each scene has an interval of [0, 1)
 
     def __len__(self) -> int:
         return self.num_steps
@@ -138,7 +146,7 @@ class SceneBatches(Dataset):
 
 
 class DenoiserPretraining(L.LightningModule):
-    """One stage of the cascade on drawn scenes, the text encoder frozen."""
+    """Trains one stage of the cascade on drawn scenes; the text encoder is frozen."""
 
     def __init__(self, stage: CascadeStage, num_steps: int, lr: float = 1e-3):
         super().__init__()
@@ -161,7 +169,7 @@ class DenoiserPretraining(L.LightningModule):
         t = torch.randint(len(stage.scheduler), (len(x),), generator=noise)
         eps = torch.randn(x.shape, generator=noise)
         z_t = stage.schedule.corrupt(x, eps, t)
-        # An error of x matters more where there is little noise.
+        # min-SNR: an error of x matters more where there is little noise.
         weights = loss_weights("min_snr", stage.schedule.snr(t), stage.schedule.prediction_type)
         loss = term(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t), weights)
         self.log("loss", loss, prog_bar=True)
@@ -188,11 +196,13 @@ def pretrain(
     seed: int = 0,
     samples: str | None = None,
 ) -> bool:
-    """Train one part of the miniature and write it to `weights`; resumes what `work` holds.
+    """Train one part of the miniature and write its averaged weights to the folder `weights`.
 
-    Parts, in their order: `text`, then `base` and `sr` (either first); the others at any time.
-    `samples`, of the oracle only: a .npy file of pictures by weak models, which are not clean.
-    Returns whether all steps are done; the averaged weights so far are written in any case.
+    Resumes from the checkpoint in `work`. The part `text` must come before `base` and `sr`; there
+    is no other order. `samples`, for the oracle only, is a .npy file of pictures that weak models
+    generated; they count as not clean.
+
+    Returns whether all steps are done. The weights are written in any case.
     """
     from transformers import CLIPTextModel
 
@@ -205,9 +215,9 @@ def pretrain(
     L.seed_everything(seed, verbose=False)
     if part == "oracle":
         oracle = OraclePretraining(OracleNetwork(), num_steps, learning_rate)
-        weak = None if samples is None else read_samples(Path(samples))
+        damaged = None if samples is None else read_samples(Path(samples))
         groups = max(1, batch_size // 6)
-        batches: Dataset = OracleBatches(num_steps, seed, groups, samples=weak)
+        batches: Dataset = OracleBatches(num_steps, seed, groups, samples=damaged)
         done = fit(oracle, batches, num_steps, work, ema_decay, 100, max_minutes)
         calibrate(oracle.network, seed)
         Oracle(oracle.network).save(weights)
@@ -221,8 +231,8 @@ def pretrain(
     if part == "text":
         text_encoder.train()
         batches = CaptionBatches(prompt_encoder.tokens, batch_size, num_steps, seed)
-        teacher = TextPretraining(text_encoder, num_steps, learning_rate)
-        done = fit(teacher, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        text = TextPretraining(text_encoder, num_steps, learning_rate)
+        done = fit(text, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
         save_as(text_encoder, weights / "text_encoder", torch.float16)
         prompt_encoder.tokenizer.save_pretrained(weights / "tokenizer")
         return done
@@ -237,22 +247,22 @@ def pretrain(
         seed=seed,
     )
     if part == "clip":
-        pairs = encoders.ClipPretraining(encoders.new_clip(), num_steps, learning_rate)
-        done = fit(pairs, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
-        encoders.save_clip(pairs.model, weights / "clip")
+        clip = encoders.ClipPretraining(encoders.new_clip(), num_steps, learning_rate)
+        done = fit(clip, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        encoders.save_clip(clip.model, weights / "clip")
         return done
     if part == "dino":
-        pupil = encoders.DinoPretraining(encoders.new_dino(), num_steps, learning_rate)
-        done = fit(pupil, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
-        save_as(pupil.model, weights / "dino", torch.float16)
+        dino = encoders.DinoPretraining(encoders.new_dino(), num_steps, learning_rate)
+        done = fit(dino, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+        save_as(dino.model, weights / "dino", torch.float16)
         return done
 
     stage = new_stage(part, prompt_encoder)
-    student = DenoiserPretraining(stage, num_steps, learning_rate)
-    done = fit(student, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
+    denoiser = DenoiserPretraining(stage, num_steps, learning_rate)
+    done = fit(denoiser, batches, num_steps, work, ema_decay, max_minutes=max_minutes)
     save_as(stage.denoiser, weights / part, torch.float16)
     stage.scheduler.save_pretrained(weights / part)
-    found = [name for name in ("base", "sr") if (weights / name).is_dir()]
-    stages = {name: new_stage(name, prompt_encoder) for name in found}
+    written = [name for name in ("base", "sr") if (weights / name).is_dir()]
+    stages = {name: new_stage(name, prompt_encoder) for name in written}
     CascadeBackbone("miniature", stages, prompt_encoder, known_words_only=True).describe(weights)
     return done

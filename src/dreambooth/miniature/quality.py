@@ -1,10 +1,10 @@
-"""How near the generated images of the drawn world are to its drawings.
+"""How near generated images of the drawn world are to its drawings.
 
-Each prompt is a caption of one fresh scene. The reference is drawings of other fresh scenes, and
-the *floor* compares drawings of the prompts' own scenes with that same reference: it is what a
-perfect model would get from as many images.
+Each prompt is the caption of a fresh scene. The *reference* is a set of drawings of other fresh
+scenes. The *floor* is the distance from the reference to drawings of the prompts' scenes: a perfect
+model would have this distance with as many images.
 
-All functions on features take (N, D), one row an image.
+Features have the shape (N, D), one row for each image.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from dreambooth.miniature.scenes import nth_scene
 from dreambooth.miniature.world import Scene, caption
 from dreambooth.subjects.photos import from_uint8
 
-PROMPT_SEED, REFERENCE_SEED = 991, 992  # scenes of no training
+PROMPT_SEED, REFERENCE_SEED = 991, 992  # not used in any training
 NEIGHBOURS = 3  # the value of arXiv 1904.06991
 
 
@@ -34,7 +34,7 @@ NEIGHBOURS = 3  # the value of arXiv 1904.06991
 
 
 def prompted_scenes(count: int) -> tuple[list[Scene], list[str]]:
-    """Fresh scenes and a caption of each; a larger count begins with the same ones."""
+    """Return fresh scenes and a caption of each. A larger count begins with the same ones."""
     scenes = [nth_scene(i, PROMPT_SEED) for i in range(count)]
     captions = [
         caption(scene, np.random.default_rng([PROMPT_SEED, i, 1])) for i, scene in enumerate(scenes)
@@ -43,12 +43,12 @@ def prompted_scenes(count: int) -> tuple[list[Scene], list[str]]:
 
 
 def reference_scenes(count: int) -> list[Scene]:
-    """Other fresh scenes of the world's own distribution; a larger count begins with the same."""
+    """Return other fresh scenes. A larger count begins with the same ones."""
     return [nth_scene(i, REFERENCE_SEED) for i in range(count)]
 
 
 def drawings(scenes: Sequence[Scene]) -> Tensor:
-    """uint8 (N, 3, 64, 64), red, green and blue."""
+    """Draw the scenes as RGB, uint8 (N, 3, 64, 64)."""
     return torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
 
 
@@ -57,22 +57,22 @@ def drawings(scenes: Sequence[Scene]) -> Tensor:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a set of images is from the reference set, by features of one extractor."""
+    """The distance of a set of images from the reference, by the features of one extractor."""
 
     frechet: float  # >= 0, in squared units of the features
-    normalised: float  # `frechet` over the total variance of the reference
+    normalised: float  # `frechet` / total variance of the reference
     precision: float  # in [0, 1]
     recall: float  # in [0, 1]
 
 
 def distance(images: Tensor, reference: Tensor) -> Distance:
-    """Of features (N, D) from the reference's (M, D).
+    """Return the distance of features (N, D) from those of the reference (M, D).
 
-    The total variance of the reference is the trace of its covariance. Dividing by it cancels the
-    extractor's scale, so that each model can be compared with its own world by its own extractor:
-    0 means equal distributions, and 1 is what the reference's mean feature, repeated, would get.
-    The ratio still depends on what the extractor attends to and on the number of images, so read it
-    beside the floor, and compare two worlds under the same extractor as well before you trust it.
+    Division by the total variance of the reference cancels the scale of the extractor, so that
+    models of different worlds can be compared, each by its own extractor. 0 means equal
+    distributions; 1 is the value of the reference's mean feature, repeated. The ratio still depends
+    on what the extractor attends to and on the number of images. Read it beside the floor, and
+    before you trust a comparison of two worlds, repeat it with the same extractor for both.
     """
     frechet = frechet_distance(images, reference)
     precision, recall = precision_and_recall(images, reference)
@@ -80,19 +80,19 @@ def distance(images: Tensor, reference: Tensor) -> Distance:
 
 
 def frechet_distance(images: Tensor, reference: Tensor) -> float:
-    """|mu - mu_r|^2 + tr(C + C_r - 2 (C C_r)^(1/2)) of the two sets' means and covariances
-    (arXiv 1706.08500), in float64. With few images it is biased upwards."""
+    """Return |mu - mu_r|^2 + tr(C + C_r - 2 (C C_r)^(1/2)), from the means and covariances of the
+    two sets (arXiv 1706.08500), in float64. With few images it is biased upwards."""
     for features in (images, reference):
         _check_rows(features, least=2)
-    # torchmetrics extracts features itself. Here they are needed twice, so it gets them as input.
+    # torchmetrics would extract the features. They are also needed elsewhere, so it is given them.
     metric = FrechetInceptionDistance(feature=_GivenFeatures(reference.shape[1]), normalize=True)
     metric.update(reference.double(), real=True)
     metric.update(images.double(), real=False)
-    return max(0.0, float(metric.compute()))  # rounding can leave -1e-15 of equal sets
+    return max(0.0, float(metric.compute()))  # for equal sets, rounding can give -1e-15
 
 
 class _GivenFeatures(nn.Module):
-    """A feature extractor, as torchmetrics wants it, whose images (N, D) are features already."""
+    """A feature extractor for torchmetrics that returns its input, which is features already."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -103,18 +103,18 @@ class _GivenFeatures(nn.Module):
 
 
 def total_variance(features: Tensor) -> float:
-    """The trace of the covariance of (N, D), with N - 1 as its divisor."""
+    """Return the trace of the covariance of features (N, D), with the divisor N - 1."""
     return float(features.double().var(0).sum())
 
 
 def precision_and_recall(
     images: Tensor, reference: Tensor, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Kynkaanniemi et al., arXiv 1904.06991, equations 1 and 2.
+    """Return precision and recall (Kynkaanniemi et al., arXiv 1904.06991, equations 1 and 2).
 
-    Precision: the share of `images` within the reference's manifold. Recall: the share of the
-    reference within the manifold of `images`. The manifold of a set is the union of balls around
-    its rows, each as large as the distance to the row's k-th nearest neighbour in the set.
+    Precision is the share of `images` within the manifold of the reference; recall is the share of
+    the reference within the manifold of `images`. The manifold of a set is the union of balls
+    around its rows; the radius is the distance to the row's k-th nearest neighbour in the set.
     Time and memory grow as N * M.
     """
     for features in (images, reference):
@@ -126,22 +126,22 @@ def precision_and_recall(
 
 
 def _radii(features: Tensor, neighbours: int) -> Tensor:
-    """The distance (N,) of each row to its k-th nearest other row."""
+    """Return the distance (N,) of each row to its k-th nearest other row."""
     distances = _distances(features, features)
     distances.fill_diagonal_(-1)  # the row itself is the first of the k + 1 smallest
     return distances.kthvalue(neighbours + 1, dim=1).values
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean (N, M), in float64; exactly 0 between equal rows."""
+    """Return Euclidean distances (N, M), in float64, exactly 0 between equal rows."""
     return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _check_rows(features: Tensor, least: int) -> None:
     if features.ndim != 2 or len(features) < least:
         raise ValueError(
-            f"features must be (N, D) with N >= {least}: given is {tuple(features.shape)}; "
-            "give more images"
+            f"the features have the shape {tuple(features.shape)}, and (N, D) with N >= {least} is "
+            "needed: give more images"
         )
 
 
@@ -149,25 +149,26 @@ def _check_rows(features: Tensor, least: int) -> None:
 
 
 def load_extractor(folder: Path) -> DinoEncoder:
-    """The miniature's DINO, from a folder such as weights/dino; ValueError where it is not.
+    """Load the miniature's DINO from a folder such as weights/dino.
 
-    It learns to give a picture and its softened crops one feature. It therefore compares what the
-    pictures show, and overlooks much of how cleanly they are drawn.
+    DINO learns to give a picture and its softened crops the same feature. It therefore compares
+    what pictures show, and overlooks much of how cleanly they are drawn. Raises ValueError if the
+    folder does not exist.
     """
     if not folder.is_dir():
         raise ValueError(
-            f"the extractor {folder} is no folder: give one that holds a DINO ViT, as "
-            "python src/pretrain.py part=dino makes it"
+            f"the extractor {folder} is not a folder: give one that holds a DINO ViT, as "
+            "python src/pretrain.py part=dino writes it"
         )
     return DinoEncoder(folder, resize_px=SIZE_PX, crop_px=SIZE_PX)
 
 
 class UntrainedFeatures:
-    """Convolutions with random weights, which see smears and warps that DINO overlooks.
+    """Convolutions with random weights, which detect smears and warps that DINO overlooks.
 
-    Random features compare images unlike ImageNet's without the blind spots of a training
-    (arXiv 2002.09797), and they are the same for every world. Four levels, each at half the size of
-    the one before; a feature is a channel's mean over its level.
+    For images unlike those of ImageNet, random features have no blind spots from training
+    (arXiv 2002.09797), and they are the same for every world. There are four levels, each of half
+    the size of the one before. A feature is the mean of a channel over its level.
     """
 
     protocol = "untrained: 4 random convolutions 3x3, ReLU, max pooling; means of 336 channels"
@@ -182,7 +183,7 @@ class UntrainedFeatures:
 
     @torch.no_grad()
     def images(self, images: Tensor, batch_size: int = 100) -> Tensor:
-        """uint8 (N, 3, H, W) to (N, 336) float32."""
+        """Return the features (N, 336), float32, of images (N, 3, H, W), uint8."""
         return torch.cat([self._features(part) for part in images.split(batch_size)])
 
     def _features(self, images: Tensor) -> Tensor:
@@ -198,15 +199,14 @@ class UntrainedFeatures:
 
 
 def distances(images: Tensor, features: Callable[[Tensor], Tensor]) -> dict[str, Distance]:
-    """From N drawings of the reference, of four sets of N images:
+    """Return the distances of four sets of N images from a reference of N drawings:
 
-    - `images`, one for each of the first N captions of `prompted_scenes`;
+    - `images`, generated from the first N captions of `prompted_scenes`;
     - `floor`, drawings of those scenes;
-    - `warped` and `half size`, the same drawings damaged on purpose. Where these are no farther
-      than the floor, the extractor does not see such damage, and its distance says nothing of it.
+    - `warped` and `half size`, the same drawings with damage. If these are no farther from the
+      reference than the floor, the extractor cannot detect such damage.
 
-    `images`: uint8 (N, 3, 64, 64), N > 3. `features` maps such images to (N, D) and is the same for
-    all that is compared.
+    `images`: uint8 (N, 3, 64, 64), N > 3. `features` maps such images to (N, D).
     """
     scenes, _ = prompted_scenes(len(images))
     perfect = drawings(scenes)
@@ -221,19 +221,24 @@ def distances(images: Tensor, features: Callable[[Tensor], Tensor]) -> dict[str,
 
 
 def warped(images: Tensor, shift_px: float = 2.0) -> Tensor:
-    """Each uint8 (N, 3, H, W) bent by offsets right and down, drawn on a grid of 8 x 8 points with
-    standard deviation `shift_px` and smooth between them. They depend on N and on nothing else."""
+    """Bend uint8 images (N, 3, H, W) by a smooth field of random offsets.
+
+    The offsets to the right and down have the standard deviation `shift_px` on a grid of 8 x 8
+    points and are interpolated between them. They depend on N only.
+    """
     n, _, height, width = images.shape
     coarse = torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     field = F.interpolate(coarse, (height, width), mode="bicubic").permute(0, 2, 3, 1)
-    field = field * 2 * shift_px / torch.tensor([width, height])  # the grid is 2 wide
-    still = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 3, height, width], False)
-    moved = F.grid_sample(images.float(), still + field, padding_mode="border", align_corners=False)
+    field = field * 2 * shift_px / torch.tensor([width, height])  # an image is 2 grid units wide
+    identity = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 3, height, width], False)
+    grid = identity + field
+    moved = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return moved.round().to(torch.uint8)
 
 
 def half_size(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) shrunk to half its size and enlarged again, which smears thin lines."""
+    """Reduce uint8 images (N, 3, H, W) to half their size and enlarge them again, which smears thin
+    lines."""
     small = F.avg_pool2d(images.float(), 2)
     return F.interpolate(small, scale_factor=2, mode="bilinear").round().to(torch.uint8)
 
@@ -244,7 +249,7 @@ def half_size(images: Tensor) -> Tensor:
 def contact_sheet(
     images: Tensor, captions: Sequence[str], columns: int = 8, enlargement: int = 2
 ) -> Image.Image:
-    """All images, uint8 (N, 3, H, W), row by row, each with its caption beneath."""
+    """Return a sheet of all images, uint8 (N, 3, H, W), row by row, with captions beneath them."""
     gap, size, line_px = 12, 12, 15
     font = ImageFont.load_default(size)
     height, width = (enlargement * side for side in images.shape[2:])

@@ -1,8 +1,8 @@
-"""Drawings of an individual as a prompt asks for it: what `identity` compares pictures with.
+"""The references of `identity`: drawings of an individual as a prompt asks for it.
 
-Under "a red {}" the subject itself is red. A picture that obeys must not count as another
-individual, so the references obey too: recoloured, in the style and the context, from the side, and
-with what is worn, as far as the prompt states it. All else is as random as in the world.
+A picture for "a red {}" should show the subject in red, and must not count as another individual
+for that. So the references have every attribute that the prompt states, such as the colour, style,
+context, view or accessory. All other attributes are random, as in the world.
 """
 
 import zlib
@@ -23,10 +23,10 @@ _MAX_TRIES = 1000
 
 
 def references(who: Individual, prompt: str = "") -> Tensor:
-    """The individual as `prompt` asks for it, float32 [-1, 1] (16, 3, 64, 64).
+    """Draw the individual as `prompt` asks for it, float32 [-1, 1] (16, 3, 64, 64).
 
-    `prompt` is a template or a whole prompt; its class noun asks for nothing. The same individual
-    and prompt are the same drawings.
+    `prompt` is a template or a whole prompt; its class noun is ignored. The same individual and
+    prompt always give the same drawings.
     """
     asked = prompted_except_class(prompt)
     rng = np.random.default_rng(zlib.crc32(repr((who, sorted(asked.items()))).encode()))
@@ -34,14 +34,14 @@ def references(who: Individual, prompt: str = "") -> Tensor:
 
 
 def prompted_except_class(prompt: str) -> dict[str, str]:
-    """What a prompt asks for, but for the class: the subject's own is the right one."""
+    """Return the attributes that a prompt states, except the class, which is the subject's."""
     return {name: value for name, value in prompted_values(prompt).items() if name != "class"}
 
 
 def draw_as_prompted(
     rng: np.random.Generator, who: Individual, asked: Mapping[str, str], count: int
 ) -> np.ndarray:
-    """`count` random drawings of `who` as asked, uint8 (count, 64, 64, 3)."""
+    """Draw `who` with the attributes `asked`, uint8 (count, 64, 64, 3); all else is random."""
     if "colour" in asked:
         who = recolour(who, asked["colour"])
     if "pattern" in asked:
@@ -51,8 +51,8 @@ def draw_as_prompted(
 
 
 def _scene_with(rng: np.random.Generator, who: Individual, wanted: Mapping[str, str]) -> Scene:
-    """A random scene that has all that is wanted. If the world has none such, as a happy dog from
-    behind, one in which it is set."""
+    """Return a random scene with the attributes `wanted`. If the world never draws such a scene, as
+    of a happy dog from behind, the attributes of a random scene are set."""
     for _ in range(_MAX_TRIES):
         scene = random_scene(rng, who)
         if all(getattr(scene, name) == value for name, value in wanted.items()):

@@ -1,4 +1,4 @@
-"""Drawn scenes as training data: drawn once, kept on disk, captioned anew each time."""
+"""Scenes as training data: they are drawn once, kept on disk, and captioned anew each time."""
 
 import itertools
 import multiprocessing
@@ -10,20 +10,22 @@ import numpy as np
 from dreambooth.miniature.drawing import SIZE_PX, draw
 from dreambooth.miniature.world import CLASSES, Scene, individual, random_scene
 
-if TYPE_CHECKING:  # the drawing processes start without torch
+if TYPE_CHECKING:  # the processes that draw do not need torch
     from torch import Tensor
 
 
 def nth_scene(i: int, seed: int) -> Scene:
-    """Scene i of a seed's endless list; both 0 and up."""
+    """Return scene i (0 and up) of the endless list of scenes that belongs to a seed (0 and up)."""
     return random_scene(np.random.default_rng([seed, i]))
 
 
 def drawn_scenes(folder: Path, count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
-    """Scenes 0..count-1 of a seed and their pixels, uint8 (count, 64, 64, 3), a memory map.
+    """Return scenes 0..count-1 of a seed, and their pixels as a memory map, uint8
+    (count, 64, 64, 3).
 
-    Draws them into `folder`, on all cores, unless they are there; 120,000 scenes are 1.5 GB, drawn
-    at some 800 a second and core. Safe with several processes at once: one draws, the rest wait.
+    The scenes are drawn into `folder` on all cores, unless it already has them. 120,000 scenes take
+    1.5 GB; each core draws about 800 a second. Several processes may call this at once: one draws,
+    the others wait.
     """
     from filelock import FileLock
 
@@ -51,7 +53,7 @@ def _draw_range(job: tuple[Path, int, int, int]) -> None:
 
 
 def to_tensor(pixels: np.ndarray) -> "Tensor":
-    """uint8 (..., H, W, 3) to float32 [-1, 1] (..., 3, H, W)."""
+    """Convert uint8 (..., H, W, 3) to float32 [-1, 1] (..., 3, H, W)."""
     import torch
 
     from dreambooth.subjects.photos import from_uint8
@@ -60,7 +62,7 @@ def to_tensor(pixels: np.ndarray) -> "Tensor":
 
 
 def casual_photos(class_noun: str, seed: int, count: int) -> list[Scene]:
-    """A subject's input photos: `count` plain scenes of individual number `seed` of a class.
+    """Return the input photos of a subject: `count` plain scenes of individual `seed` of a class.
 
     A larger count begins with the same photos. Raises ValueError as `world.individual` does.
     """

@@ -1,4 +1,4 @@
-"""What the oracle says of a run: is it the subject, in the class and context that was asked for?"""
+"""The oracle's scores of a run: do its images show the subject, as the prompts ask for it?"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,30 +23,34 @@ from dreambooth.runs.records import Metric
 from dreambooth.subjects.subject import Subject
 
 _BATCH_SIZE = 64
-_CLEAN = 0.5  # a picture is clean from this probability on
+_CLEAN = 0.5  # from this probability of an undamaged drawing on, a picture counts as clean
 _IDENTITY = "P(same individual), half of all being it, oracle"
 _REFERENCES = f"against {NUM_REFERENCES} drawings of it as the prompt asks ({SIZE_PX}x{SIZE_PX} px)"
 _IF_CLEAN = f"P(clean) >= {_CLEAN}, oracle"
 
 
 class OracleScorer:
-    """Identity against drawings of the true individual as the prompt asks for it; whether a picture
-    is clean; and, where it is, attributes against the prompt.
+    """Scores whether an image shows the true individual, is undamaged, and follows its prompt.
 
-    A row has `identity`; `clean`, the probability of an undamaged drawing, and `is_clean`, 1 from
-    0.5 on; `seen_NAME`, what the oracle reads, clean or not; and for what the prompt asks for
-    `NAME_right`, 1 only if the picture is clean and shows it.
+    The columns of an image:
+
+    - `identity`, the probability that it shows the individual, by comparison with drawings of the
+      individual as the prompt asks for it;
+    - `clean`, the probability of an undamaged drawing, and `is_clean`, 1 if that is at least 0.5;
+    - `seen_NAME`, the value of each attribute that the oracle reads, clean or not;
+    - `NAME_right`, for each attribute that the prompt states, 1 if the image is clean and shows it.
     """
 
     def __init__(self) -> None:
         self.oracle = Oracle.load(WEIGHTS)
-        self._known: dict[tuple[object, ...], Tensor] = {}
+        # Individual and attributes -> embeddings of the references.
+        self._references: dict[tuple[object, ...], Tensor] = {}
 
     def check(self, subject: Subject) -> None:
         if not isinstance(subject.truth, Individual):
             raise ValueError(
                 f"metrics=miniature knows drawn subjects only, and {subject.name} is none: "
-                "take metrics=paper, or metrics=none for pictures only"
+                "choose metrics=paper, or metrics=none to draw images without scores"
             )
 
     def score(self, sets: PictureSets) -> Scores:
@@ -54,14 +58,14 @@ class OracleScorer:
         assert isinstance(subject.truth, Individual), "checked before"
         pictures = [*sets.prompts, *sets.class_prompts]
         reading = self._read(pictures)
-        asked = [picture.template or picture.prompt for picture in pictures]
-        identity = self._identity(subject.truth, asked, reading.embeddings)
+        prompts = [picture.template or picture.prompt for picture in pictures]
+        identity = self._identity(subject.truth, prompts, reading.embeddings)
         rows: list[dict[str, Score]] = []
         for i, seen in enumerate(reading.values):
             row: dict[str, Score] = {"identity": identity[i], "clean": float(reading.clean[i])}
             is_clean = reading.clean[i] >= _CLEAN
-            wanted = prompted_values(asked[i]) | {"class": subject.class_noun}
-            right = {f"{k}_right": int(is_clean and seen[k] == v) for k, v in wanted.items()}
+            asked = prompted_values(prompts[i]) | {"class": subject.class_noun}
+            right = {f"{k}_right": int(is_clean and seen[k] == v) for k, v in asked.items()}
             row |= {"is_clean": int(is_clean), **{f"seen_{k}": v for k, v in seen.items()}}
             rows.append(row | right)
         n = len(sets.prompts)
@@ -74,21 +78,21 @@ class OracleScorer:
         assert isinstance(subject.truth, Individual), "checked before"
         embeddings = self._read(sets.restored).embeddings
         identity = self._identity(subject.truth, [""] * len(sets.restored), embeddings)
-        wrong = [
-            layout_error(one.pixels, other.pixels, subject.truth)
-            for one, other in zip(sets.restored, sets.originals, strict=True)
+        layout_errors = [
+            layout_error(restored.pixels, original.pixels, subject.truth)
+            for restored, original in zip(sets.restored, sets.originals, strict=True)
         ]
         rows: list[dict[str, Score]] = [
-            {"sr_identity": same, "sr_layout_error": error}
-            for same, error in zip(identity, wrong, strict=True)
+            {"sr_identity": probability, "sr_layout_error": error}
+            for probability, error in zip(identity, layout_errors, strict=True)
         ]
-        says = {
+        protocols = {
             "sr_identity": f"{_IDENTITY}, against {NUM_REFERENCES} drawings of it",
             "sr_layout_error": "share of the original's pixels of one of the individual's colours "
             "that show another of them, or its outline's",
         }
         photos = enlarged_photos(subject)
-        metrics = {name: mean(rows, name, f"{says[name]}; {photos}") for name in says}
+        metrics = {name: mean(rows, name, f"{text}; {photos}") for name, text in protocols.items()}
         return Scores(rows, metrics)
 
     def _read(self, pictures: Sequence[Picture]) -> Reading:
@@ -98,33 +102,35 @@ class OracleScorer:
                 if image.shape != (3, SIZE_PX, SIZE_PX):
                     raise ValueError(
                         f"the oracle of metrics=miniature reads images of {SIZE_PX}x{SIZE_PX} px, "
-                        f"and one is of {sizes([image])}: resize it"
+                        f"and one is {sizes([image])}: resize all images"
                     )
             return self.oracle.read(torch.stack(pixels))
 
-        # each batch by one of the ranks
+        # Each batch is read by one of the ranks.
         return Reading.join(map_over_ranks(read, batches(pictures, _BATCH_SIZE)))
 
-    def _identity(self, who: Individual, asked: Sequence[str], embeddings: Tensor) -> list[float]:
-        """Of each picture, by the references of what its prompt asks for."""
-        keys = [(who, *sorted(prompted_except_class(prompt).items())) for prompt in asked]
-        new = [key for key in dict.fromkeys(keys) if key not in self._known]
-        prompt_of = dict(zip(keys, asked, strict=True))
+    def _identity(self, who: Individual, prompts: Sequence[str], embeddings: Tensor) -> list[float]:
+        """Return the identity of each picture, against references that follow its prompt."""
+        keys = [(who, *sorted(prompted_except_class(prompt).items())) for prompt in prompts]
+        new = [key for key in dict.fromkeys(keys) if key not in self._references]
+        prompt_of = dict(zip(keys, prompts, strict=True))
         embeddings_of_new = map_over_ranks(
             lambda key: self.oracle.read(references(who, prompt_of[key])).embeddings, new
         )
-        self._known |= dict(zip(new, embeddings_of_new, strict=True))
+        self._references |= dict(zip(new, embeddings_of_new, strict=True))
         return [
-            float(self.oracle.identity(one[None], self._known[key]))
-            for one, key in zip(embeddings, keys, strict=True)
+            float(self.oracle.identity(embedding[None], self._references[key]))
+            for embedding, key in zip(embeddings, keys, strict=True)
         ]
 
 
 def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | None:
-    """Share of the pixels that have one of the individual's colours in `original` and are nearer to
-    another one, or to an outline's, in `image`; None where the original shows none of them.
+    """Return the share of the individual's pixels that have the wrong colour in `image`.
 
-    uint8 (3, H, W) both. A pixel has a colour if it differs by at most 40 of 255 (Euclidean).
+    The individual's pixels are those that have one of its colours in `original`, with a Euclidean
+    distance of at most 40 (of 255 in each channel). The colour of such a pixel is wrong if in
+    `image` it is nearer to another of the individual's colours, or to that of an outline. None if
+    the original shows none of its colours. Both pictures are uint8 (3, H, W).
     """
     names = [name for name in (who.main, who.second, who.emblem_colour) if name]
     edges = [shade(COLOURS[name], EDGE) for name in names]
@@ -133,19 +139,20 @@ def layout_error(image: Tensor, original: Tensor, who: Individual) -> float | No
     def distances(pixels: Tensor) -> Tensor:
         return torch.cdist(pixels.float().flatten(1).T, palette)  # (H * W, colours)
 
-    there = distances(original)
-    known = (there.min(1).values <= 40) & (there.argmin(1) < len(names))
-    if not known.any():
+    from_original = distances(original)
+    true = from_original.argmin(1)
+    counted = (from_original.min(1).values <= 40) & (true < len(names))
+    if not counted.any():
         return None
-    return float((distances(image).argmin(1) != there.argmin(1))[known].float().mean())
+    return float((distances(image).argmin(1) != true)[counted].float().mean())
 
 
 def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -> FidelityScorer:
-    """The field's scores by the miniature's own DINO and CLIP; DIV by 1 - cosine of the former.
+    """Return the paper's scores by the miniature's DINO and CLIP, and DIV by 1 - cosine of DINO.
 
-    `weights`: a folder that holds `dino` and `clip`; None: those shipped with the project.
-    `keep_identifier`: whether [V] stays in the text of CLIP-T. ValueError where there are no such
-    weights.
+    `weights`: a folder that holds `dino` and `clip`; None: the weights that ship with the project.
+    `keep_identifier`: whether [V] stays in the text of CLIP-T. Raises ValueError if the folder
+    lacks a part.
     """
     from dreambooth.metrics.encoders import ClipEncoder, DinoEncoder
 
@@ -153,8 +160,8 @@ def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -
     for part in ("dino", "clip"):
         if not (folder / part).is_dir():
             raise ValueError(
-                f"the miniature's {part} encoder is not in {folder}: make it by "
-                f"python src/pretrain.py part={part}, or take metrics=oracle"
+                f"the miniature's {part} encoder is not in {folder}: train it by "
+                f"python src/pretrain.py part={part}, or choose metrics=oracle"
             )
     return FidelityScorer(
         DinoEncoder(folder / "dino", resize_px=SIZE_PX, crop_px=SIZE_PX),
@@ -164,9 +171,9 @@ def fidelity_scorer(weights: str | None = None, keep_identifier: bool = False) -
 
 
 def summary(
-    prompts: Sequence[dict[str, Score]], of_class: Sequence[dict[str, Score]], drawn: Tensor
+    prompts: Sequence[dict[str, Score]], class_prompts: Sequence[dict[str, Score]], drawn: Tensor
 ) -> dict[str, Metric]:
-    """Means over the rows; `drawn`: embeddings (N, 64) of the class prompt's images."""
+    """Average the rows. `drawn` are the embeddings (N, 64) of the class prompt's images."""
     metrics = {
         "identity": mean(prompts, "identity", f"{_IDENTITY}, {_REFERENCES}"),
         "clean": mean(prompts, "is_clean", f"share of undamaged drawings: {_IF_CLEAN}", share=True),
@@ -183,7 +190,7 @@ def summary(
             share=True,
         ),
         "drift": mean(
-            of_class, "identity", f"identity of the class prompt's images, {_REFERENCES}"
+            class_prompts, "identity", f"identity of the class prompt's images, {_REFERENCES}"
         ),
     }
     if len(drawn) > 1:
@@ -193,7 +200,7 @@ def summary(
 
 
 def mean_distances(drawn: Tensor) -> list[float | None]:
-    """Of each embedding (N, D), 1 - its mean cosine to the others; None where it is alone."""
+    """Return 1 - mean cosine of each embedding (N, D) to the others; None if there is only one."""
     if len(drawn) < 2:
         return [None] * len(drawn)
     cosines = drawn @ drawn.T

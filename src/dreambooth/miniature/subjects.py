@@ -1,4 +1,4 @@
-"""Individuals of the drawn world as subjects: five photos, and the truth behind them."""
+"""Individuals of the drawn world as subjects: their photos, and the individual behind them."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from dreambooth.subjects.photos import to_uint8
 from dreambooth.subjects.prompts import MINIBENCH
 from dreambooth.subjects.subject import Subject, other_class
 
-NUM_HELD_OUT = 16  # casual photos that no training sees
+NUM_HELD_OUT = 16  # casual photos that are never trained on
 
 
 def drawn_subject(
@@ -23,13 +23,15 @@ def drawn_subject(
     wrong_class_noun: str | None = None,
     name: str | None = None,
 ) -> Subject:
-    """Individual number `seed` (0 and up) of a class, seen in `num_photos` casual photos.
+    """Return individual number `seed` (0 and up) of a class, with `num_photos` casual photos.
 
-    The wrong class noun is another class of the world, drawn by the true one, if not given.
+    Without `wrong_class_noun`, another class of the world is drawn, seeded by the true one.
     """
     kind = kind_of(class_noun)
     if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"subject.seed={seed} is no individual: give a whole number from 0 up")
+        raise ValueError(
+            f"subject.seed={seed} is not the number of an individual: give a whole number from 0 up"
+        )
     if not isinstance(num_photos, int) or num_photos < 1:
         raise ValueError(f"subject.num_photos={num_photos}: give 1 or more, 3 to 5 in the paper")
     who = individual(class_noun, seed)
@@ -55,11 +57,11 @@ def random_individual(rng: np.random.Generator, class_noun: str) -> Individual:
 
 
 def look_alike(rng: np.random.Generator, who: Individual, both_colours: bool) -> Individual:
-    """Another individual of the same class and main colour, or of both colours."""
+    """Return another individual of the same class and main colour, or of the same two colours."""
     other = recolour(random_individual(rng, who.class_noun), who.main)
     return replace(other, second=who.second) if both_colours else other
 
 
 def shrink(images: Tensor, resolution_px: int) -> Tensor:
-    """Images (N, 3, 64, 64) to the resolution of a stage, by area."""
+    """Reduce images (N, 3, 64, 64) to the resolution of a stage, by averaging areas."""
     return images if resolution_px == SIZE_PX else F.adaptive_avg_pool2d(images, resolution_px)

@@ -1,11 +1,11 @@
 """The miniature's text encoder and its pretraining, on captions alone.
 
-As in Imagen, the text encoder is trained before the denoisers and then frozen. Of a prompt the
-denoisers see the hidden states of all 24 positions, padding included. These states must hold what
-the words mean *and* which tokens they are. In T5 and CLIP a rare token has a state of its own; an
-encoder that learns only to predict a scene's attributes erases it, since it says nothing about the
-scene. "a dog" and "a [V] dog" are then one condition, and the two terms of DreamBooth's loss
-contradict each other.
+As in Imagen, the text encoder is trained before the denoisers and then frozen. The denoisers see
+the hidden states of all 24 positions, padding included. These states must encode what the words
+mean *and* which tokens they are. In T5 and CLIP every rare token has a distinct state. An encoder
+that learns only to predict a scene's attributes loses the difference, because a rare token says
+nothing about the scene. The prompts "a dog" and "a [V] dog" then give the same conditioning, and
+the two terms of DreamBooth's loss contradict each other.
 """
 
 import string
@@ -24,15 +24,15 @@ from dreambooth.miniature.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, rare_tok
 from dreambooth.miniature.world import Scene, caption, random_scene
 
 TEXT_WIDTH = 128
-EMPTY_SHARE = 0.02  # of the captions
-IDENTIFIER_SHARE = 0.5  # of the captions; the denoisers' captions have a small share of their own
+EMPTY_SHARE = 0.02  # of all captions
+IDENTIFIER_SHARE = 0.5  # of the captions that are not empty; fewer in the training of denoisers
 NOUNLESS_SHARE = 0.1  # of the captions with an identifier
-TOKENS_WEIGHT = 1.0  # of the loss of the tokens; that of the attributes has weight 1
-CURRENT_TOKEN_SHARE = 0.5  # of what a word's position must hold: the token itself
+TOKENS_WEIGHT = 1.0  # weight of the loss of the tokens; that of the attributes has weight 1
+CURRENT_TOKEN_SHARE = 0.5  # target probability of the token at its position
 
 
 def new_text_encoder() -> Any:
-    """A transformers `CLIPTextModel` of 0.46 M parameters: ids (B, 24) to states (B, 24, 128)."""
+    """Return transformers' `CLIPTextModel` with 0.46 M parameters: (B, 24) ids to (B, 24, 128)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     model = CLIPTextModel(
@@ -48,7 +48,7 @@ def new_text_encoder() -> Any:
             eos_token_id=2,
         )
     )
-    # Wide from the start, so that no token begins near another.
+    # A large standard deviation keeps the tokens apart from the start.
     nn.init.normal_(model.get_input_embeddings().weight, std=0.25)
     return model
 
@@ -60,8 +60,8 @@ _CHARACTERS = list(string.ascii_lowercase + string.digits)
 
 
 def meaningless_identifier(rng: np.random.Generator) -> str:
-    """One rare token (5 of 8), two or three different ones (2 of 8), or 3 to 9 random letters and
-    digits (1 of 8)."""
+    """Return a random identifier: one rare token (probability 5/8), two or three different rare
+    tokens (2/8), or 3 to 9 random letters and digits (1/8)."""
     kind = int(rng.integers(8))
     if kind == 0:
         return "".join(rng.choice(_CHARACTERS, int(rng.integers(3, 10))))
@@ -75,10 +75,10 @@ def random_caption(
     empty_share: float = EMPTY_SHARE,
     identifier_share: float = IDENTIFIER_SHARE,
 ) -> str:
-    """A caption as `world.caption` makes it, or an empty one; some of them with an identifier.
+    """Return an empty caption or one of `world.caption`, with a meaningless identifier in some.
 
-    In some the identifier takes the noun's place ("a red [V] in the snow"), so that one alone
-    comes to mean no class in particular.
+    In a few captions the identifier replaces the noun, as in "a red [V] in the snow", so that an
+    identifier without a noun does not mean any class.
     """
     if rng.random() < empty_share:
         return ""
@@ -92,11 +92,11 @@ def random_caption(
 
 
 class CaptionBatches(Dataset[dict[str, Any]]):
-    """Batch number `step`: captions of new scenes, drawn from (seed, step) alone, so that a killed
+    """Batch number `step`, captions of new scenes. It depends on (seed, step) only, so a killed
     training resumes exactly.
 
-    A batch: `tokens` (B, MAX_TOKENS); `labels`, each (B,): every attribute of the scene as in
-    `oracle.ATTRIBUTES`, whether the caption states it or not.
+    A batch holds `tokens` (B, MAX_TOKENS) and `labels`, each (B,), of every attribute of the scene
+    (`oracle.ATTRIBUTES`), whether the caption states it or not.
     """
 
     def __init__(
@@ -126,30 +126,31 @@ class CaptionBatches(Dataset[dict[str, Any]]):
 
 
 def token_targets(tokens: Tensor, pad_id: int) -> Tensor:
-    """Which tokens each position of `tokens` (B, T) must hold: shares (B, T, V) that sum to 1.
+    """Return the distribution (B, T, V) over tokens that each position of `tokens` (B, T) must
+    predict.
 
-    At a word, the token itself gets `CURRENT_TOKEN_SHARE`; the distinct tokens up to and including
-    it share the rest equally. At padding, the caption's distinct tokens share equally. The first
-    token of each caption must not be padding.
+    At a word, `CURRENT_TOKEN_SHARE` of the probability is on its token; the rest is uniform over
+    the distinct tokens from the first to this one. At padding, it is uniform over the distinct
+    tokens of the caption. The first token of each caption must not be padding.
     """
-    itself = F.one_hot(tokens, VOCABULARY_SIZE).float()  # (B, T, V)
-    itself[..., pad_id] = 0
-    read = itself.cumsum(1).clamp(max=1)
-    read = read / read.sum(2, keepdim=True)
+    current = F.one_hot(tokens, VOCABULARY_SIZE).float()  # (B, T, V)
+    current[..., pad_id] = 0
+    so_far = current.cumsum(1).clamp(max=1)
+    so_far = so_far / so_far.sum(2, keepdim=True)
     padding = (tokens == pad_id)[..., None]  # (B, T, 1)
-    return torch.where(
-        padding, read, CURRENT_TOKEN_SHARE * itself + (1 - CURRENT_TOKEN_SHARE) * read
-    )
+    at_word = CURRENT_TOKEN_SHARE * current + (1 - CURRENT_TOKEN_SHARE) * so_far
+    return torch.where(padding, so_far, at_word)
 
 
 class TextPretraining(L.LightningModule):
-    """What linear maps must read from the states h_1 .. h_T (B, T, D) of a caption:
+    """Trains the text encoder and linear maps A and W, which read its states h_1 .. h_T (B, T, D):
 
-        loss = CE(A mean_i h_i, attributes) + TOKENS_WEIGHT mean_i KL(shares_i || softmax(W h_i))
+        loss = CE(A mean_i h_i, attributes) + TOKENS_WEIGHT mean_i KL(q_i || softmax(W h_i))
 
-    The first term is averaged over the scene's attributes; `token_targets` gives shares_i. It takes
-    the place of masked-token prediction, which has little to predict here: the attributes of a
-    scene are independent, and an identifier follows from no other word.
+    The first term is averaged over the scene's attributes. The second term makes position i predict
+    the distribution q_i of `token_targets`. It replaces masked-token prediction, which has little
+    to predict here: the attributes of a scene are independent, and no other word predicts an
+    identifier.
     """
 
     def __init__(self, text_encoder: Any, num_steps: int, lr: float = 2e-3):
@@ -166,9 +167,9 @@ class TextPretraining(L.LightningModule):
         attributes = torch.stack(
             [F.cross_entropy(head(mean), labels[k]) for k, head in self.attributes.items()]
         ).mean()
-        shares = token_targets(batch["tokens"], self.text_encoder.config.pad_token_id)  # (B, T, V)
+        q = token_targets(batch["tokens"], self.text_encoder.config.pad_token_id)  # (B, T, V)
         log_p = self.tokens(states).float().log_softmax(2)
-        tokens = F.kl_div(log_p, shares, reduction="none").sum(2).mean()
+        tokens = F.kl_div(log_p, q, reduction="none").sum(2).mean()
         loss = attributes + TOKENS_WEIGHT * tokens
         self.log_dict({"attributes": attributes, "tokens": tokens}, prog_bar=True)
         return loss

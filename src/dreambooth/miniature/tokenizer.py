@@ -1,4 +1,4 @@
-"""The miniature's tokenizer: its captions' words, a range of rare tokens, and single characters."""
+"""The miniature's tokenizer: the words of captions, rare tokens, and single characters."""
 
 import string
 from typing import TYPE_CHECKING
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MAX_TOKENS = 24  # the longest caption has 20, and an identifier up to 3
-RARE_IDS = (200, 456)  # of the rare tokens: first, and one past the last
+RARE_IDS = (200, 456)  # ids of the rare tokens: the first, and one past the last
 VOCABULARY_SIZE = RARE_IDS[1]
 
 
 def caption_words() -> list[str]:
-    """Every word that a caption of the world can hold, sorted."""
+    """Return every word that a caption of the world can contain, sorted."""
     phrases = [
         "a",
         "an",
@@ -34,22 +34,23 @@ def caption_words() -> list[str]:
 
 
 def rare_tokens() -> list[str]:
-    """Three consonants each, in a fixed random order; "sks" of the field's habit is the first.
+    """Return the rare tokens: "sks", which the field commonly uses, then others in a fixed random
+    order, each of three consonants.
 
-    Pretraining hardly sees them, so they say nothing of their own (paper, section 3.2).
+    In captions they have no meaning, so they carry no prior (paper, section 3.2).
     """
     consonants = "bcdfghjklmnpqrstvwxz"
-    all_of_them = [a + b + c for a in consonants for b in consonants for c in consonants]
+    candidates = [a + b + c for a in consonants for b in consonants for c in consonants]
     rng = np.random.default_rng(0)
-    picked = [t for t in rng.permutation(all_of_them) if t != "sks"]
-    return ["sks", *(str(t) for t in picked[: RARE_IDS[1] - RARE_IDS[0] - 1])]
+    others = [t for t in rng.permutation(candidates) if t != "sks"]
+    return ["sks", *(str(t) for t in others[: RARE_IDS[1] - RARE_IDS[0] - 1])]
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """A WordPiece tokenizer of `VOCABULARY_SIZE` ids: [BOS] words [EOS], in lower case.
+    """Return a WordPiece tokenizer of `VOCABULARY_SIZE` ids: [BOS] words [EOS], in lower case.
 
-    What is no word or rare token falls apart into letters and digits; a word with any other
-    character is [UNK].
+    An unknown word is split into letters and digits. If it contains any other character, it becomes
+    [UNK].
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,12 +1,13 @@
-"""The drawn world: its attributes, its individuals, its scenes, and the captions that tell of them.
+"""The drawn world: its attributes, individuals, scenes and captions.
 
-A *scene* is an individual in a context, perhaps with an accessory, an expression, a viewpoint and
-an art style. An *individual* (a subject, in DreamBooth's words) is fixed by (class noun, seed): its
-main colour and pattern can be said in a caption; its second colour, the layout of its stripes,
-spots or patches, its emblem and its proportions cannot. Everything is deterministic from seeds.
+An *individual* (a subject, in DreamBooth's words) is fixed by its class noun and its seed. A
+caption can state its main colour and pattern. No caption can state its second colour, the layout of
+its stripes, spots or patches, its emblem and its proportions. A *scene* shows an individual in a
+context from a viewpoint, and may have an accessory, an expression and an art style. The same seeds
+give the same world everywhere.
 
-The weights that ship with the project were trained on this world: whatever changes a scene's
-random draws, its pixels or its caption's words calls for pretraining them again.
+The weights that ship with the project were trained on this world. After a change of a scene's
+random draws, its pixels or the words of its caption they must be pretrained again.
 """
 
 from dataclasses import dataclass, replace
@@ -50,13 +51,13 @@ EMBLEMS = ("star", "heart", "ring", "bolt")
 STRIPE_ANGLES = (-0.6, 0.0, 0.6)
 STRIPE_PERIODS = (0.36, 0.52)
 
-# Words that carry a prior, since they are said of individuals with an emblem: for the ablation of
-# the identifier (paper, section 3.2: "unique" or "special" are poor identifiers).
+# Captions use these words for individuals with an emblem only, so they carry a prior. They are for
+# the ablation of the identifier (paper, section 3.2: "unique" and "special" are poor identifiers).
 COMMON_WORDS = ("special", "unique")
 
 
 def kind_of(class_noun: str) -> str:
-    """'live' or 'object'. Raises ValueError for a noun outside `CLASSES`."""
+    """Return 'live' or 'object'. Raises ValueError for a noun outside `CLASSES`."""
     if class_noun in LIVE:
         return "live"
     if class_noun in OBJECTS:
@@ -68,25 +69,27 @@ def kind_of(class_noun: str) -> str:
 
 @dataclass(frozen=True)
 class Individual:
-    """One subject. Two scenes show the same individual iff these fields are equal."""
+    """One subject. Two scenes show the same individual if and only if these fields are equal."""
 
     class_noun: str
     main: str  # colour
-    second: str  # colour, != main; of paws, wings, trims and the pattern
+    second: str  # colour of paws, wings, trims and the pattern; never equal to `main`
     pattern: str
-    pattern_seed: int  # which of the layouts of its spots or patches; where its stripes begin
+    pattern_seed: int  # chooses the layout of spots or patches, and where stripes begin
     pattern_angle: float  # radians, one of `STRIPE_ANGLES`
     pattern_period: float  # in the figure's units (see animals.py), one of `STRIPE_PERIODS`
     emblem: str | None
-    emblem_colour: str | None  # neither main nor second
-    width: float  # 0.88..1.12, a factor; of the body
+    emblem_colour: str | None  # differs from `main` and `second`
+    # Factors of size:
+    width: float  # 0.88..1.12, of the body
     head: float  # 0.92..1.08, of the head (a fish's height, a car's wheels, a teapot's knob)
     extras: float  # 0.8..1.2, of ears, tails, fins, handles, sails
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An individual somewhere. None of an optional attribute: not there (or a plain photo)."""
+    """An individual in a context. An optional attribute that is None is absent; without a style
+    the scene is a photo."""
 
     individual: Individual
     context: str
@@ -97,12 +100,12 @@ class Scene:
     rotation: float = 0.0  # degrees, clockwise
     scale: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)  # right and down, in image sizes
-    flip: bool = False  # left and right: which way it faces from the side
-    seed: int = 0  # of the background's details
+    flip: bool = False  # mirrored left to right: from the side, it then faces left
+    seed: int = 0  # of the backdrop's details
 
 
 def individual(class_noun: str, seed: int) -> Individual:
-    """The individual number `seed` of a class; seeds are unlimited, 0 and up.
+    """Return individual number `seed` of a class; any whole number from 0 up is a seed.
 
     Raises ValueError for a noun outside `CLASSES` or a negative seed.
     """
@@ -130,13 +133,14 @@ def individual(class_noun: str, seed: int) -> Individual:
 def random_scene(
     rng: np.random.Generator, subject: Individual | None = None, casual: bool = False
 ) -> Scene:
-    """A scene of the world's own distribution, of `subject` if given, else of anyone.
+    """Draw a scene from the world's distribution, of `subject` or, without one, of a random
+    individual.
 
-    Only live individuals wear accessories and have expressions; from behind, neither an expression
-    nor glasses can be seen, so neither is there.
+    Only live individuals wear accessories and have expressions. A scene from behind has neither an
+    expression nor glasses, because they could not be seen.
 
-    `casual`: a plain photo of the subject, as a user's 3-5 input photos are: no accessory, no
-    style, a neutral face, from the front or the side.
+    `casual`: a plain photo of the subject, like a user's 3-5 input photos: no accessory, no style,
+    a neutral face, from the front or the side.
     """
     if subject is None:
         subject = individual(str(rng.choice(CLASSES)), int(rng.integers(2**31)))
@@ -171,35 +175,36 @@ def random_scene(
 
 
 def recolour(subject: Individual, colour: str) -> Individual:
-    """The same individual with the main colour `colour` (property modification).
+    """Return the individual with the main colour `colour` (property modification).
 
-    Where that is its second colour, the two change places. All else stays.
+    If `colour` is its second colour, the two colours are swapped. All else stays.
     """
     second = subject.main if subject.second == colour else subject.second
     return replace(subject, main=colour, second=second)
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: str = "") -> str:
-    """Words for a scene, never untrue of it: "a painting of a happy red striped dog in the snow".
+    """Describe a scene truthfully, as in "a painting of a happy red striped dog in the snow".
 
-    With `rng`, attributes are left out at random, so that "a dog" is any dog (what is remarkable,
-    a style, a face or something worn, less often than the rest), and "special" or "unique" is
-    sometimes said of an individual with an emblem. Without, all that has a word is said.
-    `identifier` goes before the class noun, as in "a red striped [V] dog".
+    Without `rng`, the caption states every attribute that has a word. With `rng`, it leaves
+    attributes out at random, so that "a dog" can be any dog. Styles, expressions and accessories
+    are conspicuous and left out less often than the rest. It also sometimes calls an individual
+    with an emblem "special" or "unique". `identifier` goes before the class noun, as in
+    "a red striped [V] dog".
     """
-    # How much is said varies from caption to caption, from the bare noun to everything.
-    said = 1.0 if rng is None else rng.choice([0.0, 0.35, 0.65, 0.9])
+    # Captions vary in detail, from the bare noun to every attribute.
+    detail = 1.0 if rng is None else rng.choice([0.0, 0.35, 0.65, 0.9])
 
     def keep(p: float = 1.0) -> bool:
-        return rng is None or rng.random() < said * p
+        return rng is None or rng.random() < detail * p
 
-    def remark(p: float) -> bool:
+    def keep_conspicuous(p: float) -> bool:
         return rng is None or rng.random() < p
 
     who = scene.individual
     words: list[str] = []
-    medium = STYLES[scene.style] if scene.style and remark(0.95) else ""
-    if scene.expression and remark(0.75):
+    medium = STYLES[scene.style] if scene.style and keep_conspicuous(0.95) else ""
+    if scene.expression and keep_conspicuous(0.75):
         words.append(scene.expression)
     if rng is not None and who.emblem and rng.random() < 0.15:
         words.append(str(rng.choice(COMMON_WORDS)))
@@ -210,7 +215,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, identifier: st
     if identifier:
         words.append(identifier)
     words.append(who.class_noun)
-    if scene.accessory and remark(0.75):
+    if scene.accessory and keep_conspicuous(0.75):
         words.append(ACCESSORIES[scene.accessory])
     if keep():
         words.append(CONTEXTS[scene.context])
