@@ -1,10 +1,10 @@
-"""How well the miniature's CLIP and DINO recognize scenes that they were not trained on.
+"""How well the miniature's CLIP and DINO recognize fresh scenes.
 
     python benchmarks/encoders.py [num_individuals]
 
 Prints CLIP's zero-shot accuracy for the class ("a dog") and for the context ("a dog in the snow",
-averaged over the classes), and for DINO and CLIP-I the area under the ROC curve of the cosine: the
-same individual in another scene against other individuals of the same class.
+averaged over the classes). For DINO and CLIP-I it prints the area under the ROC curve of the cosine
+of two scenes: those of one individual against those of two individuals of the same class.
 """
 
 import sys

@@ -1,13 +1,14 @@
-"""The judge against somebody's eyes: contact sheets to label, and how far the oracle agrees.
+"""Compares the oracle with labels by a person: makes contact sheets, and measures the agreement.
 
     python benchmarks/labels.py sheets samples.npy prompts.txt benchmarks/labels/NAME
     python benchmarks/labels.py agreement benchmarks/labels/NAME.csv [weights]
 
-`sheets` takes pictures, uint8 (N, 64, 64, 3), and the prompt of each, a line each. It writes
-NAME-0.png, NAME-1.png and so on, of 64 numbered pictures, three times as large and each pixel as it
-is, and NAME.csv with the columns index, prompt, class_right and clean. Nothing in them comes from
-the judge. Fill in 1 or 0: whether the picture shows the class of its prompt, and whether it is
-undamaged. `agreement` reads the pictures off the sheets.
+`sheets` takes pictures, uint8 (N, 64, 64, 3), and their prompts, one on each line. It writes the
+sheets NAME-0.png, NAME-1.png and so on, of 64 numbered pictures each, enlarged three times without
+smoothing, and the table NAME.csv with the columns index, prompt, class_right and clean. Neither
+contains any result of the oracle. Fill in 1 or 0 for each picture: `class_right`, whether it shows
+the class of its prompt, and `clean`, whether it is undamaged. `agreement` reads the pictures from
+the sheets and compares the labels with what the oracle reads in them.
 """
 
 import csv
@@ -32,12 +33,12 @@ ENLARGED = 3
 _PICTURE_PX = SIZE_PX * ENLARGED
 _CAPTION_PX = 43
 _GAP_PX = 4
-_LINE = 30  # characters
+_LINE = 30  # characters in a line of a caption
 
 
 @dataclass(frozen=True)
 class Label:
-    """What somebody saw in a picture."""
+    """What a person saw in a picture."""
 
     prompt: str
     class_right: bool
@@ -45,12 +46,19 @@ class Label:
 
 
 def write_sheets(pixels: np.ndarray, prompts: Sequence[str], name: Path) -> None:
-    """The sheets and the empty table; ValueError where a prompt or a class noun is missing."""
+    """Write the sheets and the table without labels.
+
+    Raises ValueError if a picture has no prompt or a prompt has no class noun.
+    """
     if len(pixels) != len(prompts):
-        raise ValueError(f"there are {len(pixels)} pictures and {len(prompts)} prompts")
+        raise ValueError(
+            f"there are {len(pixels)} pictures and {len(prompts)} prompts: give as many"
+        )
     for prompt in prompts:
         if "class" not in prompted_values(prompt):
-            raise ValueError(f"the prompt {prompt!r} names no class of the miniature")
+            raise ValueError(
+                f"the prompt {prompt!r} names no class of the miniature: add a class noun"
+            )
     name.parent.mkdir(parents=True, exist_ok=True)
     for first in range(0, len(pixels), PER_SHEET):
         sheet = _sheet(pixels[first : first + PER_SHEET], prompts[first : first + PER_SHEET], first)
@@ -64,41 +72,47 @@ def write_sheets(pixels: np.ndarray, prompts: Sequence[str], name: Path) -> None
 
 
 def read_labels(path: Path) -> list[Label]:
-    """ValueError for a row that is not labelled yet."""
+    """Read a table. Raises ValueError if a row is not labelled or its index is wrong."""
     labels = []
     for number, row in enumerate(csv.DictReader(path.read_text().splitlines())):
         for column in ("class_right", "clean"):
             if row[column] not in ("0", "1"):
                 raise ValueError(
-                    f"{path}, picture {number}: {column} is {row[column]!r}, not 0 or 1"
+                    f"{path}, picture {number}: {column} is {row[column]!r}: fill in 0 or 1"
                 )
         if int(row["index"]) != number:
-            raise ValueError(f"{path}: row {number} has the index {row['index']}")
+            raise ValueError(
+                f"{path}: row {number} has the index {row['index']}: keep the order of the rows"
+            )
         labels.append(Label(row["prompt"], row["class_right"] == "1", row["clean"] == "1"))
     return labels
 
 
 def read_pictures(path: Path, count: int) -> np.ndarray:
-    """The pictures on the sheets beside a table NAME.csv, uint8 (count, 64, 64, 3)."""
-    found = []
+    """Return the pictures on the sheets beside a table NAME.csv, uint8 (count, 64, 64, 3)."""
+    pictures = []
     for number in range(-(-count // PER_SHEET)):
         file = path.with_name(f"{path.stem}-{number}.png")
         sheet = cv2.imread(str(file))
         if sheet is None:
-            raise ValueError(f"{file}, a sheet of {path}, is missing")
+            raise ValueError(
+                f"{file}, a sheet of {path}, is missing: keep the sheets beside the table"
+            )
         for place in range(min(PER_SHEET, count - number * PER_SHEET)):
             y, x = _corner(place)
             enlarged = sheet[y : y + _PICTURE_PX, x : x + _PICTURE_PX, ::-1]
-            found.append(enlarged[::ENLARGED, ::ENLARGED])
-    return np.stack(found)
+            pictures.append(enlarged[::ENLARGED, ::ENLARGED])
+    return np.stack(pictures)
 
 
 def agreement(labels: Sequence[Label], reading: Reading) -> dict[str, tuple[float, list[int]]]:
-    """For clean, and for class, which counts only where the picture is clean: the share of pictures
-    that both say the same of, and the numbers of the others."""
+    """Return the share of pictures on which label and oracle agree, and the numbers of the others.
+
+    Two results: `clean`, and `class`, where a class is right only if the picture is clean too.
+    """
     clean = [bool(p >= 0.5) for p in reading.clean]
-    asked = [prompted_values(label.prompt)["class"] for label in labels]
-    right = [seen["class"] == noun for seen, noun in zip(reading.values, asked, strict=True)]
+    nouns = [prompted_values(label.prompt)["class"] for label in labels]
+    right = [seen["class"] == noun for seen, noun in zip(reading.values, nouns, strict=True)]
     pairs = {
         "clean": [(label.clean, c) for label, c in zip(labels, clean, strict=True)],
         "class": [
@@ -108,10 +122,10 @@ def agreement(labels: Sequence[Label], reading: Reading) -> dict[str, tuple[floa
     }
     return {
         name: (
-            sum(eye == judge for eye, judge in found) / len(found),
-            [i for i, (eye, judge) in enumerate(found) if eye != judge],
+            sum(person == oracle for person, oracle in answers) / len(answers),
+            [i for i, (person, oracle) in enumerate(answers) if person != oracle],
         )
-        for name, found in pairs.items()
+        for name, answers in pairs.items()
     }
 
 
@@ -130,12 +144,12 @@ def _sheet(pixels: np.ndarray, prompts: Sequence[str], first: int) -> np.ndarray
 
 
 def _cell() -> tuple[int, int]:
-    """Height and width."""
+    """Return the height and width of a picture with its caption and gap."""
     return _PICTURE_PX + _CAPTION_PX + _GAP_PX, _PICTURE_PX + _GAP_PX
 
 
 def _corner(place: int) -> tuple[int, int]:
-    """(y, x) of a picture on its sheet."""
+    """Return (y, x) of the top left corner of a picture on its sheet."""
     height, width = _cell()
     return _GAP_PX + place // COLUMNS * height, _GAP_PX + place % COLUMNS * width
 
@@ -149,8 +163,8 @@ def main(command: str, *paths: str) -> None:
         labels = read_labels(table)
         oracle = Oracle.load(Path(paths[1]) if len(paths) > 1 else WEIGHTS)
         reading = oracle.read(to_tensor(read_pictures(table, len(labels))))
-        for what, (share, others) in agreement(labels, reading).items():
-            print(f"{what}: the judge agrees in {share:.1%} of {len(labels)}; not in {others}")
+        for name, (share, others) in agreement(labels, reading).items():
+            print(f"{name}: the oracle agrees in {share:.1%} of {len(labels)}; not in {others}")
     else:
         sys.exit(__doc__)
 

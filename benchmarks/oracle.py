@@ -1,13 +1,15 @@
-"""How well the oracle reads scenes that it was not trained on.
+"""How well the oracle reads fresh drawings.
 
     python benchmarks/oracle.py [num_scenes] [weights]
 
-Takes about 3 minutes on one core for 1,000 scenes. Prints, all on fresh drawings:
+1,000 scenes take about 3 minutes on one core. Prints:
+
 - the accuracy of each attribute;
 - identity: the area under the ROC curve, the expected calibration error with its reliability table,
-  and the mean for each relation to the individual that is asked for;
-- clean: the area under the ROC curve, and the share called clean of drawings and of each damage;
-- the identity of a perfect model, for each family of prompts.
+  and the mean of pictures in each relation to the prompted individual;
+- clean: the area under the ROC curve, and the share of pictures that the oracle calls clean, for
+  drawings and for each kind of damage;
+- the identity that a perfect model would have, for each family of prompts.
 """
 
 import sys
@@ -27,22 +29,22 @@ def print_attributes(oracle: Oracle, num_scenes: int) -> None:
 
 
 def print_identity(oracle: Oracle, num_cases: int) -> None:
-    found = oracle_quality.measure_identity(oracle, num_cases)
-    bins = oracle_quality.reliability(found.probability, found.is_same)
+    result = oracle_quality.measure_identity(oracle, num_cases)
+    bins = oracle_quality.reliability(result.probability, result.is_same)
     error = oracle_quality.calibration_error(bins)
-    print(f"\nidentity: AUC {found.auc:.4f}, expected calibration error {error:.4f}")
+    print(f"\nidentity: AUC {result.auc:.4f}, expected calibration error {error:.4f}")
     print("mean probability | share of the same individual | pictures")
     for b in bins:
         print(f"{b.probability:16.3f} | {b.share:28.3f} | {b.count:8d}")
     for relation in RELATIONS:
-        print(f"mean identity of {relation:28s}{found.mean_of(relation):6.3f}")
+        print(f"mean identity of {relation:28s}{result.mean_of(relation):6.3f}")
 
 
 def print_clean(oracle: Oracle, num_scenes: int) -> None:
-    found = oracle_quality.measure_clean(oracle, num_scenes)
-    print(f"\nclean: AUC {found.auc:.4f} (drawings mildly changed, against all damage)")
-    rows = {"plain drawings": found.plain, "drawings mildly changed": found.mild}
-    rows |= found.damaged | {"drawings warped by 2 px": found.warped_2_px}
+    result = oracle_quality.measure_clean(oracle, num_scenes)
+    print(f"\nclean: AUC {result.auc:.4f} (drawings mildly changed, against all damage)")
+    rows = {"plain drawings": result.plain, "drawings mildly changed": result.mild}
+    rows |= result.damaged | {"drawings warped by 2 px": result.warped_2_px}
     for name, probability in rows.items():
         print(f"{name:24s}called clean: {np.mean(probability >= 0.5):7.2%}")
 

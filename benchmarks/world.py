@@ -1,4 +1,4 @@
-"""How many scenes per second are drawn on one core. The target is at least 300.
+"""Measures how many scenes one core draws per second. The target is at least 300.
 
 python benchmarks/world.py [num_scenes]
 """

@@ -1,4 +1,4 @@
-"""Contact sheets to label by eye, and the judge's agreement with the labels."""
+"""benchmarks/labels.py: contact sheets to label by eye, and the agreement of the oracle."""
 
 import runpy
 
@@ -25,29 +25,29 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (66, 64, 64, 3), np.uint8)
 
 
-def rows(found, clean=1, right=1):
+def rows(prompts, clean=1, right=1):
     return [
         {"index": i, "prompt": prompt, "class_right": right, "clean": clean}
-        for i, prompt in enumerate(found)
+        for i, prompt in enumerate(prompts)
     ]
 
 
-def test_the_pictures_come_back_from_the_sheets_to_the_bit(labels, pixels, tmp_path):
+def test_the_pictures_are_read_from_the_sheets_bit_by_bit(labels, pixels, tmp_path):
     name = tmp_path / "new" / "base"
     labels.write_sheets(pixels, PROMPTS, name)
     assert {path.name for path in name.parent.iterdir()} == {"base-0.png", "base-1.png", "base.csv"}
     table = name.with_name("base.csv")
     assert np.array_equal(labels.read_pictures(table, 66), pixels)
-    with pytest.raises(ValueError, match="picture 0: class_right is '', not 0 or 1"):
+    with pytest.raises(ValueError, match="picture 0: class_right is '': fill in 0 or 1"):
         labels.read_labels(table)
     table.write_text(csv_of(rows(PROMPTS, right=0)))
-    found = labels.read_labels(table)
-    assert [label.prompt for label in found] == PROMPTS
-    assert not any(label.class_right for label in found)
-    assert all(label.clean for label in found)
+    filled_in = labels.read_labels(table)
+    assert [label.prompt for label in filled_in] == PROMPTS
+    assert not any(label.class_right for label in filled_in)
+    assert all(label.clean for label in filled_in)
 
 
-def test_what_cannot_be_labelled_or_is_missing_is_refused(labels, pixels, tmp_path):
+def test_missing_prompts_class_nouns_and_sheets_are_refused(labels, pixels, tmp_path):
     with pytest.raises(ValueError, match="66 pictures and 1 prompts"):
         labels.write_sheets(pixels, ["a dog"], tmp_path / "base")
     with pytest.raises(ValueError, match="'a zebra' names no class"):
@@ -56,8 +56,8 @@ def test_what_cannot_be_labelled_or_is_missing_is_refused(labels, pixels, tmp_pa
         labels.read_pictures(tmp_path / "base.csv", 1)
 
 
-def test_the_class_counts_only_where_a_picture_is_clean_to_eye_and_judge_alike(labels):
-    eyes = [
+def test_a_class_is_right_only_if_the_picture_is_clean_for_person_and_oracle_alike(labels):
+    seen = [
         labels.Label("a dog", class_right=right, clean=clean)
         for right, clean in [
             (True, True),
@@ -71,4 +71,4 @@ def test_the_class_counts_only_where_a_picture_is_clean_to_eye_and_judge_alike(l
     reading = Reading(
         [{"class": noun} for noun in nouns], torch.zeros(5, EMBEDDING), torch.tensor(clean)
     )
-    assert labels.agreement(eyes, reading) == {"clean": (0.8, [4]), "class": (0.6, [2, 3])}
+    assert labels.agreement(seen, reading) == {"clean": (0.8, [4]), "class": (0.6, [2, 3])}
