@@ -151,7 +151,7 @@ def test_the_tests_are_in_the_same_rooms():
 
 
 @pytest.mark.parametrize("folder", ["src", "tests", "benchmarks"])
-def test_no_file_is_too_long_to_read(folder):
+def test_no_file_is_too_long(folder):
     assert too_long(ROOT / folder) == []
 
 
@@ -180,7 +180,7 @@ FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dream
 
 
 @pytest.mark.parametrize("late", [LATE, FOR_TYPES])
-def test_a_circle_is_found_however_it_is_hidden(house, late):
+def test_every_form_of_circular_import_is_detected(house, late):
     a, b = "from dreambooth.runs import b", late.format("runs.a", "thing")
     assert set(circle_in(imports_of(house(runs__a=a, runs__b=b)))) == {
         "dreambooth.runs.a",
@@ -189,18 +189,18 @@ def test_a_circle_is_found_however_it_is_hidden(house, late):
 
 
 @pytest.mark.parametrize("late", [LATE, FOR_TYPES])
-def test_an_upward_import_is_found_however_it_is_hidden(house, late):
+def test_every_form_of_upward_import_is_detected(house, late):
     source = house(runs__a=late.format("launch", "b"), launch__b="import dreambooth.runs.a")
     assert upward_in(imports_of(source)) == ["dreambooth.runs.a imports dreambooth.launch.b"]
 
 
-def test_an_undeclared_package_is_found_however_it_is_hidden(house):
+def test_every_form_of_undeclared_import_is_detected(house):
     text = "import os\nimport numpy.linalg\ndef f():\n    from yaml import safe_load"
     source = house(runs__a=text, runs__b="from dreambooth.runs import a")
     assert undeclared_in(source, ["numpy>=2.0"]) == ["yaml"]
     assert undeclared_in(source, ["numpy", "PyYAML>=6.0"]) == []
 
 
-def test_a_long_file_is_found(house):
+def test_a_long_file_is_detected(house):
     assert too_long(house(runs__a="\n" * MOST_LINES)) == []
     assert len(too_long(house(runs__a="\n" * (MOST_LINES + 1)))) == 1

@@ -42,7 +42,7 @@ def refused(tiny, folder, *overrides):
 
 
 @pytest.mark.parametrize("value", ["-1", "abc", "nan", "inf", "true", "null", "[1]"])
-def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
+def test_an_invalid_lambda_is_refused(tiny, tmp_path, value):
     sentence = refused(tiny, tmp_path / "run", f"prior.lambda={value}")
     assert sentence.startswith("prior.lambda=")
     assert sentence.endswith(": give a number of 0 (no prior preservation) or more, 1 in the paper")
@@ -97,7 +97,7 @@ def test_a_lambda_that_is_no_weight(tiny, tmp_path, value):
         ("trainer.precision=12", "12"),
     ],
 )
-def test_a_setting_that_cannot_be(tiny, tmp_path, override, said):
+def test_an_invalid_setting_is_refused(tiny, tmp_path, override, said):
     assert said in refused(tiny, tmp_path / "run", override)
 
 
@@ -115,7 +115,7 @@ def test_the_sr_stage_alone_needs_a_run_of_the_same_subject(tiny, tmp_path, fini
         assert said.endswith(f"trained with another {what}: stage=sr needs the same")
 
 
-def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, tmp_path):
+def test_an_objective_without_a_score_is_reported_after_the_run_finished(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "objective=typo")
     assert ended.code == 1
     assert "objective=typo is not a score of" in ended.output
@@ -123,18 +123,18 @@ def test_an_objective_that_is_no_score_is_said_of_a_run_that_is_finished(tiny, t
     assert Run(tmp_path / "run", {}).status().state == "finished"
 
 
-def test_a_setting_of_the_sr_stage_that_cannot_be(tiny, tmp_path):
+def test_an_invalid_setting_of_the_sr_stage_is_refused(tiny, tmp_path):
     said = refused(tiny, tmp_path / "run", "sr=noise_1e-5", "sr.learning_rate=0")
     assert said == "sr.learning_rate=0: give a number above 0"
 
 
-def test_a_setting_of_a_stage_that_is_not_trained_is_said_to_change_nothing(tiny, tmp_path):
+def test_a_setting_of_an_untrained_stage_gives_a_warning(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "sr.max_steps=9")
     assert ended.code == 0, ended.output
     assert "sr.max_steps=9 changes nothing" in ended.output
 
 
-def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
+def test_sr_settings_without_an_sr_stage_are_refused(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "sr=frozen")
     assert sentence.endswith("has no SR stage: give sr=off")
     for number, override in enumerate(("sr.max_steps=9", "sr.noise_level=1e-5")):
@@ -145,7 +145,7 @@ def test_sr_settings_where_there_is_no_sr_stage(tiny, tmp_path, from_folder):
     )
 
 
-def test_a_group_choice_that_does_not_exist_names_those_that_do(tiny, tmp_path):
+def test_an_unknown_choice_of_a_group_is_refused_with_the_known_ones(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "class=typo")
     assert ended.code == 1
     assert "Could not find 'class/typo'" in ended.output
@@ -154,68 +154,70 @@ def test_a_group_choice_that_does_not_exist_names_those_that_do(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_setting_that_does_not_exist(tiny, tmp_path):
+def test_an_unknown_setting_is_refused(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "prior.lamda=0")
     assert ended.code == 1
     assert "prior.lamda" in ended.output
     assert "Traceback" not in ended.output
 
 
-def test_a_gpu_that_is_not_there(tiny, tmp_path, monkeypatch):
+def test_a_missing_gpu_is_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     sentence = refused(tiny, tmp_path / "run", "trainer=gpu")
     assert sentence == "trainer=gpu needs a GPU, and no GPU is available: give trainer=cpu"
 
 
-def test_a_folder_of_photos_that_was_not_given(tiny, tmp_path):
+def test_subject_folder_without_a_path_is_refused(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "subject=folder", "class_noun=dog")
     assert ended.sentence == "photos has no default: give photos=... on the command line"
 
 
-def test_a_folder_of_photos_that_is_not_there(tiny, tmp_path, from_folder):
+def test_a_missing_folder_of_photos_is_refused(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, f"photos={tmp_path / 'nowhere'}")
     assert sentence.startswith(f"there is no folder {tmp_path / 'nowhere'}")
 
 
-def test_a_file_for_a_folder_of_photos(tiny, tmp_path, photos, from_folder):
+def test_a_file_in_place_of_a_folder_of_photos_is_refused(tiny, tmp_path, photos, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, f"photos={photos / '0.jpg'}")
     assert "0.jpg is a file: give the folder" in sentence
 
 
-def test_a_folder_without_photos(tiny, tmp_path, photos, from_folder):
+def test_a_folder_without_photos_is_refused(tiny, tmp_path, photos, from_folder):
     for path in photos.iterdir():
         path.rename(path.with_suffix(".txt"))
     assert refused(tiny, tmp_path / "run", *from_folder).startswith(f"no photos in {photos}")
 
 
-def test_a_text_file_named_jpg_names_itself(tiny, tmp_path, photos, from_folder):
+def test_a_text_file_named_jpg_is_refused_by_name(tiny, tmp_path, photos, from_folder):
     (photos / "3.jpg").write_text("this is no photo")
     sentence = refused(tiny, tmp_path / "run", *from_folder)
     assert sentence.startswith(f"cannot read the photo {photos / '3.jpg'}")
 
 
-def test_a_class_noun_that_is_empty(tiny, tmp_path, from_folder):
+def test_an_empty_class_noun_is_refused(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "class_noun=' '")
     assert sentence.startswith("subject.class_noun is empty")
 
 
-def test_a_kind_that_is_not_known(tiny, tmp_path, from_folder):
+def test_an_unknown_kind_of_subject_is_refused(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "subject.kind=plant")
     assert sentence == "subject.kind='plant' is not known; choose live or object"
 
 
-def test_photos_of_ones_own_with_a_metric_of_the_drawn_world(tiny, tmp_path, from_folder):
+def test_a_metric_of_the_drawn_world_is_refused_for_photos(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "metrics=miniature")
     assert "metrics=miniature knows drawn subjects only" in sentence
 
 
-def test_photos_of_ones_own_with_the_drawn_worlds_model(tiny, tmp_path, photos):
+def test_the_model_of_the_drawn_world_is_refused_for_photos(tiny, tmp_path, photos):
     overrides = ("subject=folder", f"photos={photos}", "class_noun=dog", "metrics=none")
     sentence = refused(tiny, tmp_path / "run", *overrides)
     assert "is outside the vocabulary of model tiny" in sentence
 
 
-def test_a_single_small_photo_is_warned_of_once_and_trained_on(tiny, tmp_path, photos, from_folder):
+def test_a_single_small_photo_gives_one_warning_and_is_trained_on(
+    tiny, tmp_path, photos, from_folder
+):
     for path in sorted(photos.iterdir())[1:]:
         path.unlink()
     ended = train(tiny, tmp_path / "run", *from_folder, "prior=off")
@@ -225,7 +227,7 @@ def test_a_single_small_photo_is_warned_of_once_and_trained_on(tiny, tmp_path, p
     assert ended.output.count(small) == 1
 
 
-def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_path):
+def test_the_folder_of_another_experiment_is_refused_and_unchanged(tiny, finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "run")
     prior = f"prior.cache={finished.parent / 'prior'}"
     ended = train(tiny, copy, prior, "method.max_steps=3")
@@ -236,7 +238,7 @@ def test_the_folder_of_another_experiment_is_left_as_it_is(tiny, finished, tmp_p
     assert Run.load_finished(copy).config == Run.load_finished(finished).config
 
 
-def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):
+def test_a_damaged_prior_image_is_drawn_again_with_a_warning(tiny, finished, tmp_path):
     shutil.copytree(finished.parent / "prior", tmp_path / "prior")
     (path,) = tmp_path.glob("prior/*/000001.png")
     whole = path.read_bytes()
@@ -248,7 +250,7 @@ def test_a_damaged_prior_image_is_made_again_and_said(tiny, finished, tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
+def test_a_full_disk_during_a_checkpoint_leaves_the_previous_checkpoint(
     tiny, finished, tmp_path, monkeypatch
 ):
     """The second checkpoint finds the disk full."""
@@ -284,12 +286,12 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(
         (("run=conf",), "conf is not a run folder"),
     ],
 )
-def test_generating_without_a_run(overrides, said):
+def test_generating_without_a_run_is_refused(overrides, said):
     assert command("generate", *overrides).sentence.startswith(said)
 
 
 @pytest.mark.parametrize("state", ["running", "failed"])
-def test_generating_from_an_unfinished_run(finished, tmp_path, state):
+def test_generating_from_an_unfinished_run_is_refused(finished, tmp_path, state):
     copy = shutil.copytree(finished, tmp_path / "run")
     Run(copy, {}).set_status(state, "out of memory" if state == "failed" else "")
     sentence = command("generate", f"run={copy}").sentence
@@ -309,7 +311,7 @@ def test_generating_from_an_unfinished_run(finished, tmp_path, state):
         ("weights/tokenizer", "is damaged"),
     ],
 )
-def test_generating_from_a_damaged_run(finished, tmp_path, damage, said):
+def test_generating_from_a_damaged_run_is_refused(finished, tmp_path, damage, said):
     copy = shutil.copytree(finished, tmp_path / "run")
     lost = copy / damage
     shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
@@ -317,7 +319,7 @@ def test_generating_from_a_damaged_run(finished, tmp_path, damage, said):
     assert not (copy / "images" / "generated").exists()
 
 
-def test_generating_from_weights_cut_short(finished, tmp_path):
+def test_generating_from_truncated_weights_is_refused(finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "run")
     path = copy / "weights" / "base" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -336,7 +338,7 @@ def test_generating_from_weights_cut_short(finished, tmp_path):
         ("image_set=../up", "cannot name a set of images"),
     ],
 )
-def test_generating_what_cannot_be_drawn(finished, tmp_path, override, said):
+def test_generating_with_invalid_settings_is_refused(finished, tmp_path, override, said):
     copy = shutil.copytree(finished, tmp_path / "run")
     assert said in command("generate", f"run={copy}", override).sentence
     assert not (copy / "images" / "generated").exists()

@@ -20,7 +20,7 @@ def test_every_benchmark_loads(path, monkeypatch):
     assert callable(runpy.run_path(str(path))["main"])
 
 
-def test_the_shipped_encoders_see_drawn_scenes_as_they_must(monkeypatch):
+def test_the_shipped_encoders_recognize_drawn_scenes(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     found = runpy.run_path(str(ROOT / "benchmarks/encoders.py"))["measure"](500)
     assert found["CLIP class"] >= 0.95
@@ -29,7 +29,7 @@ def test_the_shipped_encoders_see_drawn_scenes_as_they_must(monkeypatch):
     assert found["DINO identity AUC"] > found["CLIP-I identity AUC"]  # the paper's claim
 
 
-def test_the_loops_overhead_is_told():
+def test_the_overhead_of_the_training_loop_is_printed():
     ended = process("benchmarks/overhead.py", 2)
     assert ended.code == 0, ended.output
     pairs = re.findall(r"bare ([\d.]+) ms, loop ([\d.]+) ms a step", ended.output)
@@ -41,7 +41,7 @@ def test_the_loops_overhead_is_told():
     assert 0.7 < ratios[2] < 10  # a loop does what the bare steps do, and more
 
 
-def test_coverage_of_intervals_is_told():
+def test_the_coverage_of_intervals_is_printed():
     ended = process("benchmarks/coverage.py", 20)
     assert ended.code == 0, ended.output
     shares = re.findall(r"subjects: ([\d.]+)%, shares", ended.output)
@@ -70,7 +70,7 @@ def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
     assert Image.open(sheet).width == 8 * 140 + 12
 
 
-def test_quality_refuses_what_it_cannot_measure(tmp_path):
+def test_the_quality_benchmark_refuses_invalid_arguments(tmp_path):
     ended = process("benchmarks/miniature_quality.py", 9)
     assert ended.code == 2
     assert "num_prompts is 9: give at least 10" in ended.output

@@ -98,7 +98,7 @@ OF_ENTRY_POINTS = {
 }
 
 
-def test_there_is_no_entry_point_without_a_run():
+def test_every_entry_point_is_listed():
     scripts = sorted(path.stem for path in (ROOT / "src").glob("*.py"))
     assert [file.name for file in ENTRY_POINTS] == scripts == sorted(OF_ENTRY_POINTS)
 
@@ -162,7 +162,7 @@ def test_the_gpu_trainer_differs_from_the_cpus_in_device_and_precision_only():
     assert "precision: bf16-mixed" in ended.output
 
 
-def test_all_parts_are_pretrained_by_one_command_and_come_out_the_same_again(tmp_path):
+def test_one_command_pretrains_all_parts_reproducibly(tmp_path):
     from dreambooth.miniature.drawing import SIZE_PX
 
     work = tmp_path / "work"
@@ -186,7 +186,7 @@ def test_all_parts_are_pretrained_by_one_command_and_come_out_the_same_again(tmp
     assert {path: path.read_bytes() for path in weights.rglob("*.safetensors")} == before
 
 
-def test_an_unknown_part_is_named_with_those_that_there_are(tmp_path):
+def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path):
     ended = command("pretrain", "part=typo", f"work={tmp_path}")
     assert (
         ended.sentence

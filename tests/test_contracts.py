@@ -107,7 +107,7 @@ class TestEveryMethod:
             assert all(torch.equal(after[key], expected[key]) for key in expected)
             assert any(not torch.equal(after[key], before[key]) for key in before)
 
-    def test_what_is_saved_loads_to_the_trained_model(self, method, trained, tiny, tmp_path):
+    def test_a_saved_method_loads_to_the_trained_model(self, method, trained, tiny, tmp_path):
         method.save(trained, tmp_path)
         found = method.load(lambda folder=tiny: CascadeBackbone.load(folder), tmp_path)
         for name, stage in trained.stages.items():

@@ -91,7 +91,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
     assert broken_links(page) == []
 
 
-def test_a_broken_link_is_found(tmp_path):
+def test_a_broken_link_is_detected(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# One, two\n[a](#one-two) [b](#three) [c](none.md) [d](page.md#one-two)\n")
     assert broken_links(page) == ["#three", "none.md"]
@@ -115,7 +115,7 @@ def test_the_commands_of_every_entry_point_are_among_them():
     assert len(cells_of(shlex.split(sweep)[2:])) == 6
 
 
-def test_a_command_that_does_not_compose_is_found():
+def test_a_command_that_does_not_compose_is_detected():
     with pytest.raises(Exception, match="no_such_option"):
         composed("train", ("class=no_such_option",))
     with pytest.raises(ValueError, match="class_noun"):

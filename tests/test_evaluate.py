@@ -263,7 +263,7 @@ def test_the_benchmark_of_metrics_prints_every_metric_on_every_series(encoders):
         ),
     ],
 )
-def test_what_cannot_be_scored_is_one_sentence(tmp_path, overrides, said):
+def test_what_cannot_be_scored_is_refused_in_one_sentence(tmp_path, overrides, said):
     assert said in command("evaluate", *overrides, f"into={tmp_path}").sentence
     assert not list(tmp_path.iterdir())
 
@@ -276,7 +276,7 @@ def test_an_unfinished_run_is_not_scored(finished, tmp_path, state):
     assert sentence.startswith(f"the run in {copy} is not finished ({state}")
 
 
-def test_photos_that_no_oracle_knows_and_images_of_other_sizes(external, encoders, tmp_path):
+def test_the_oracle_refuses_photos_and_images_of_other_sizes(external, encoders, tmp_path):
     photos = tmp_path / "photos"
     for i in range(3):
         save(photos / f"{i}.png", np.full((50, 40, 3), 40 * i, np.uint8))

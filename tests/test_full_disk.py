@@ -63,7 +63,7 @@ OWN = ("method.max_steps=4", "drawing.images_per_prompt=3", "prior=off", "hydra/
 @pytest.mark.parametrize(
     ("full", "said"), [(no_room, "File too large"), (read_only, "Read-only file system")]
 )
-def test_it_is_one_error_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_is_one_error_and_the_run_resumes_when_there_is_room(
     tiny, tmp_path, undisturbed, monkeypatch, capfd, phase, full, said
 ):
     if full is read_only and phase.endswith("CascadeBackbone.save"):

@@ -32,7 +32,7 @@ def generated(folder):
     return {(p.prompt, p.index): p for p in Run.load_finished(folder).images.read("generated")}
 
 
-def test_a_run_that_was_moved_draws_its_subject_and_anything_else(moved):
+def test_a_moved_run_draws_its_subject_and_other_prompts(moved):
     prompts = "prompts=['a {} wearing a hat','a red cat in the snow','a {}']"
     ended = command("generate", f"run={moved}", prompts, "images_per_prompt=2")
     assert ended.code == 0, ended.output
@@ -56,7 +56,7 @@ def test_the_same_pictures_are_drawn_twice_and_as_the_run_itself_drew_them(moved
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
 
 
-def test_first_index_goes_on_where_the_pictures_end(moved):
+def test_first_index_continues_the_numbering_of_pictures(moved):
     arguments = (f"run={moved}", "prompts='a {}'")
     assert command("generate", *arguments, "images_per_prompt=3").code == 0
     three = generated(moved)
@@ -66,7 +66,7 @@ def test_first_index_goes_on_where_the_pictures_end(moved):
     assert (third.pixels.int() - three["a kzn dog", 2].pixels.int()).abs().max() <= 1
 
 
-def test_a_prompt_given_twice_is_drawn_once_and_braces_are_only_text(moved):
+def test_a_repeated_prompt_is_drawn_once_and_braces_are_plain_text(moved):
     prompts = "prompts=['a {}','a {}','a kzn dog']"
     ended = command("generate", f"run={moved}", prompts, "images_per_prompt=1")
     assert ended.code == 0, ended.output
@@ -112,7 +112,7 @@ def initial_noise(backbone, jobs, monkeypatch):
     return torch.cat(seen)
 
 
-def test_the_initial_noise_follows_from_template_and_index_alone(backbone, monkeypatch):
+def test_the_initial_noise_depends_on_template_and_index_only(backbone, monkeypatch):
     templates = ["a {}", "a {} in the snow", "a red {}"]
     jobs = [(t, t.replace("{}", "kzn dog"), i) for t in templates for i in (0, 1)]
     noise = initial_noise(backbone, jobs, monkeypatch)
@@ -126,7 +126,7 @@ def test_the_initial_noise_follows_from_template_and_index_alone(backbone, monke
 
 
 @pytest.mark.parametrize("name", ["ancestral", "dpm"])
-def test_a_picture_alone_is_the_picture_among_others(backbone, name):
+def test_a_picture_does_not_depend_on_the_others_drawn_with_it(backbone, name):
     sampling = Sampling({"base": Sampler(name, 3, 3.0), "sr": Sampler(name, 2, 1.0)})
     jobs = [("a {}", "a kzn dog", 0), ("a red {}", "a red kzn dog", 0), ("a {}", "a kzn dog", 1)]
     together = draw_pictures(backbone, jobs, sampling)

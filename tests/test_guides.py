@@ -67,7 +67,7 @@ def test_everything_that_the_page_on_extending_names_exists():
 @pytest.mark.parametrize(
     "name", ["no_such_file.py", "src/none.py", "Stage.none", "NoSuchClass", "methods/none/"]
 )
-def test_a_name_of_nothing_is_found(name):
+def test_a_name_that_does_not_exist_is_detected(name):
     assert unknown_in(f"`Stage.predict` and `methods/` and `{name}`") == [name]
 
 

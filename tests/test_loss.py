@@ -38,7 +38,7 @@ def test_weights_equal_an_independent_computation(weighting, prediction_type):
         np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-3)
 
 
-def test_one_x_hat_gives_one_min_snr_loss_in_all_parametrisations():
+def test_min_snr_gives_an_x_hat_the_same_loss_in_all_parametrisations():
     x, eps, x_hat = noise(0), noise(1), noise(0) + 0.1 * noise(2)
     losses = []
     for prediction_type in PREDICTION_TYPES:
@@ -56,7 +56,7 @@ def test_one_x_hat_gives_one_min_snr_loss_in_all_parametrisations():
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_both_terms_are_weighted_alike_image_by_image(weighting, prediction_type):
+def test_both_terms_are_weighted_image_by_image(weighting, prediction_type):
     snr = schedule(prediction_type).snr
     subject, prior = (
         term(noise(seed), noise(seed + 1), loss_weights(weighting, snr(t), prediction_type))

@@ -33,7 +33,7 @@ def test_seeds_are_63_bits_spread_evenly():
     assert mean == pytest.approx(0.5, abs=4 * (1 / 12 / 2000) ** 0.5)
 
 
-def test_a_key_alone_says_what_a_generator_draws():
+def test_what_a_generator_draws_depends_on_its_key_only():
     first = torch.randn(4, generator=generator("noise", 7))
     torch.manual_seed(123)
     assert torch.equal(torch.randn(4, generator=generator("noise", 7)), first)

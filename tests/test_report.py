@@ -51,7 +51,7 @@ def test_one_command_writes_page_markdown_tables_and_figures(tmp_path, reports):
         assert len(list(csv.DictReader(file))) == 6
 
 
-def test_nothing_of_an_earlier_report_stays_beside_the_new_one(tmp_path, reports):
+def test_a_new_report_replaces_all_files_of_an_earlier_one(tmp_path, reports):
     large = made_up_sweep(tmp_path / "runs" / "large")
     small = made_up_sweep(tmp_path / "runs" / "small", axes={"seed": ("0", "1")})
     for name, sweep in (("same", large), ("same", small), ("fresh", small)):
@@ -69,7 +69,7 @@ def test_nothing_of_an_earlier_report_stays_beside_the_new_one(tmp_path, reports
     assert {path.relative_to(reports / "same") for path in (reports / "same").rglob("*")} > fresh
 
 
-def test_without_a_sweep_it_is_the_latest(tmp_path, reports):
+def test_without_a_sweep_the_latest_is_reported_on(tmp_path, reports):
     for age, name in enumerate(("newer", "older")):
         sweep = made_up_sweep(tmp_path / "runs" / name, axes={"class": ("none", "wrong")})
         os.utime(sweep / "multirun.yaml", (1e9 - age, 1e9 - age))
@@ -87,7 +87,7 @@ def test_several_sweeps_are_joined_under_a_name(tmp_path, reports):
     assert "lambda 1 - lambda 0" in (reports / "both" / "report.md").read_text()
 
 
-def test_failed_running_and_damaged_runs_are_said(tmp_path, reports):
+def test_failed_running_and_damaged_runs_are_reported(tmp_path, reports):
     reason = "the loss became nan at step 12"
     sweep = made_up_sweep(tmp_path / "s", failed={0: reason}, running=[1], damaged=[2])
     ended = command("report", f"sweep={sweep}")
@@ -122,7 +122,9 @@ def test_a_sweep_without_scores_still_has_a_report(tmp_path, reports):
         (["sweep={}/a", "name=.."], "name=.. names no folder"),
     ],
 )
-def test_what_there_is_not_is_said_in_one_sentence(tmp_path, reports, arguments, sentence):
+def test_a_missing_sweep_and_an_invalid_name_are_refused_in_one_sentence(
+    tmp_path, reports, arguments, sentence
+):
     if "sweep={}/a" in arguments:
         made_up_sweep(tmp_path / "a", axes={"class": ("none",)})
     ended = command("report", *(argument.format(tmp_path) for argument in arguments))
@@ -141,7 +143,7 @@ def test_help_is_shown_without_loading_torch_or_matplotlib():
     assert "sweep: null" in ended.output
 
 
-def test_a_sweep_tells_where_it_stands_and_writes_its_report_if_asked(tmp_path, tiny, reports):
+def test_a_sweep_prints_its_progress_and_writes_its_report_if_asked(tmp_path, tiny, reports):
     ended = command(
         "train",
         "-m",

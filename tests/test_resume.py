@@ -117,7 +117,9 @@ STEP = "dreambooth.methods.two_terms.TwoTermModule.training_step"
         ("dreambooth.runs.run.Run.write_metrics", 1, (0, 0, 0)),
     ],
 )
-def test_a_run_cut_off_anywhere_goes_on_there(undisturbed, cut_off, work, where, number, left):
+def test_a_run_that_was_cut_off_anywhere_resumes_exactly(
+    undisturbed, cut_off, work, where, number, left
+):
     folder = cut_off(where, number)
     work.update(dict.fromkeys(work, 0))
     ended = command("train", f"run={folder}")
@@ -126,7 +128,7 @@ def test_a_run_cut_off_anywhere_goes_on_there(undisturbed, cut_off, work, where,
     same_run(undisturbed, folder)
 
 
-def test_the_same_command_goes_on_too(tiny, undisturbed, cut_off, work):
+def test_the_same_command_resumes_too(tiny, undisturbed, cut_off, work):
     folder = cut_off(STEP, 6)
     work.update(dict.fromkeys(work, 0))
     ended = train(tiny, folder, *overrides(undisturbed.parent))
@@ -136,7 +138,7 @@ def test_the_same_command_goes_on_too(tiny, undisturbed, cut_off, work):
     same_run(undisturbed, folder)
 
 
-def test_the_average_of_the_weights_goes_on_too(tiny, tmp_path, undisturbed, cut_off):
+def test_the_average_of_the_weights_resumes_too(tiny, tmp_path, undisturbed, cut_off):
     whole = tmp_path / "whole"
     assert train(tiny, whole, *overrides(undisturbed.parent), "method.ema_decay=0.7").code == 0
     assert not same_files(undisturbed / "weights", whole / "weights", "*.safetensors")
@@ -145,14 +147,16 @@ def test_the_average_of_the_weights_goes_on_too(tiny, tmp_path, undisturbed, cut
     same_run(whole, folder)
 
 
-def test_a_finished_run_has_no_checkpoints_and_is_only_said(undisturbed):
+def test_a_finished_run_has_no_checkpoints_and_is_not_trained_again(undisturbed):
     assert not (undisturbed / "checkpoints").exists()
     ended = command("train", f"run={undisturbed}")
     assert ended.code == 0
     assert "this run is finished" in ended.output
 
 
-def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, monkeypatch):
+def test_a_run_that_was_asked_to_stop_reports_it_and_resumes(
+    tiny, tmp_path, undisturbed, monkeypatch
+):
     from dreambooth.methods.two_terms import TwoTermModule
 
     step, steps = TwoTermModule.training_step, []
@@ -185,6 +189,6 @@ def test_a_run_asked_to_stop_says_so_and_goes_on(tiny, tmp_path, undisturbed, mo
         ),
     ],
 )
-def test_what_cannot_be_gone_on_with(tmp_path, given, said):
+def test_what_cannot_be_resumed_is_refused(tmp_path, given, said):
     ended = command("train", *given, f"hydra.run.dir={tmp_path}")
     assert ended.sentence.startswith(said)

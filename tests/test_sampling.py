@@ -66,7 +66,7 @@ def test_samples_have_the_mean_and_deviation_of_the_data(name, num_steps, predic
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_guidance_leads_away_from_the_null_condition(name):
+def test_guidance_moves_away_from_the_null_condition(name):
     # x_hat is linear in the mean, so that guided samples are of data with the guided mean.
     x = draw(GaussianStage(), Sampler(name, 100, 3.0), mean=0.2, null_mean=-0.1)
     assert x.mean().item() == pytest.approx(-0.1 + 3 * 0.3, abs=0.02)
@@ -85,7 +85,7 @@ def test_an_image_does_not_depend_on_its_batch(name, guidance_scale):
 
 
 @pytest.mark.parametrize(("guidance_scale", "rows"), [(1.0, 2), (3.0, 4), (0.0, 4)])
-def test_guidance_is_one_call_of_twice_the_batch_and_none_is_of_the_batch(guidance_scale, rows):
+def test_guidance_doubles_the_batch_of_one_call_and_no_guidance_does_not(guidance_scale, rows):
     stage = GaussianStage(size=4)
     draw(stage, Sampler("ddim", 5, guidance_scale), keys=[1, 2])
     assert stage.batch_sizes == [rows] * 5
@@ -146,7 +146,7 @@ def test_timesteps_trail_as_in_diffusers(num_steps):
 
 
 @pytest.mark.parametrize("num_timesteps", [100, 1000])
-def test_timesteps_fall_from_the_last_and_are_as_many_as_asked_for(num_timesteps):
+def test_timesteps_fall_from_the_last_in_the_given_number_of_steps(num_timesteps):
     for num_steps in range(1, num_timesteps + 1):
         timesteps = trailing_timesteps(num_timesteps, num_steps)
         assert len(timesteps) == num_steps

@@ -121,7 +121,7 @@ def test_clipping_is_taken_from_the_scheduler():
     assert not schedule(clip_sample=False).clip_sample
 
 
-def test_a_scheduler_of_no_known_kind_is_refused_by_name():
+def test_an_unknown_kind_of_scheduler_is_refused_by_name():
     with pytest.raises(ValueError, match="KarrasVeScheduler"):
         schedule_of(KarrasVeScheduler())
 

@@ -69,7 +69,7 @@ def test_the_noise_of_the_condition_has_the_levels_variance(backbone):
     assert noisy.var() == pytest.approx(0.3, rel=0.1)
 
 
-def test_the_model_is_told_the_level(backbone):
+def test_the_model_receives_the_noise_level(backbone):
     stage = backbone.stages["sr"]
     told = []
     stage.denoiser.class_embedding.register_forward_hook(lambda *a: told.append(a[2]))
@@ -100,7 +100,7 @@ def test_the_loss_is_the_two_terms_of_the_enlarged_image_and_leaves_the_base_alo
         assert all(p.grad is None for p in part.parameters())
 
 
-def test_off_enlarges_the_bases_picture_plainly(backbone):
+def test_sr_off_enlarges_the_base_stage_s_picture_without_a_model(backbone):
     jobs = (["a dog", "a cat"], [("x", 0), ("x", 1)])
     base = backbone.generate(*jobs, BASE_ONLY)
     with_sr = backbone.generate(*jobs, SAMPLING)
@@ -111,7 +111,7 @@ def test_off_enlarges_the_bases_picture_plainly(backbone):
     assert (found != with_sr).any()
 
 
-def test_the_level_of_drawing_can_be_another_than_that_of_training(backbone):
+def test_the_noise_level_of_drawing_can_differ_from_that_of_training(backbone):
     jobs = (["a dog"], [("x", 0)])
     first = backbone.generate(*jobs, SAMPLING)
     assert (backbone.generate(*jobs, replace(SAMPLING, noise_level=0.3)) != first).any()
@@ -133,7 +133,7 @@ def assembled(tiny, folder, *overrides):
     return assemble(Run.create(folder, plain_config(config, [])))
 
 
-def test_training_and_drawing_are_at_the_levels_that_are_given(tmp_path, tiny):
+def test_training_and_drawing_use_the_given_noise_levels(tmp_path, tiny):
     for number, (overrides, trained, drawn) in enumerate(
         [
             (("sr=noise_1e-5",), 1e-5, 1e-5),
@@ -208,7 +208,7 @@ def test_the_sr_stage_alone_is_fine_tuned_on_from_a_runs_base_stage(tuned, tmp_p
         ("sr=noise_1e-5", ("sr.max_steps=1",), 1e-5),
     ],
 )
-def test_what_is_said_of_sr_now_counts_and_not_what_was_said_of_the_base(
+def test_sr_settings_of_the_new_run_replace_those_of_the_base_stage_s_run(
     tmp_path, earlier, again, level
 ):
     run = Run.create(tmp_path, {"overrides": ["subject=olive", earlier, "sr.max_steps=9"]})

@@ -158,7 +158,7 @@ def test_only_the_base_denoiser_is_trained(tiny, finished):
     assert not same_files(tiny / "base", finished / "weights" / "base", "*.safetensors")
 
 
-def test_losses_of_both_terms_are_logged_apart(finished):
+def test_losses_of_both_terms_are_logged_separately(finished):
     rows = Run.load_finished(finished).read_history()
     assert len(rows) == 2
     assert all(row["loss/prior"] > 0 for row in rows)
@@ -172,7 +172,7 @@ def test_without_lambda_there_is_no_prior_at_all(tiny, tmp_path):
     assert "loss/prior" not in (tmp_path / "run/history.csv").read_text()
 
 
-def test_a_finished_run_is_said_and_left_alone(tiny, finished, tmp_path):
+def test_a_finished_run_is_reported_and_left_alone(tiny, finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "run")
     shutil.copytree(finished.parent / "prior", tmp_path / "prior")
     overrides = f"prior.cache={finished.parent / 'prior'}"  # which the config names
@@ -223,7 +223,7 @@ def test_a_diverged_run_names_the_step_and_the_learning_rate(tiny, tmp_path):
     assert "at step 1: lower method.module.learning_rate (it is 1e+30)" in status.reason
 
 
-def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_marked_interrupted(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("dreambooth.experiment.Experiment.draw", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path / "run")

@@ -45,7 +45,7 @@ def test_a_cascade_has_a_base_stage_and_then_an_sr_stage(shared):
     assert [s.low_resolution_px for s in shared.stages.values()] == [None, 32]
 
 
-def test_pixels_are_their_own_encoding(shared):
+def test_the_encoding_of_pixels_is_the_pixels(shared):
     stage = shared.stages["base"]
     images = torch.rand(2, *stage.x_shape) * 2 - 1
     encoded = stage.encode(images)
@@ -79,7 +79,7 @@ def test_the_sr_stage_sees_the_low_resolution_image_and_its_noise_level(shared):
     assert not torch.allclose(found, other_level)
 
 
-def test_the_noise_level_is_told_on_the_scale_of_timesteps():
+def test_the_noise_level_is_passed_on_the_scale_of_timesteps():
     levels = torch.tensor([0.0, 1e-6, 1e-5, 1e-3, 1.0])
     expected = torch.tensor([0, 0, 1000 / 6, 500, 1000])
     torch.testing.assert_close(noise_level_input(levels), expected, rtol=0, atol=1e-3)
@@ -96,7 +96,7 @@ def test_the_noise_level_is_the_variance_of_a_variance_preserving_corruption():
     torch.testing.assert_close(found.var(dim=(1, 2, 3)), torch.ones(3), rtol=0, atol=0.05)
 
 
-def test_log_uniform_levels_are_within_their_bounds_and_even_in_the_logarithm():
+def test_log_uniform_levels_are_within_their_bounds_and_uniform_in_the_logarithm():
     levels = log10_uniform(1e-6, 1.0, torch.linspace(0, 1, 7))
     expected = torch.tensor([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
     torch.testing.assert_close(levels, expected, rtol=1e-4, atol=0)
@@ -142,7 +142,7 @@ def test_half_precision_is_half_as_large_and_loads_in_float32(backbone, tmp_path
             assert torch.equal(a.half().float(), b)
 
 
-def test_a_cascade_of_a_base_alone_draws_its_pictures(backbone, tmp_path):
+def test_a_cascade_without_an_sr_stage_draws_images_of_the_base_stage(backbone, tmp_path):
     backbone.save(tmp_path)
     about = json.loads((tmp_path / "cascade.json").read_text())
     del about["stages"]["sr"]
@@ -157,7 +157,7 @@ def test_a_cascade_of_a_base_alone_draws_its_pictures(backbone, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["base", "sr", "text_encoder"])
-def test_the_fingerprint_sees_one_changed_weight_of_each_part(backbone, part):
+def test_the_fingerprint_changes_with_one_weight_of_any_part(backbone, part):
     before = backbone.fingerprint()
     assert before == backbone.fingerprint()
     models = {name: stage.denoiser for name, stage in backbone.stages.items()}
@@ -225,7 +225,7 @@ def test_a_prompt_that_is_too_long_says_how_many_tokens_it_has(shared):
             use(" ".join(["a"] * 23))
 
 
-def test_a_folder_without_a_cascade_is_named(tmp_path):
+def test_a_folder_without_a_cascade_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"there is no cascade in .*no cascade\.json"):
         CascadeBackbone.load(tmp_path)
 
@@ -240,7 +240,7 @@ def test_a_folder_without_a_cascade_is_named(tmp_path):
         "text_encoder",
     ],
 )
-def test_a_part_that_is_missing_is_one_sentence(backbone, tmp_path, lost):
+def test_a_missing_part_of_a_cascade_is_refused_in_one_sentence(backbone, tmp_path, lost):
     backbone.save(tmp_path)
     (tmp_path / lost).rename(tmp_path / "lost")
     with pytest.raises(ValueError, match="is damaged") as caught:

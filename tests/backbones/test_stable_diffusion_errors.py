@@ -56,7 +56,7 @@ def test_a_missing_model_says_where_it_was_looked_for_and_how_to_place_it(tmp_pa
         assert "model.backbone.pretrained=/path/to/folder" in message
 
 
-def test_another_family_is_named(copied):
+def test_a_model_of_another_family_is_refused_by_name(copied):
     index = json.loads((copied / "model_index.json").read_text())
     index["_class_name"] = "StableDiffusionXLPipeline"
     (copied / "model_index.json").write_text(json.dumps(index))
@@ -84,7 +84,7 @@ def test_a_folder_that_lacks_a_part_names_it(copied, lost, named):
     assert named in reason.partition("cannot be used")[2]
 
 
-def test_damaged_weights_are_one_sentence(copied):
+def test_damaged_weights_are_refused_in_one_sentence(copied):
     for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         content = (copied / name).read_bytes()
         (copied / name).write_bytes(content[: len(content) // 2])

@@ -79,7 +79,7 @@ def test_losses_and_gradients_are_those_of_a_plain_recomputation(stage, weightin
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_a_prior_sample_with_a_dropped_caption_is_under_the_empty_prompt(stage):
+def test_a_prior_sample_with_a_dropped_caption_has_the_empty_prompt(stage):
     module = module_of(stage)
     subject, prior = draw(stage, 2, seed=1), draw(stage, 3, seed=2)
     found = module.calc_loss(subject, prior._replace(prompt=torch.tensor([0, 1, 0]))).prior
@@ -106,7 +106,7 @@ def test_the_prior_branch_is_rows_of_the_same_forward_and_absent_at_lambda_0(sta
     assert rows == [(2, 2, 2), (4, 4, 4)]
 
 
-def test_both_terms_are_logged_apart_and_lambda_multiplies_the_prior_one(stage):
+def test_both_terms_are_logged_separately_and_lambda_multiplies_the_prior_term(stage):
     module = module_of(stage, 0.5)
     total = module.training_step({"subject": draw(stage, 2, 1), "prior": draw(stage, 2, 2)}, 0)
     logged = module.logged
@@ -119,7 +119,7 @@ def test_both_terms_are_logged_apart_and_lambda_multiplies_the_prior_one(stage):
 
 
 @pytest.mark.parametrize("policy", ["all", "cross_attention"])
-def test_a_step_changes_what_the_policy_names_and_nothing_else(stage, policy):
+def test_a_step_changes_only_the_parameters_that_the_policy_names(stage, policy):
     module = module_of(stage, train=policy, learning_rate=1e-2)
     module.trainer = L.Trainer(max_steps=10, logger=False, enable_checkpointing=False)
     before = {name: p.detach().clone() for name, p in stage.denoiser.named_parameters()}
@@ -139,7 +139,7 @@ def test_a_step_changes_what_the_policy_names_and_nothing_else(stage, policy):
     ("share", "rates"),
     [(0, [1, 1, 1, 1]), (0.5, [1, 1, 1, 0.5]), (1, [1, 0.75, 0.5, 0.25])],
 )
-def test_the_learning_rate_falls_to_nothing_over_the_last_share_of_the_steps(stage, share, rates):
+def test_the_learning_rate_falls_to_0_over_the_cooldown(stage, share, rates):
     module = module_of(stage, learning_rate=1e-3, cooldown_fraction=share)
     module.trainer = L.Trainer(max_steps=4, logger=False, enable_checkpointing=False)
     configured = module.configure_optimizers()
@@ -157,7 +157,7 @@ def test_the_denoiser_trains_in_training_mode(stage):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_with_the_step_and_the_learning_rate(stage, value):
+def test_a_nan_loss_stops_the_training_and_reports_step_and_learning_rate(stage, value):
     module = module_of(stage, 0, learning_rate=0.25)
     batch = draw(stage, 2, 1)
     batch.x[0, 0, 0, 0] = value

@@ -97,7 +97,7 @@ def same_weights(a, b):
 
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize("log_every_n_steps", [1, 3])
-def test_a_training_that_died_goes_on_to_the_same_bits_samples_and_rows(
+def test_a_killed_training_resumes_with_the_same_weights_samples_and_rows(
     run, tmp_path, ema, log_every_n_steps
 ):
     how = {"ema": ema, "log_every_n_steps": log_every_n_steps}
@@ -117,11 +117,11 @@ def test_a_training_that_died_goes_on_to_the_same_bits_samples_and_rows(
     assert len(rows[0]) == STEPS // log_every_n_steps
 
 
-def test_the_average_of_the_weights_is_what_is_left(run, tmp_path):
+def test_the_module_has_the_averaged_weights_after_training(run, tmp_path):
     assert not same_weights(fit(run, ema=True), fit(new_run(tmp_path / "plain")))
 
 
-def test_the_last_two_stay_with_the_runs_config_inside(run):
+def test_the_last_two_checkpoints_are_kept_and_contain_the_run_s_config(run):
     fit(run)
     assert names(run) == ["base-00000006.ckpt", "base-00000008.ckpt"]
     checkpoint = torch.load(run.checkpoints / "base-00000008.ckpt", weights_only=True)
@@ -130,7 +130,7 @@ def test_the_last_two_stay_with_the_runs_config_inside(run):
 
 
 @pytest.mark.parametrize("damage", ["short", "flipped", "empty"])
-def test_where_the_newest_is_damaged_the_one_before_is_taken_and_said(
+def test_if_the_newest_checkpoint_is_damaged_the_previous_one_is_used_with_a_warning(
     run, tmp_path, caplog, damage
 ):
     expected = fit(new_run(tmp_path / "undisturbed"))
@@ -152,7 +152,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_taken_and_said(
     assert same_weights(again, expected)
 
 
-def test_where_all_are_damaged_the_training_begins_again_and_theirs_are_gone(run):
+def test_if_all_checkpoints_are_damaged_they_are_deleted_and_training_starts_again(run):
     fit(run, dies_at=5)
     for path in run.checkpoints.iterdir():
         path.write_bytes(b"")
@@ -188,14 +188,14 @@ def nobody_asks():
     preemption.stop_requested.clear()
 
 
-def test_each_stage_has_its_own(run):
+def test_each_stage_has_separate_checkpoints(run):
     fit(run, dies_at=5)
     assert newest_checkpoint(run, "sr") is None
     fit(run, stage="sr")
     assert len(names(run)) == 4
 
 
-def test_the_weights_of_a_trained_stage_come_back_unless_damaged(run, caplog):
+def test_the_weights_of_a_trained_stage_are_loaded_unless_damaged(run, caplog):
     assert read_trained(run, "base") is None
     weights = Line().state_dict()
     save_trained(run, "base", weights)
@@ -207,7 +207,7 @@ def test_the_weights_of_a_trained_stage_come_back_unless_damaged(run, caplog):
     assert "base-trained.pt is damaged" in caplog.text
 
 
-def test_a_failure_half_way_leaves_the_checkpoint_before_whole(run, monkeypatch):
+def test_a_failure_while_writing_leaves_the_previous_checkpoint_intact(run, monkeypatch):
     path = run.checkpoints / "x.ckpt"
     AtomicCheckpoints().save_checkpoint({"x": torch.ones(2)}, path)
     before = path.read_bytes()

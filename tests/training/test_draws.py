@@ -54,7 +54,7 @@ def test_neither_the_order_of_reading_nor_a_resume_changes_a_draw():
 
 
 @pytest.mark.parametrize("num_ranks", [2, 5, 10])
-def test_ranks_together_draw_what_one_draws_step_by_step(num_ranks):
+def test_all_ranks_together_draw_what_one_process_draws(num_ranks):
     whole = flat(DataLoader(draws_of(), batch_size=10))
     shares = [Batches(7, 10, lambda: 0, rank, num_ranks) for rank in range(num_ranks)]
     ranks = [DataLoader(draws_of(), batch_sampler=share) for share in shares]
@@ -81,7 +81,7 @@ def test_the_subject_draws_are_the_same_with_and_without_a_prior():
             )
 
 
-def test_both_terms_draw_timestep_and_noise_for_themselves():
+def test_both_terms_draw_timestep_and_noise_independently():
     drawn = flat(DataLoader(draws_of(), batch_size=70))
     assert (drawn["subject", "t"] != drawn["prior", "t"]).float().mean() > 0.9
     eps = torch.stack([drawn["subject", "eps"].flatten(), drawn["prior", "eps"].flatten()])
@@ -125,7 +125,7 @@ def test_an_encoding_that_is_a_distribution_is_sampled_anew_at_each_step():
     assert torch.equal(first.t, exact.t)
 
 
-def test_a_share_of_the_prior_samples_is_under_the_empty_prompt_and_no_subject_sample_is():
+def test_some_prior_samples_have_the_empty_prompt_and_no_subject_sample_has():
     drawn = draws_of(dropout=0.25)
     rows = [drawn[i]["prior"].prompt.item() for i in range(68)]
     assert rows == [0, 0, 0, 1] * 17

@@ -78,7 +78,7 @@ def test_each_process_has_half_of_the_weights_and_of_the_optimizer(split):
     assert sum(part[0] for part in parts) == parts[0][2]
 
 
-def test_of_the_stage_before_nothing_is_held_on_to(train, tmp_path):
+def test_nothing_of_the_previous_stage_stays_in_memory(train, tmp_path):
     file = tmp_path / "rank"
     train("held", *SPLIT, f"+callbacks.held={{_target_: unlucky.Held, file: {file}}}")
     for rank in range(2):
@@ -87,7 +87,7 @@ def test_of_the_stage_before_nothing_is_held_on_to(train, tmp_path):
         assert others == 0
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(train, split, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(train, split, tmp_path):
     once = f"rank: 1, kill: true, step: 4, once: {tmp_path / 'killed'}"
     unlucky = f"+callbacks.unlucky={{_target_: unlucky.Unlucky, {once}}}"
     run = train("killed", *SPLIT, unlucky, code=1)
@@ -98,7 +98,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(train, split, tmp_path):
     assert same_files(run.weights, split.weights, "*.safetensors")
 
 
-def test_it_computes_in_bfloat16_where_that_is_asked_for_as_one_process_does(train, whole):
+def test_bfloat16_gives_the_results_of_one_process(train, whole):
     mixed = ("trainer.precision=bf16-mixed", "sr.noise_level=1e-5")
     alone, run = train("bf16", *mixed), train("bf16 split", *SPLIT, *mixed)
     assert (losses(alone) - losses(whole))[:6].abs().max() > 1e-5
@@ -106,7 +106,7 @@ def test_it_computes_in_bfloat16_where_that_is_asked_for_as_one_process_does(tra
     assert {weight.dtype for weight in weights(run).values()} == {torch.float32}
 
 
-def test_stable_diffusion_is_split_too(stable_diffusion, tmp_path):
+def test_stable_diffusion_is_sharded_too(stable_diffusion, tmp_path):
     own = ("experiment=smoke", "trainer=cpu", *stable_diffusion, "sr=off", *SMALL)
     losses_of = []
     for name, more in (("whole", ()), ("split", SPLIT)):
@@ -127,7 +127,7 @@ def test_stable_diffusion_is_split_too(stable_diffusion, tmp_path):
         ("metrics=none", "fsdp needs at least two devices: give trainer.devices=2"),
     ],
 )
-def test_what_it_does_not_do_is_said(tiny, tmp_path, override, sentence):
+def test_unsupported_settings_are_refused(tiny, tmp_path, override, sentence):
     own = (*smoke(tiny, tmp_path / "prior"), "trainer.strategy=fsdp", override)
     ended = process("src/train.py", *own, f"hydra.run.dir={tmp_path / 'run'}")
     assert sentence in ended.sentence

@@ -22,7 +22,7 @@ def picture(prompt, index, value=0):
 DOG = picture("a dog", 0, 200)
 
 
-def test_rows_of_steps_that_are_done_again_replace_the_earlier(tmp_path):
+def test_rows_of_repeated_steps_replace_the_earlier_rows(tmp_path):
     run = Run(tmp_path, {})
     first = History(run)
     for step in range(3):
@@ -48,7 +48,7 @@ def test_rows_of_steps_that_are_done_again_replace_the_earlier(tmp_path):
     )
 
 
-def test_a_wandb_run_that_goes_on_keeps_its_id(tmp_path):
+def test_a_resumed_wandb_run_keeps_its_id(tmp_path):
     import wandb
 
     config = {"overrides": []}

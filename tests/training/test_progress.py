@@ -15,7 +15,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_time_of_each_step_is_logged_and_the_share_done_told_now_and_then(tmp_path, clock):
+def test_the_time_of_each_step_is_logged_and_progress_is_printed_now_and_then(tmp_path, clock):
     run = Run.create(tmp_path, {})
     logged = []
     module = SimpleNamespace(log=lambda name, value, **_: logged.append((name, value)))

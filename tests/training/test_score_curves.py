@@ -47,7 +47,7 @@ def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, 
     assert "score curves: 15 pictures at each point, " in ended.output
 
 
-def test_with_moving_averages_the_curves_are_theirs_and_the_training_is_not_touched(
+def test_with_averaged_weights_the_curves_score_them_and_training_is_unchanged(
     tiny, encoders, tmp_path
 ):
     own = (*encoders, "method.ema_decay=0.9", "method.max_steps=4", "prior.num_images=4")
@@ -113,7 +113,7 @@ def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():
     assert of_class == [("a {}", "a dog", i) for i in range(8)]
 
 
-def test_curves_of_nothing_are_refused():
+def test_score_curves_need_a_metric_and_a_positive_interval():
     with pytest.raises(ValueError, match="callbacks=score_curves has no scores to draw curves of"):
         ScoreCurves(None, SUBJECT, NAMES, [])
     with pytest.raises(ValueError, match=r"callbacks\.score_curves\.every_n_steps=0: give a whole"):
