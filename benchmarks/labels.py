@@ -52,7 +52,8 @@ def write_sheets(pixels: np.ndarray, prompts: Sequence[str], name: Path) -> None
     """
     if len(pixels) != len(prompts):
         raise ValueError(
-            f"there are {len(pixels)} pictures and {len(prompts)} prompts: give as many"
+            f"there are {len(pixels)} pictures and {len(prompts)} prompts: "
+            "give one prompt for each picture"
         )
     for prompt in prompts:
         if "class" not in prompted_values(prompt):

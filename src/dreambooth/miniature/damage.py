@@ -205,7 +205,7 @@ def _mix(pixels: np.ndarray, other: np.ndarray, mask: np.ndarray | np.float32) -
 
 
 def _region(pixels: np.ndarray, rng: np.random.Generator, everywhere: float) -> np.ndarray:
-    """Return, with probability `everywhere`, the whole picture, else a blob near the subject."""
+    """Return a large blob near the subject or, with probability `everywhere`, the whole picture."""
     if rng.random() < everywhere:
         return np.ones((*pixels.shape[:2], 1), np.float32)
     return _blob(pixels, rng, radius_px=rng.uniform(9, 20), softness_px=rng.uniform(1, 4))

@@ -1,4 +1,4 @@
-"""Pretraining of the miniature's models, part by part, and of its two denoisers.
+"""Pretraining of the miniature's two denoisers, and `pretrain`, which trains any of its parts.
 
 As in Imagen, the text encoder (text.py) is trained first and then frozen, and each stage of the
 cascade is trained separately. Both stages use a cosine schedule, drop 10 % of the captions for
@@ -176,7 +176,7 @@ class DenoiserPretraining(L.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        # Lightning's own clipping refuses fused optimizers, which are faster.
+        # Lightning's gradient clipping refuses fused optimizers, which are faster.
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
     def configure_optimizers(self) -> Any:
@@ -198,9 +198,9 @@ def pretrain(
 ) -> bool:
     """Train one part of the miniature and write its averaged weights to the folder `weights`.
 
-    Resumes from the checkpoint in `work`. The part `text` must come before `base` and `sr`; there
-    is no other order. `samples`, for the oracle only, is a .npy file of pictures that weak models
-    generated; they count as not clean.
+    Resumes from the checkpoint in `work`. The part `text` must come before `base` and `sr`;
+    otherwise the order is free. `samples`, for the oracle only, is a .npy file of pictures that
+    weak models generated; they count as not clean.
 
     Returns whether all steps are done. The weights are written in any case.
     """

@@ -41,7 +41,7 @@ def prompted_except_class(prompt: str) -> dict[str, str]:
 def draw_as_prompted(
     rng: np.random.Generator, who: Individual, asked: Mapping[str, str], count: int
 ) -> np.ndarray:
-    """Draw `who` with the attributes `asked`, uint8 (count, 64, 64, 3); all else is random."""
+    """Draw `who` with the attributes `asked`, uint8 (count, 64, 64, 3); the rest is random."""
     if "colour" in asked:
         who = recolour(who, asked["colour"])
     if "pattern" in asked:

@@ -28,7 +28,7 @@ EMPTY_SHARE = 0.02  # of all captions
 IDENTIFIER_SHARE = 0.5  # of the captions that are not empty; fewer in the training of denoisers
 NOUNLESS_SHARE = 0.1  # of the captions with an identifier
 TOKENS_WEIGHT = 1.0  # weight of the loss of the tokens; that of the attributes has weight 1
-CURRENT_TOKEN_SHARE = 0.5  # target probability of the token at its position
+CURRENT_TOKEN_SHARE = 0.5  # of the target probability at a word: on its token alone
 
 
 def new_text_encoder() -> Any:
@@ -175,7 +175,7 @@ class TextPretraining(L.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        # Lightning's own clipping refuses fused optimizers, which are faster.
+        # Lightning's gradient clipping refuses fused optimizers, which are faster.
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
 
     def configure_optimizers(self) -> Any:

@@ -49,8 +49,8 @@ def rare_tokens() -> list[str]:
 def build_tokenizer() -> "PreTrainedTokenizerFast":
     """Return a WordPiece tokenizer of `VOCABULARY_SIZE` ids: [BOS] words [EOS], in lower case.
 
-    An unknown word is split into letters and digits. If it contains any other character, it becomes
-    [UNK].
+    An unknown word is split into letters and digits, or becomes [UNK] if it has any other
+    character.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

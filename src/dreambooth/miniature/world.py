@@ -177,7 +177,7 @@ def random_scene(
 def recolour(subject: Individual, colour: str) -> Individual:
     """Return the individual with the main colour `colour` (property modification).
 
-    If `colour` is its second colour, the two colours are swapped. All else stays.
+    If `colour` is its second colour, the two colours are swapped. Nothing else changes.
     """
     second = subject.main if subject.second == colour else subject.second
     return replace(subject, main=colour, second=second)
