@@ -1,10 +1,12 @@
 """Adapters on the whole path: trained, resumed, saved, and loaded by other tools."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from adapters_of_conf import adapter_method
 from commands import command, train
 from diffusers import UNet2DConditionModel
@@ -169,3 +171,21 @@ def test_an_adapter_with_a_method_that_ignores_it_is_refused(tiny, tmp_path):
         *(f"~method.tuning.{key}" for key in ("_convert_", "train", "train_sr", "adapter", "seed")),
     )
     assert ended.sentence == "this method trains no adapter: give adapter=none"
+
+
+@pytest.mark.slow
+def test_a_run_from_before_there_were_adapters_is_resumed(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["adapter"]
+    config["method"]["module"]["learning_rate"] = 6e-4  # as a run writes it, without a reference
+    config["method"]["tuning"] = {
+        "_target_": "dreambooth.methods.dreambooth.DreamBooth",
+        "train": "all",
+        "train_sr": "all",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    Run(folder, config).set_status("preempted")
+    ended = command("train", f"run={folder}")
+    assert ended.code == 0, ended.output

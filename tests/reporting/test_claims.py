@@ -195,7 +195,7 @@ def test_a_floor_that_was_measured_before_stands_beside_studies_of_one_seed(
     own = report_of(three_seeds)[0][0].rows[-1]
     assert own.label == "SD between seeds of a setting"
     assert own.entries["pres"].text == row.entries["pres"].text
-    with pytest.raises(ValueError, match="tells no floor"):
+    with pytest.raises(ValueError, match="has no floor"):
         measure(read_study([demo]))
 
 

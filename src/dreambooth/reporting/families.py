@@ -112,7 +112,7 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
         "subject's appearance changes with the context (identity in contexts), and pictures "
         "resemble the training photos (copied: the share of pictures that are nearer to a photo "
         "than any two photos are to each other). It gives no values. Photos of the subject that no "
-        "training saw are such too: only the excess over their share tells of copying.",
+        "training saw are such too: only the excess over their share shows copying.",
         *units_in_words(cells, rows),
     ]
     if not has_excess and any(column.key == "copied" for column in columns):

@@ -107,7 +107,7 @@ def measure(study: Study) -> dict[str, Any]:
             }
     if not metrics:
         raise ValueError(
-            f"{study.name} tells no floor: it has no setting with two seeds of a subject; train "
+            f"{study.name} has no floor: it has no setting with two seeds of a subject; train "
             "several, as in seed=0,1,2"
         )
     return {"settings": [cell.label for cell in study.cells], "metrics": metrics}

@@ -85,15 +85,15 @@ def _advice(study: Study, d: Difference, units: int | None) -> str:
     have, each, noun = _units(d)
     more = min(units or math.ceil(LEAST_PAIRS / each), MOST_SUBJECTS) - have
     num_runs = len([cell for cell in study.cells if cell.finished]) * more * each
-    told = f"{num_runs} more runs would settle it, if it is as large as it looks"
+    needed = f"{num_runs} more runs would settle it, if it is as large as it looks"
     if units is None:
-        told = f"at least {num_runs} more runs are needed"
+        needed = f"at least {num_runs} more runs are needed"
     elif units > MOST_SUBJECTS:
-        told = f"{num_runs} more runs would settle the larger differences only"
+        needed = f"{num_runs} more runs would settle the larger differences only"
     design = Design(more, each, _images_per_prompt(study), math.nan, math.nan)
     command = command_of(study, design, same_subject=noun == "seeds")
     about = " (about this subject only)" if noun == "seeds" else ""
-    return f"{runs} of a setting: the direction cannot be judged; {told}{about}: {command}"
+    return f"{runs} of a setting: the direction cannot be judged; {needed}{about}: {command}"
 
 
 def _units(d: Difference) -> tuple[int, int, str]:

@@ -60,7 +60,7 @@ class Design:
 
 
 def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
-    """What the study tells of a metric; `num_claims` is that of `count_claims`.
+    """Plan for one metric of the study; `num_claims` is that of `count_claims`.
 
     ValueError where the study has no two settings with the metric, or one subject only.
     """

@@ -86,7 +86,8 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
 
 def _check_adapter(config: Mapping[str, Any]) -> None:
     """ValueError for an adapter with a method that would ignore it."""
-    if config["adapter"]["config"] is not None and "adapter" not in config["method"]["tuning"]:
+    adapter = config.get("adapter", {}).get("config")  # older runs have no such group
+    if adapter is not None and "adapter" not in config["method"]["tuning"]:
         raise ValueError("this method trains no adapter: give adapter=none")
 
 
