@@ -1,91 +1,146 @@
-"""How often the report's 95 % interval covers the truth, over simulated studies.
+"""How often the report's 95 % intervals hold the truth, and its A/A tests find a difference.
 
-    python benchmarks/coverage.py [num_studies]
+    python benchmarks/coverage.py [num_studies]        (4000: about 3 minutes of one free core)
 
-A study has several subjects with 25 prompts each and 2 images of each prompt. Scores have a subject
-effect that is normal or exponential; for them, the plain percentile bootstrap of subjects, prompts
-and images is shown as well. Shares (means of scores of 0 and 1) are Beta(8 p, 8 (1 - p)) over the
-subjects; they are shown for single cells and for the paired differences of two cells.
+Simulated studies of known variance components: an effect of each subject, of each training of it,
+and of each picture (25 prompts of 2), with standard deviations of 1, 1 and 1.5, as different
+subjects and seeds of the miniature have it. Effects of subjects and trainings are normal, skewed
+(exponential) or heavy-tailed (Student's t with 3 degrees of freedom). Shares are means of scores of
+0 and 1 whose rates are Beta(8 p, 8 (1 - p)) over the trainings. An A/A test compares a setting with
+itself under other seeds of the same subjects. Printed as the tables of docs/statistics.md, in per
+cent, with two numbers an entry: coverage / rejected A/A tests.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dreambooth.metrics.columns import interval_of
+from dreambooth.metrics.intervals import ci95_of_share, units
+from dreambooth.reporting.floor import halves
 from dreambooth.reporting.statistics import Scores, difference, estimate
 
-NUM_SUBJECTS = (2, 3, 5, 8, 15, 30)
-NUM_PROMPTS, NUM_IMAGES, NUM_DRAWS = 25, 2, 500
-SHARES: Sequence[tuple[float, ...]] = (
-    *((0.5,), (0.8,), (0.9,), (0.95,), (0.99,)),  # of a single cell
-    *((0.9, 0.9), (0.95, 0.6), (0.99, 0.95)),  # of two compared cells
-)
+SUBJECTS, SEEDS, NUM_PICTURES = (2, 3, 5, 10, 20, 30), (1, 2, 5), 50
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)
+PAIRS_OF_SHARES = ((0.9, 0.9), (0.95, 0.6), (0.99, 0.95))
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]
+EFFECTS: dict[str, Draw] = {
+    "normal": lambda rng, size: rng.standard_normal(size),
+    "skewed": lambda rng, size: rng.exponential(1, size) - 1,
+    "heavy-tailed": lambda rng, size: rng.standard_t(3, size) / 3**0.5,
+}
 
 
-def study(rng: np.random.Generator, subjects: int, skewed: bool) -> np.ndarray:
-    """Return scores (subjects, prompts, images) whose true mean is 0."""
-    of_subjects = rng.exponential(1, subjects) - 1 if skewed else rng.standard_normal(subjects)
-    of_prompts = rng.standard_normal((subjects, NUM_PROMPTS, 1))
-    of_images = 1.5 * rng.standard_normal((subjects, NUM_PROMPTS, NUM_IMAGES))
-    return of_subjects[:, None, None] + of_prompts + of_images
+def study(rng: np.random.Generator, draw: Draw, subjects: int, seeds: int) -> NDArray[np.float64]:
+    """The means of the trainings, (subjects, seeds), of a study whose true mean is 0."""
+    pictures = 1.5 / NUM_PICTURES**0.5 * rng.standard_normal((subjects, seeds))
+    return draw(rng, (subjects, 1)) + draw(rng, (subjects, seeds)) + pictures
 
 
-def shares(rng: np.random.Generator, subjects: int, share: float) -> np.ndarray:
-    """Return scores of 0 and 1 (subjects, prompts, images) whose true mean is `share`."""
-    of_subjects = rng.beta(8 * share, 8 * (1 - share), (subjects, 1, 1))
-    return (rng.random((subjects, NUM_PROMPTS, NUM_IMAGES)) < of_subjects).astype(float)
+def shares(rng: np.random.Generator, subjects: int, share: float) -> NDArray[np.float64]:
+    """The shares of a training of each subject, (subjects, 1), whose true mean is `share`."""
+    rates = rng.beta(8 * share, 8 * (1 - share), (subjects, 1))
+    return rng.binomial(NUM_PICTURES, rates) / NUM_PICTURES
 
 
-def ours(*cells: np.ndarray) -> tuple[float, float]:
-    """Return the report's interval of a cell or of the difference of two cells."""
-    result = (estimate if len(cells) == 1 else difference)(*map(_by_picture, cells))
-    assert result is not None
-    return result.low, result.high
+def as_scores(means: NDArray[np.float64]) -> Scores:
+    """As the report reads them; a run's mean stands for its pictures."""
+    return {(f"s{s}", str(k)): {("", 0): float(m)} for (s, k), m in np.ndenumerate(means)}
 
 
-def _by_picture(scores: np.ndarray) -> Scores:
-    return {
-        (f"subject {s}", "0"): {
-            (f"prompt {p}", i): float(value)
-            for p, of_prompt in enumerate(of_subject)
-            for i, value in enumerate(of_prompt)
-        }
-        for s, of_subject in enumerate(scores)
-    }
+def per_cent(outcomes: Sequence[bool]) -> float:
+    return float(100 * np.mean(outcomes))
 
 
-def plain(scores: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Return the percentile interval of a bootstrap of subjects, prompts and images."""
-    size = (NUM_DRAWS, len(scores), NUM_PROMPTS, NUM_IMAGES)
-    s = rng.integers(len(scores), size=(*size[:2], 1, 1))
-    p = rng.integers(NUM_PROMPTS, size=(*size[:3], 1))
-    means = scores[s, p, rng.integers(NUM_IMAGES, size=size)].mean((1, 2, 3))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def entry(covered: Sequence[bool], rejected: Sequence[bool]) -> str:
+    told = f"{per_cent(rejected):.1f}" if rejected else "-"
+    return f"{per_cent(covered):.1f} / {told}"
 
 
-def coverage(intervals: Sequence[tuple[float, float]], truth: float = 0.0) -> float:
-    """Return the share of the intervals that contain the truth, up to rounding."""
-    return float(np.mean([low - 1e-9 <= truth <= high + 1e-9 for low, high in intervals]))
+def holds(interval: tuple[float, float] | None, truth: float) -> bool:
+    assert interval is not None
+    return interval[0] - 1e-9 <= truth <= interval[1] + 1e-9
+
+
+def of_scores(kind: str, subjects: int, seeds: int, num_studies: int) -> str:
+    """Coverage of a setting's mean / rejected A/A tests (from five pairs on)."""
+    rng = np.random.default_rng([subjects, seeds])
+    covered, rejected = [], []
+    for _ in range(num_studies):
+        found = estimate(as_scores(study(rng, EFFECTS[kind], subjects, seeds)))
+        twice = difference(*halves(as_scores(study(rng, EFFECTS[kind], subjects, 2 * seeds))))
+        assert found is not None
+        assert twice is not None
+        covered.append(holds((found.low, found.high), 0.0))
+        rejected += [twice.p < 0.05] if twice.can_be_judged else []
+    return entry(covered, rejected)
+
+
+def of_shares(share: float, subjects: int, num_studies: int) -> str:
+    rng = np.random.default_rng([subjects, round(100 * share)])
+    covered, rejected = [], []
+    for _ in range(num_studies):
+        a, b = (shares(rng, subjects, share) for _ in range(2))
+        covered.append(holds(interval_of("class_accuracy", a.ravel(), (0.0, 1.0)), share))
+        twice = difference(as_scores(a), as_scores(b))
+        assert twice is not None
+        rejected += [twice.p < 0.05] if twice.can_be_judged else []
+    return entry(covered, rejected)
+
+
+def of_differences(pair: tuple[float, float], subjects: int, num_studies: int) -> str:
+    rng = np.random.default_rng([subjects, *(round(100 * p) for p in pair)])
+    covered = []
+    for _ in range(num_studies):
+        found = difference(*(as_scores(shares(rng, subjects, share)) for share in pair))
+        assert found is not None
+        covered.append(holds((found.low, found.high), pair[0] - pair[1]))
+    return f"{per_cent(covered):.1f}"
+
+
+def of_one_run(num_prompts: int, within: float, num_studies: int, share: float | None) -> str:
+    """Coverage of one run's mean over prompts of 4 pictures, with a correlation within a prompt."""
+    rng = np.random.default_rng([num_prompts, round(100 * within)])
+    covered = []
+    for _ in range(num_studies):
+        if share is None:
+            of_prompts = within**0.5 * rng.standard_normal((num_prompts, 1))
+            x = of_prompts + (1 - within) ** 0.5 * rng.standard_normal((num_prompts, 4))
+            covered.append(holds(interval_of("", units(x.tolist()), x.ravel()), 0.0))
+        else:
+            spread = 1 / within - 1
+            rates = rng.beta(spread * share, spread * (1 - share), (num_prompts, 1))
+            x = (rng.random((num_prompts, 4)) < rates).astype(float)
+            covered.append(holds(ci95_of_share(units(x.tolist())), share))
+    return f"{per_cent(covered):.1f}"
+
+
+def row(name: str, cells: Iterable[str]) -> None:
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def main(num_studies: int = 1000) -> None:
-    print(f"share of {num_studies} studies whose interval covers the truth:")
-    for true_shares in SHARES:
-        truth, kind = true_shares[0] - sum(true_shares[1:]), " - ".join(map(str, true_shares))
-        for subjects in NUM_SUBJECTS:
-            rng = np.random.default_rng([subjects, *(round(100 * p) for p in true_shares)])
-            studies = ([shares(rng, subjects, p) for p in true_shares] for _ in range(num_studies))
-            rate = coverage([ours(*cells) for cells in studies], truth)
-            print(f"{subjects:3d} subjects: {rate:.1%}, shares {kind}", flush=True)
-    for skewed in (False, True):
-        for subjects in NUM_SUBJECTS:
-            rng = np.random.default_rng([subjects, skewed])
-            scores = [study(rng, subjects, skewed) for _ in range(num_studies)]
-            rates = coverage([ours(s) for s in scores]), coverage([plain(s, rng) for s in scores])
-            kind = "skewed" if skewed else "normal"
-            print(f"{subjects:3d} {kind} subjects: {rates[0]:.1%}, plain bootstrap {rates[1]:.1%}")
+    row("subjects", map(str, SUBJECTS))
+    row("---", ["---"] * len(SUBJECTS))
+    for kind in EFFECTS:
+        for k in SEEDS:
+            name = f"{kind}, {k} seed{'s' if k > 1 else ''}"
+            row(name, (of_scores(kind, n, k, num_studies) for n in SUBJECTS))
+    for p in SHARES:
+        row(f"a share of {p}", (of_shares(p, n, num_studies) for n in SUBJECTS))
+    for pair in PAIRS_OF_SHARES:
+        name = f"difference of shares, {pair[0]} - {pair[1]}"
+        row(name, (of_differences(pair, n, num_studies) for n in SUBJECTS))
+    print()
+    row("one training: prompts", ("25", "10", "5"))
+    for within in (0.26, 0.95):
+        for share in (None, 0.9):
+            name = f"correlation within a prompt {within}"
+            name += f", a share of {share}" if share else ""
+            row(name, [of_one_run(n, within, num_studies, share) for n in (25, 10, 5)])
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from dreambooth.launch.hydra_messages import one_sentence
 
+
+@one_sentence
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
-    from dreambooth.assemble import quieten_libraries, scorers_of
-    from dreambooth.launch.rescoring import score_again, score_external
     from dreambooth.launch.start import plain_config
+    from dreambooth.runs.settings import Evaluate, read
 
     try:
         config: dict[str, Any] = plain_config(cfg, list(HydraConfig.get().overrides.task))
@@ -29,6 +31,12 @@ def main(cfg: DictConfig) -> None:
                 "folder or a CSV file) and experiment=metric_validity, "
                 f"not {' and '.join(given) or 'none'}"
             )
+        read(Evaluate, config)
+
+        # Here, because these are slow to import.
+        from dreambooth.assemble import quieten_libraries, scorers_of
+        from dreambooth.launch.rescoring import score_again, score_external
+
         quieten_libraries()
         if given == ["run"]:
             score_again(config)

@@ -9,24 +9,27 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from dreambooth.launch.hydra_messages import one_sentence
 
+
+@one_sentence
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")
 def main(cfg: DictConfig) -> None:
-    from pathlib import Path
-
-    from omegaconf import ListConfig
-
-    from dreambooth.reporting.plan import plan_study, what_it_could_see
-    from dreambooth.reporting.report import study_of
+    from dreambooth.launch.start import plain_config
+    from dreambooth.runs.settings import Plan, read
 
     try:
-        given = [] if cfg.sweep is None else cfg.sweep
-        sweeps = list(given) if isinstance(given, ListConfig | list) else [given]
-        study = study_of([Path(str(sweep)).expanduser() for sweep in sweeps])
-        if cfg.effect is None:
-            print(what_it_could_see(study, cfg.power, cfg.metric))
+        given = read(Plan, plain_config(cfg, []))
+
+        # Here, because these are slow to import.
+        from dreambooth.reporting.plan import plan_study, what_it_could_see
+        from dreambooth.reporting.report import study_of
+
+        study = study_of(given.folders)
+        if given.effect is None:
+            print(what_it_could_see(study, given.power, given.metric))
         else:
-            print(plan_study(study, cfg.metric, cfg.effect, cfg.power))
+            print(plan_study(study, given.metric, given.effect, given.power))
     except ValueError as error:
         sys.exit(f"{error}")
 

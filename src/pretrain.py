@@ -10,7 +10,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from dreambooth.launch.hydra_messages import one_sentence
 
+
+@one_sentence
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
 def main(cfg: DictConfig) -> None:
     from dreambooth.miniature.pretraining import pretrain

@@ -10,20 +10,21 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from dreambooth.launch.hydra_messages import one_sentence
 
+
+@one_sentence
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(cfg: DictConfig) -> None:
-    from pathlib import Path
-
-    from omegaconf import ListConfig
-
-    from dreambooth.reporting.report import report_on
+    from dreambooth.launch.start import plain_config
+    from dreambooth.runs.settings import Report, read
 
     try:
-        sweep = [] if cfg.sweep is None else cfg.sweep
-        sweeps = list(sweep) if isinstance(sweep, ListConfig | list) else [sweep]
-        name = None if cfg.name is None else str(cfg.name)
-        print(report_on([Path(str(folder)).expanduser() for folder in sweeps], name))
+        given = read(Report, plain_config(cfg, []))
+
+        from dreambooth.reporting.report import report_on  # here, because it is slow to import
+
+        print(report_on(given.folders, given.name))
     except ValueError as error:
         sys.exit(f"{error}")
 

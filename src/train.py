@@ -16,7 +16,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dreambooth.launch.hydra_messages import one_sentence
 
+
+@one_sentence
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     from dreambooth.distributed.preemption import exit_code_of_stop

@@ -61,7 +61,7 @@ def process(*arguments: object) -> Ended:
     ended = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env={"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

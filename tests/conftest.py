@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread (sums in one order), no network, and CI's rule on skips."""
+"""Settings of all tests: one thread, or OMP_NUM_THREADS, no network, and CI's rule on skips."""
 
 import os
 
@@ -7,7 +7,7 @@ os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

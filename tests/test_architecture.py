@@ -22,25 +22,25 @@ SCIENCE = {"loss", "schedules", "sampling", "randomness"}
 MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
     "train": {"launch", "assemble", "distributed", "runs"},
-    "generate": {"launch", "assemble", "backbones", "runs"},
-    "evaluate": {"launch", "assemble", "miniature"},
-    "report": {"reporting"},
-    "plan": {"reporting"},
-    "pretrain": {"miniature"},
-    "launch": {"assemble", "methods", "training", "metrics", "reporting", "subjects", "runs"}
-    | {"distributed"},
+    "generate": {"launch"},
+    "evaluate": {"launch", "assemble", "miniature", "runs"},
+    "report": {"launch", "reporting", "runs"},
+    "plan": {"launch", "reporting", "runs"},
+    "pretrain": {"launch", "miniature"},
+    "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
+    | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}
     | {"distributed"}
     | SCIENCE,
     "experiment": {"methods", "training", "metrics", "backbones", "subjects", "runs"}
     | {"distributed"}
     | SCIENCE,
+    "reporting": {"metrics", "runs"},  # of metrics, the intervals and where scores are
     # One more backbone, one more source of subjects: nothing above but the entry points knows it.
     "miniature": {"methods", "metrics", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
     "methods": {"training", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
     "training": {"metrics", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
     "metrics": {"subjects", "runs", "distributed"} | SCIENCE,
-    "reporting": {"runs"},
     "backbones": {"subjects", "runs", "distributed"} | SCIENCE,
     "subjects": {"distributed"} | SCIENCE,
     "runs": {"distributed"},

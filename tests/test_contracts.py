@@ -3,6 +3,7 @@ docs/extending.md names these tests."""
 
 import pytest
 import torch
+from adapters_of_conf import NAMES, adapter_method
 from diffusers import DDPMScheduler
 from test_seams import BiasesOnly, Colourfulness, Trigonometric
 from tiny_encoders import miniature_folder
@@ -26,7 +27,7 @@ METHODS = {
     "dreambooth": DreamBooth(),
     "cross_attention": DreamBooth("cross_attention"),
     "biases": BiasesOnly(),
-}
+} | {name: adapter_method(name) for name in NAMES}
 SCORERS = {
     "oracle": lambda _: OracleScorer(),
     "fidelity": lambda tmp_path: fidelity_scorer(miniature_folder(tmp_path)),
@@ -92,6 +93,19 @@ class TestEveryMethod:
                     parameter.add_(noise(*parameter.shape))
         return backbone
 
+    def test_preparing_changes_no_prediction(self, method, tiny):
+        for stage in CascadeBackbone.load(tiny).stages.values():
+            x, t = noise(2, *stage.x_shape), torch.tensor([100, 900])
+            added = stage.added_condition(x[0], torch.Generator().manual_seed(0), None)
+            condition = {k: v.expand(2, *v.shape) for k, v in added.items()}
+            condition |= stage.encode_prompts(["a dog", "a red cat"])
+            with torch.no_grad():
+                before = stage.predict(x, t, condition)
+                method.prepare(stage)
+                torch.testing.assert_close(
+                    stage.predict(x, t, condition), before, rtol=0, atol=1e-5
+                )
+
     def test_prepare_leaves_only_what_trains_with_a_gradient(self, method, trained):
         for stage in trained.stages.values():
             own = {id(parameter) for parameter in method.trained(stage).parameters}
@@ -105,7 +119,9 @@ class TestEveryMethod:
             method.load_state(stage, method.state(trained.stages[name]))
             after, expected = weights_of(stage), weights_of(trained.stages[name])
             assert all(torch.equal(after[key], expected[key]) for key in expected)
-            assert any(not torch.equal(after[key], before[key]) for key in before)
+            assert after.keys() != before.keys() or any(
+                not torch.equal(after[key], before[key]) for key in before
+            )
 
     def test_a_saved_method_loads_to_the_trained_model(self, method, trained, tiny, tmp_path):
         method.save(trained, tmp_path)

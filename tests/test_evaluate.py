@@ -23,7 +23,7 @@ from dreambooth.runs.run import Run
 pytestmark = pytest.mark.slow
 
 DETAIL = set(SUPER_RESOLUTION_METRICS) - {"sr_dino", "sr_lpips"}
-FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"}
+FIDELITY = {"dino", "clip_i", "clip_t", "pres", "div", "copy", "copied", "copied_null"}
 ORACLE = {"identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"}
 
 
@@ -299,6 +299,10 @@ def test_the_oracle_refuses_photos_and_images_of_other_sizes(external, encoders,
     status = Run(tmp_path / "rows" / "other", {}).status()
     assert (status.state, status.reason) == ("failed", said)
     said = command(
-        "evaluate", f"images={external}", "subject=biscuit", f"into={tmp_path}", "logger=csv"
+        "evaluate",
+        f"images={external}",
+        "subject=biscuit",
+        f"into={tmp_path / 'drawn'}",
+        "logger=csv",
     ).sentence
     assert said.startswith("the oracle of metrics=miniature reads images of 64x64 px, and one is")

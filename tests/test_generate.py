@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from commands import command, same_files, train
@@ -41,10 +42,13 @@ def test_a_moved_run_draws_its_subject_and_other_prompts(moved):
     assert sorted(pictures) == [(name, i) for name in names for i in (0, 1)]
     assert pictures["a kzn dog", 0].template == "a {}"
     assert all(p.pixels.shape == (3, 64, 64) for p in pictures.values())
-    paths = [line for line in ended.output.splitlines() if line.endswith(".png")]
+    *paths, sheet = [line for line in ended.output.splitlines() if line.endswith(".png")]
+    assert sheet == f"contact sheet: {moved / 'images' / 'generated.png'}"
+    assert (moved / "images" / "generated.png").is_file()
     assert sorted(paths) == sorted(map(str, Run.load_finished(moved).images.paths("generated")))
 
 
+@pytest.mark.bits
 def test_the_same_pictures_are_drawn_twice_and_as_the_run_itself_drew_them(moved):
     arguments = (f"run={moved}", "prompts=['a {} in the snow']", "images_per_prompt=1")
     assert command("generate", *arguments, "image_set=one").code == 0
@@ -71,8 +75,71 @@ def test_a_repeated_prompt_is_drawn_once_and_braces_are_plain_text(moved):
     ended = command("generate", f"run={moved}", prompts, "images_per_prompt=1")
     assert ended.code == 0, ended.output
     assert len(generated(moved)) == 1
-    said = command("generate", f"run={moved}", "prompts=['a {x} {}']").sentence
-    assert "the word '{x}' of 'a {x} kzn dog' is outside the vocabulary" in said  # though one [UNK]
+    said = command("generate", f"run={moved}", "prompts=['a <x> {}']").sentence
+    assert "the word '<x>' of 'a <x> kzn dog' is outside the vocabulary" in said  # though one [UNK]
+
+
+def test_one_picture_costs_one_picture(moved, monkeypatch):
+    from dreambooth.backbones.cascade import CascadeBackbone
+
+    drawn, generate = [], CascadeBackbone.generate
+
+    def counted(self, prompts, *arguments):
+        drawn.extend(prompts)
+        return generate(self, prompts, *arguments)
+
+    monkeypatch.setattr(CascadeBackbone, "generate", counted)
+    assert command("generate", f"run={moved}", "images_per_prompt=1").code == 0
+    assert drawn == ["a kzn dog"]
+
+
+def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a {} in the snow\n\n")
+    arguments = (f"run={moved}", f"prompts_file={tmp_path / 'prompts.txt'}", "images_per_prompt=1")
+    options = (
+        "seed=1",
+        "sampler=ancestral",
+        "num_steps=3",
+        "guidance_scale=7",
+        "negative_prompt=dog",
+    )
+    drawn = set()
+    for number, option in enumerate(("", *options)):
+        ended = command("generate", *arguments, f"image_set=set{number}", *filter(None, [option]))
+        assert ended.code == 0, ended.output
+        assert "plain diffusers" not in ended.output  # it has no pipeline for this model
+        (picture,) = Run.load_finished(moved).images.read(f"set{number}")
+        assert picture.prompt == "a kzn dog in the snow"
+        drawn.add(picture.pixels.numpy().tobytes())
+    assert len(drawn) == 1 + len(options)
+    ended = command("generate", *arguments, "image_set=set0", "seed=2")
+    assert "1 of these replace images of an earlier command" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("size_px=96",), "size_px=96: this run's model has one size: leave size_px out"),
+        (("size_px=9",), "size_px=9: give a multiple of 8, as 512, or null"),
+        (("num_steps=0",), "num_steps=0: give a whole number from 1 to 1000, or null"),
+        (("num_steps=1001",), "num_steps=1001: give a whole number from 1 to 1000, or null"),
+        (("sampler=euler",), "sampler=euler: give ancestral, ddim or dpm, or null"),
+        (("guidance_scale=-1",), "guidance_scale=-1: give a number of 0 or more, 1 for no guid"),
+        (("seed=x",), "seed=x: give a whole number, or null for the noise of the run's own im"),
+        (("first_index=-1",), "first_index=-1: give a whole number from 0 up"),
+        (("negative_prompt=dog", "guidance_scale=1"), "negative_prompt=dog changes nothing with"),
+        (("prompts_file=nowhere",), "prompts_file=nowhere cannot be read"),
+        (("prompts_file=nowhere", "prompts=[a]"), "prompts and prompts_file are both given"),
+    ],
+)
+def test_what_the_model_cannot_honour_is_refused_before_it_is_loaded(
+    finished, monkeypatch, overrides, said
+):
+    def loaded(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("dreambooth.miniature.load_backbone", loaded)
+    assert command("generate", f"run={finished}", *overrides).sentence.startswith(said)
 
 
 def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
@@ -94,6 +161,19 @@ def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
     pictures = Run.load_finished(tmp_path / "moved").images.read("prompts")
     (first,) = [p for p in pictures if p.prompt == prompt]
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
+    plain = ("seed=3", "num_steps=4", "sampler=ddim", "negative_prompt=cat", "size_px=48")
+    ended = command("generate", f"run={tmp_path / 'moved'}", *plain, "image_set=plain")
+    assert ended.code == 0, ended.output
+    recipe = ended.output.partition("to 1 of 255:\n\n")[2].partition("\n\nThe others")[0]
+    made: dict = {}
+    exec(recipe, made)
+    ours = Run.load_finished(tmp_path / "moved").images.read("plain")
+    theirs = torch.from_numpy(np.array(made["image"])).permute(2, 0, 1)
+    assert ours[0].pixels.shape == (3, 48, 48)
+    assert (ours[0].pixels.int() - theirs.int()).abs().max() <= 1
+    lines = [line for line in ended.output.splitlines() if ", number " in line]
+    start = f"  {ours[0].prompt!r}, number"
+    assert [line.split(":")[0] for line in lines] == [f"{start} {i}" for i in (1, 2, 3)]
 
 
 def initial_noise(backbone, jobs, monkeypatch):

@@ -59,7 +59,9 @@ def test_everything_that_the_architecture_page_names_exists():
 
 def test_everything_that_the_page_on_extending_names_exists():
     of_configuration = {"base", "sr", "backbone", "training", "sampling", "model.sampling"}
+    of_configuration |= {"adapter.targets"}
     of_others = {"PYTHONPATH", "ValueError", "scores.csv", "metrics.json", "sr_"}
+    of_others |= {"pipeline.load_lora_weights"}
     unknown = set(unknown_in(EXTENDING.read_text()))
     assert unknown - of_configuration - of_others == set()
 
@@ -101,10 +103,21 @@ def test_the_configuration_files_on_the_page_compose_from_a_folder_of_ones_own(t
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(code)
         chosen.append(f"{path.parent}={path.stem}")
-    assert sorted(chosen) == ["method=biases_only", "metrics=colourful", "model=trigonometric"]
+    assert sorted(chosen) == [
+        "adapter=rslora",
+        "method=biases_only",
+        "metrics=colourful",
+        "model=trigonometric",
+    ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", *chosen])
     assert dict(cfg.method.tuning) == {"_target_": "test_seams.BiasesOnly"}
     assert cfg.method.max_steps == 500
-    for built in (cfg.method.tuning, cfg.metrics.colourfulness, cfg.model.backbone):
+    assert cfg.adapter.learning_rate == 3e-3
+    for built in (
+        cfg.adapter.config,
+        cfg.method.tuning,
+        cfg.metrics.colourfulness,
+        cfg.model.backbone,
+    ):
         assert callable(get_object(built._target_))

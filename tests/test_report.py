@@ -111,6 +111,10 @@ def test_a_sweep_without_scores_still_has_a_report(tmp_path, reports):
         (sweep / run / "metrics.json").write_text("{}")
     ended = command("report", f"sweep={sweep}")
     assert ended.code == 0, ended.output
+    for page in ("index.html", "report.md"):
+        text = (reports / "s" / page).read_text()
+        assert "2 of 2 finished runs have no scores" in text
+        assert f"python src/evaluate.py run={sweep}/0 metrics=paper" in text.replace("\\", "")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,19 @@ def test_a_missing_sweep_and_an_invalid_name_are_refused_in_one_sentence(
     ended = command("report", *(argument.format(tmp_path) for argument in arguments))
     assert ended.sentence.startswith(sentence.format(tmp_path))
     assert not reports.exists()
+
+
+def test_a_folder_that_is_no_reports_is_refused_and_left_as_it_is(tmp_path, reports):
+    sweep = made_up_sweep(tmp_path / "s", axes={"class": ("none",)})
+    mine = tmp_path / "site"
+    mine.mkdir()
+    (mine / "index.html").write_text("mine")
+    ended = command("report", f"sweep={sweep}", f"name={mine}")
+    assert ended.sentence == (
+        f"{mine} is not the folder of a report, and it holds other files (index.html): "
+        "give name=, a new or an empty folder"
+    )
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
 
 
 def test_help_is_shown_without_loading_torch_or_matplotlib():
@@ -161,17 +178,27 @@ def test_a_sweep_prints_its_progress_and_writes_its_report_if_asked(tmp_path, ti
     assert "lambda 0" in page
 
 
-def test_a_sweep_with_failed_cells_has_its_report_too(tmp_path, tiny, reports):
+def test_a_sweep_with_failed_cells_has_its_report_too(tmp_path, tiny, reports, monkeypatch):
+    from dreambooth.experiment import Experiment
+
+    train = Experiment.train
+
+    def failing_without_a_prior(self):
+        if self.prior.weight == 0:
+            raise ValueError("no luck")
+        train(self)
+
+    monkeypatch.setattr(Experiment, "train", failing_without_a_prior)
     ended = command(
         "train",
         "-m",
-        "prior.lambda=-1,0",
+        "prior.lambda=0,1",
         *smoke(tiny, tmp_path / "prior"),
         *("logger=csv", "report=auto", f"hydra.sweep.dir={tmp_path / 'cells'}"),
     )
     assert ended.code == 1
     assert "\n1 of 2 runs failed:\n" in ended.output
-    assert "prior.lambda=-1: give a number" in (reports / "cells" / "report.md").read_text()
+    assert "no luck" in (reports / "cells" / "report.md").read_text()
 
 
 def test_180_runs_are_reported_on_in_two_minutes_and_three_gigabytes(tmp_path):

@@ -128,6 +128,7 @@ def test_a_run_that_was_cut_off_anywhere_resumes_exactly(
     same_run(undisturbed, folder)
 
 
+@pytest.mark.bits
 def test_the_same_command_resumes_too(tiny, undisturbed, cut_off, work):
     folder = cut_off(STEP, 6)
     work.update(dict.fromkeys(work, 0))

@@ -4,7 +4,6 @@ The objects receive explicit arguments. They know neither Hydra nor the config's
 `lambda`, which are keywords in Python.
 """
 
-import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,10 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
-from pydantic import ValidationError
 
 from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
@@ -26,18 +23,19 @@ from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
+from dreambooth.runs.building import build, callback_of, partial_of, problems_of
+from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import (
     Sampler,
     Settings,
-    SuperResolution,
     Training,
     read,
-    sentence_of,
 )
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
+from dreambooth.subjects.photos import warn_of_photos
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.fsdp import Sharded
@@ -46,44 +44,96 @@ from dreambooth.training.loggers import History
 log = logging.getLogger(__name__)
 
 
-def assemble(run: Run) -> Experiment:
-    """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run that may turn out not to fit each other."""
+
+    settings: Settings
+    method: Method
+    subject: Subject
+    backbone: Backbone
+    names: PromptNames
+    scorers: list[Scorer]
+    samplers: dict[str, Sampler]  # of the prior images
+    sampling: Sampling  # of all other images
+    device: Any
+
+
+def checker() -> Callable[[Mapping[str, Any]], Any]:
+    """A function that checks the config of a run by building its parts. ValueError as `assemble`.
+
+    What several runs share is built once, except that one model at a time is kept.
+    """
+    built: dict[str, Any] = {}
+
+    def make(settings: Any, key: str) -> Any:
+        name = f"{key}: {settings!r}"
+        if name not in built:
+            for other in [other for other in built if key == "model.backbone" and key in other]:
+                del built[other]
+            built[name] = build(settings, key)
+        return built[name]
+
+    return lambda config: _parts(config, make)
+
+
+def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     quieten_libraries()
-    config = run.config
-    settings = read(Settings, config)
+    settings = check_config(config)
     device = _device(config["trainer"]["accelerator"])
-    method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
-    subject = subject_of(config)
+    method: Method = make(config["method"]["tuning"], "method.tuning")
+    subject: Subject = make(config["subject"], "subject")
     noun = _class_noun(config["class"], subject)
-    backbone: Backbone = _instantiate(config["model"]["backbone"])
+    backbone: Backbone = make(config["model"]["backbone"], "model.backbone")
     identifier = _identifier(config["identifier"], config["model"], backbone)
+    check_identifier_differs(identifier, (noun, subject.class_noun))
     names = PromptNames(identifier, noun, prior_noun=noun or subject.class_noun)
     for template in ("a {}", *subject.prompts):
         backbone.check_prompt(template.format(names.subject), identifier)
     backbone.check_prompt(names.class_prompt)
-    if "sr" not in backbone.stages:
-        _check_without_sr(config, backbone.name)
-    _check_sr_off(settings.sr)
+    check_sr(config, settings, "sr" in backbone.stages)
+    _earlier_run(config, names)
+    scorers = scorers_of(config["metrics"], subject, make)
+    return Parts(
+        settings=settings,
+        method=method,
+        subject=subject,
+        backbone=backbone,
+        names=names,
+        scorers=scorers,
+        samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
+        sampling=_sampling(settings, backbone.stages),
+        device=device,
+    )
+
+
+def assemble(run: Run) -> Experiment:
+    """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
+    config = run.config
+    parts = _parts(config, build)
+    settings, subject, backbone = parts.settings, parts.subject, parts.backbone
+    names, device, scorers = parts.names, parts.device, parts.scorers
     _warn_of_unused_sr_settings(config)
-    base_state = _base_state(config, names, method)
-    scorers = scorers_of(config["metrics"], subject)
-    _warn_of_small_photos(subject, backbone)
+    last_stage = list(backbone.stages.values())[-1]
+    warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
+    base_state = None
+    if earlier := _earlier_run(config, names):
+        base_state = parts.method.state(reload(earlier).backbone.stages["base"])
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
-    sampling = _sampling(settings, backbone.stages)
     callback_arguments = {
         "run": run,
         "subject": subject,
         "names": names,
         "scorers": scorers,
-        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, sampling),
+        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, parts.sampling),
     }
     loggers = loggers_of(config, run)
     fine_tuning = FineTuning(
         run=run,
         subject=subject,
         names=names,
-        method=method,
+        method=parts.method,
         prior=settings.prior,
         stages=_trainings(config, settings),
         timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
@@ -91,22 +141,30 @@ def assemble(run: Run) -> Experiment:
         ema_decay=settings.method.ema_decay,
         make_trainer=_trainer(config),
         callbacks=lambda stage: [
-            _callback(callback, callback_arguments | {"stage": stage})
+            callback_of(callback, callback_arguments | {"stage": stage})
             for callback in config["callbacks"].values()
         ],
         loggers=loggers,
         seed=settings.seed,
     )
+    if not scorers:
+        log.warning(
+            "metrics=none: this run is not scored; to score its images later: "
+            "python src/evaluate.py run=%s metrics=paper",
+            run.folder,
+        )
     return Experiment(
         run=run,
         subject=subject,
         names=names,
         backbone=backbone,
-        method=method,
+        # Now, since a method may add to the model.
+        fingerprint=backbone.fingerprint() if settings.prior.weight else "",
+        method=parts.method,
         prior=settings.prior,
-        prior_sampling=Sampling(_check_samplers(settings.model.sampling.prior, backbone.stages)),
+        prior_sampling=Sampling(parts.samplers),
         fine_tuning=fine_tuning,
-        drawing=Drawing(run, backbone, sampling, device),
+        drawing=Drawing(run, backbone, parts.sampling, device),
         num_images=settings.drawing,
         loggers=loggers,
         scorers=scorers,
@@ -142,8 +200,6 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     strategy = str(config["trainer"].get("strategy", "auto"))
     if strategy.startswith(("auto", "ddp")):
         return make_trainer
-    if strategy != "fsdp":
-        raise ValueError(f"trainer.strategy={strategy} is not known: give auto (ddp) or fsdp")
     if config["method"]["ema_decay"] is not None:
         raise ValueError(
             "trainer.strategy=fsdp does not support a moving average of the weights: "
@@ -157,21 +213,6 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
     return lambda **arguments: make_trainer(**arguments, strategy=Sharded())
 
 
-def _check_without_sr(config: Mapping[str, Any], model: str) -> None:
-    """ValueError for settings of the SR stage, which this model lacks."""
-    if config["sr"]["enabled"]:
-        raise ValueError(f"the model {model} has no SR stage: give sr=off")
-    for override in config["overrides"]:
-        if assignment(override).key.startswith("sr.") or override == "stage=sr":
-            raise ValueError(f"the model {model} has no SR stage: leave out {override}")
-
-
-def _check_sr_off(sr: SuperResolution) -> None:
-    for key in ("noise_level", "inference_noise_level"):
-        if getattr(sr, key) is not None and not sr.enabled:
-            raise ValueError(f"sr=off does not use sr.{key}: leave it out, or give sr=frozen")
-
-
 def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:
     keys = {f"sr.{key}" for key in ("learning_rate", "max_steps", "batch_size", "train")}
     unused = [text for text in config["overrides"] if assignment(text).key in keys]
@@ -181,10 +222,8 @@ def _warn_of_unused_sr_settings(config: Mapping[str, Any]) -> None:
         )
 
 
-def _base_state(
-    config: Mapping[str, Any], names: PromptNames, method: Method
-) -> dict[str, Any] | None:
-    """With stage=sr, the state of the base stage that the earlier run (run=DIR) has trained.
+def _earlier_run(config: Mapping[str, Any], names: PromptNames) -> Run | None:
+    """With stage=sr, the earlier run (run=DIR) that has trained the base stage.
 
     ValueError if the earlier run had other settings.
     """
@@ -201,39 +240,35 @@ def _base_state(
         raise ValueError(
             f"{earlier.folder} was trained with another {changes}: stage=sr needs the same"
         )
-    return method.state(reload(earlier).backbone.stages["base"])
+    return earlier
 
 
 def _drop_storage_keys(settings: Any) -> Any:
-    """The settings of a group without those that change no weight."""
+    """The settings of a group without those that change no weight, or that `seed` repeats."""
     if not isinstance(settings, Mapping):
         return settings
-    return {k: v for k, v in settings.items() if k not in ("cache", "checkpoint_every")}
-
-
-def _warn_of_small_photos(subject: Subject, backbone: Backbone) -> None:
-    resolution_px = list(backbone.stages.values())[-1].resolution_px
-    sizes_px = [min(photo.shape[-2:]) for photo in subject.originals()]
-    small = [size_px for size_px in sizes_px if size_px < resolution_px]
-    if small:
-        log.warning(
-            "%d of %d photos are smaller than the model's %d px (the smallest: %d): they are "
-            "enlarged, and the model learns the missing detail as blur",
-            len(small),
-            len(sizes_px),
-            resolution_px,
-            min(small),
-        )
+    left_out = ("cache", "checkpoint_every", "seed")
+    return {k: _drop_storage_keys(v) for k, v in settings.items() if k not in left_out}
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:
-    subject: Subject = _instantiate(config["subject"])
+    subject: Subject = build(config["subject"], "subject")
     return subject
 
 
-def scorers_of(metrics: dict[str, Any], subject: Subject | None = None) -> list[Scorer]:
-    """Build the scorers of the group `metrics`, and check that they can score the subject."""
-    scorers: list[Scorer] = list(_instantiate(metrics).values())
+def scorers_of(
+    metrics: dict[str, Any],
+    subject: Subject | None = None,
+    make: Callable[[Any, str], Any] = build,
+) -> list[Scorer]:
+    """Build the scorers of the group `metrics`, and check that they can score the subject.
+
+    ValueError that names all encoders that cannot be loaded, not just the first.
+    """
+    try:
+        scorers = list(make(metrics, "metrics").values())
+    except ValueError as error:
+        raise ValueError("; ".join(problems_of(metrics, "metrics")) or str(error)) from error
     if subject is not None:
         for scorer in scorers:
             scorer.check(subject)
@@ -245,7 +280,7 @@ def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
     history = History(run)
     if not config["logger"]:
         return [history]
-    return [_partial(config["logger"])(folder=run.folder, config=dict(run.config)), history]
+    return [partial_of(config["logger"])(folder=run.folder, config=dict(run.config)), history]
 
 
 @dataclass(frozen=True)
@@ -257,19 +292,24 @@ class Reloaded:
     sampling: Sampling
 
 
-def reload(run: Run) -> Reloaded:
-    """Load a finished run from its folder.
+def reload(run: Run, size_px: int | None = None) -> Reloaded:
+    """Load a finished run from its folder. `size_px`: the size of its images, if not the run's.
 
-    The pretrained model is loaded too if the run's method saves less than a whole model.
+    The pretrained model is loaded too if the run's method saves less than a whole model. ValueError
+    if the model draws images of one size only.
     """
     quieten_libraries()
     config = run.config
+    if size_px is not None and "resolution_px" not in config["model"]["backbone"]:
+        raise ValueError(f"size_px={size_px}: this run's model has one size: leave size_px out")
     settings = read(Settings, config)
-    method: Method = _instantiate(config["method"]["tuning"], "method.tuning")
+    method: Method = build(config["method"]["tuning"], "method.tuning")
 
     def pretrained(folder: Path | None = None) -> Backbone:
         source = {} if folder is None else {"pretrained": str(folder)}
-        backbone: Backbone = _instantiate(config["model"]["backbone"] | source)
+        size = {} if size_px is None else {"resolution_px": size_px}
+        settings_of_model = config["model"]["backbone"] | source | size
+        backbone: Backbone = build(settings_of_model, "model.backbone")
         return backbone
 
     backbone = method.load(pretrained, run.weights.resolve())
@@ -300,38 +340,6 @@ def quieten_libraries() -> None:
 def _is_warning(record: logging.LogRecord) -> bool:
     """Let only warnings and errors pass: open_clip logs its steps to the root logger, as INFO."""
     return record.levelno > logging.INFO
-
-
-def _instantiate(settings: dict[str, Any], key: str = "") -> Any:
-    """Build the object that `settings` describes.
-
-    A ValueError inside is raised as it is: its message is for the user, and Hydra would hide it.
-    `key`: where `settings` stand in the config.
-    """
-    try:
-        return instantiate(settings)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValidationError):
-            raise ValueError(sentence_of(error.__cause__, key)) from None
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
-
-
-def _partial(settings: dict[str, Any]) -> Any:
-    """A `functools.partial` of the function or class that `settings` describes.
-
-    Call it with objects as arguments. Hydra's `instantiate` would take the same objects for configs
-    and instantiate what they contain.
-    """
-    return instantiate(settings, _partial_=True)
-
-
-def _callback(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
-    """Build a callback. Its constructor gets those of `arguments` that it has parameters for."""
-    make_callback = _partial(settings)
-    parameters = inspect.signature(make_callback.func).parameters
-    return make_callback(**{name: value for name, value in arguments.items() if name in parameters})
 
 
 def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:

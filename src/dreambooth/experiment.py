@@ -16,7 +16,6 @@ from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
-from dreambooth.runs.files import atomic_folder
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.provenance import timed
 from dreambooth.runs.records import Metric
@@ -41,6 +40,7 @@ class Experiment:
     subject: Subject
     names: PromptNames
     backbone: Backbone
+    fingerprint: str  # of the pretrained model; "" without a prior
     method: Method
     prior: Prior
     prior_sampling: Sampling
@@ -65,7 +65,7 @@ class Experiment:
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         photos = self._photos(self.subject.photos)
-        on_rank_zero(lambda: self.run.images.save("photos", photos))
+        on_rank_zero(partial(self._save_photos, photos))
         # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in untrained}
@@ -90,18 +90,22 @@ class Experiment:
             return None
         backbone = to_device(self.backbone, self.drawing.device)
         prompt = self.names.class_prompt
-        return encode_prior(backbone, stage_name, prompt, self.prior, self.prior_sampling)
+        model = self.fingerprint
+        return encode_prior(backbone, model, stage_name, prompt, self.prior, self.prior_sampling)
 
     def _save(self) -> None:
         if not self.run.weights.exists():
-            with atomic_folder(self.run.weights) as folder:
-                folder.mkdir()
-                self.method.save(self.backbone, folder)
+            self.run.save_weights(partial(self.method.save, self.backbone))
 
     def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
         """Photos of the subject as pictures, at the resolution of the last stage."""
         resolution_px = list(self.backbone.stages.values())[-1].resolution_px
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
+
+    def _save_photos(self, photos: Sequence[Picture]) -> None:
+        self.run.images.save("photos", photos)
+        path = self.run.images.save_contact_sheet("photos", photos)
+        log.info("the photos as training sees them: %s", path)
 
     def draw(self) -> None:
         """Draw the subject under each of its prompts, and the class under the class prompt.

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # for a variance-preserving schedule
-DISTRIBUTIONS = ("uniform", "logit_normal")
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path
             ["trainer.devices=3"],
             "method.batch_size=4 is split over 3 devices: give a multiple",
         ),
-        (["trainer.strategy=deepspeed"], "=deepspeed is not known: give auto (ddp) or fsdp"),
+        (["trainer.strategy=deepspeed"], "trainer.strategy=deepspeed: give auto (ddp) or fsdp"),
         (["trainer.strategy=fsdp"], "=fsdp needs at least two devices: give trainer.devices=2"),
     ],
 )

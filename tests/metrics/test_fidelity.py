@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import distributed
 
-from dreambooth.metrics.evaluation import PictureSets
-from dreambooth.metrics.intervals import mean
+from dreambooth.metrics.evaluation import PictureSets, evaluate
+from dreambooth.metrics.functional import copied_of_unseen
+from dreambooth.metrics.intervals import ci95, mean, units
 from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
+from dreambooth.subjects.photos import to_uint8
 
 SUBJECT = drawn_subject("dog", 7)
 
@@ -86,8 +88,8 @@ def test_the_scores_are_those_of_a_plain_recomputation():
     assert metrics["copied"].value == pytest.approx((nearest > among.max() + 1e-6).mean())
     assert metrics["div"].value == pytest.approx(1 - np.mean(pairs), abs=1e-6)
     assert metrics["div"].count == 4
-    of_prompts = sorted([1 - pairs[0], 1 - np.mean(pairs[1:])])
-    assert metrics["div"].ci95 == pytest.approx(of_prompts, abs=1e-6)
+    of_prompts = units([[1 - pairs[0]], [1 - pair for pair in pairs[1:]]])
+    assert metrics["div"].ci95 == pytest.approx(ci95(of_prompts), abs=1e-5)
     one_prompt = scored(FidelityScorer(dino, clip), PROMPTS[2:])[1]
     assert (one_prompt["div"].count, one_prompt["div"].ci95) == (3, None)
     assert "interval over prompts" in metrics["div"].protocol
@@ -104,7 +106,8 @@ def test_each_picture_goes_through_each_encoder_once():
     dino, clip = MeanColour(), MeanColour()
     scored(FidelityScorer(dino, clip), PROMPTS, OF_CLASS)
     num_photos = len(SUBJECT.originals())
-    assert dino.seen == len(PROMPTS) + len(OF_CLASS) + num_photos
+    unseen = len(SUBJECT.held_out(64))
+    assert dino.seen == len(PROMPTS) + len(OF_CLASS) + num_photos + unseen
     assert clip.seen == len(PROMPTS) + num_photos
 
 
@@ -163,12 +166,33 @@ def test_only_shares_have_the_intervals_of_shares():
     """Pictures that are photos, all the same: cosines of 1, distances of 0."""
     photo = SUBJECT.originals()[0]
     same = [Picture(photo, prompt, i) for prompt in ("a red kzn dog", "a kzn dog") for i in (0, 1)]
-    dino, clip = MeanColour(), MeanColour()
-    metrics = scored(FidelityScorer(dino, clip, MeanDifference()), same)[1]
+    scorer = FidelityScorer(MeanColour(), MeanColour(), MeanDifference())
+    metrics = evaluate([scorer], PictureSets(SUBJECT, "kzn", same, [])).metrics
     assert metrics["div"].ci95 == (0, 0)
     assert metrics["copy"].ci95 == pytest.approx((1, 1))
     low, high = metrics["copied"].ci95
-    assert 0.5 < low < high == 1
+    assert 0.1 < low < high == 1  # two prompts
+
+
+def test_copied_has_the_share_of_photos_that_no_training_saw_beside_it():
+    encoder = MeanColour()
+    metrics = scored(FidelityScorer(encoder, encoder), PROMPTS)[1]
+    real, unseen = encoder.images(SUBJECT.originals()), SUBJECT.held_out(64)
+    drawn = encoder.images(list(to_uint8(unseen)))
+    among = cosines(real, real)[~np.eye(len(real), dtype=bool)].max()
+    expected = (cosines(drawn, real).max(1) > among + 1e-6).mean()
+    assert metrics["copied_null"].value == pytest.approx(expected)
+    assert metrics["copied_null"].count == len(unseen) == 16
+    assert "16 photos of the subject that no training saw" in metrics["copied_null"].protocol
+
+
+@pytest.mark.parametrize(
+    ("num_photos", "share"), [(1, math.nan), (2, math.nan), (3, 2 / 3), (5, 0.4)]
+)
+def test_of_a_folder_of_photos_each_is_left_out_and_the_nearest_two_are_nearer(num_photos, share):
+    photos = torch.randn(num_photos, 8, generator=torch.Generator().manual_seed(0))
+    found = copied_of_unseen(photos)
+    assert found.mean().item() == pytest.approx(share, nan_ok=True)
 
 
 def test_no_pictures_give_no_numbers_and_one_photo_no_share_of_copies():
@@ -180,4 +204,4 @@ def test_no_pictures_give_no_numbers_and_one_photo_no_share_of_copies():
         assert math.isnan(metrics[name].value), name
         assert metrics[name].count == 0
     _, metrics = scored(FidelityScorer(encoder, encoder), [])
-    assert all(metric.count == 0 for metric in metrics.values())
+    assert all(m.count == 0 for name, m in metrics.items() if name != "copied_null")

@@ -36,7 +36,9 @@ def table(label="lambda 0", note="a note", title="Title"):
         TableRow("b", "gone", {"dino": Entry(None, None, "1 failed"), "pres": Entry()}),
     ]
     difference = Difference(-0.2, -0.3, -0.1, 0.01, 0.02, math.nan, 3, 60)
-    compared = Comparison("dino", "a", "b", difference, -0.17, "it falls", True, "a - b: DINO -0.2")
+    compared = Comparison(
+        "dino", "a", "b", difference, -0.17, "it falls", "a - b: DINO -0.2", verdict="agrees"
+    )
     return Table("prior", title, "Table 3 of the paper", columns, rows, [compared], [note])
 
 
@@ -85,7 +87,7 @@ def test_csv_files_have_every_part_of_an_estimate_and_of_a_comparison(tmp_path):
     assert (second["dino"], second["dino_remark"]) == ("", "1 failed")
     with (tmp_path / "tables/prior_differences.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["a"], row["b"], row["agrees"]) == ("lambda 0", "gone", "agrees")
+    assert (row["a"], row["b"], row["verdict"]) == ("lambda 0", "gone", "agrees")
     assert float(row["p_holm"]) == 0.02
     assert row["effect_size"] == ""
 
@@ -117,7 +119,7 @@ def test_the_markdown_tells_the_gaps_with_the_commands_that_fill_them(study, tmp
 
 
 def test_text_of_runs_is_shown_as_it_is_in_markdown(study, tmp_path):
-    finding = Finding(f"As {NASTY}", True, "")
+    finding = Finding(f"As {NASTY}", "agrees", "")
     text = write_markdown(study, [table(label=NASTY)], [finding], [], tmp_path).read_text()
     assert "<script>" not in text
     assert r"\<script\>alert(1)\</script\>" in text

@@ -57,8 +57,14 @@ def test_applications_and_limitations_are_of_the_cells_that_are_as_in_the_paper(
     contexts = table.rows[5].entries["dino"].estimate
     assert contexts.num_images == 5 * 8 * 2
     limits = tables["limitations"]
-    claimed_of = [row.label for row in limits.rows if row.entries["copied"].claim]
+    claimed_of = [row.label for row in limits.rows if row.entries["copied_excess"].finding]
     assert claimed_of == ["lambda 1, correct class noun"]
     assert limits.rows[0].entries["context_accuracy"].text.startswith("least: a ... ")
-    told = [f for f in findings([limits]) if "training photos" in f.sentence]
-    assert [f.agrees for f in told] == [True]
+    row = next(row for row in limits.rows if row.label in claimed_of)
+    copied, null, excess = (
+        row.entries[name].estimate.mean for name in ("copied", "copied_null", "copied_excess")
+    )
+    assert excess == pytest.approx(copied - null)
+    (told,) = [f for f in findings([limits]) if "resemble a training photo" in f.sentence]
+    assert told.verdict == ""
+    assert f"correct class noun {excess:+.3f}" in told.sentence

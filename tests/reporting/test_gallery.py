@@ -1,7 +1,7 @@
-import filecmp
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 from commands import command
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -112,7 +112,8 @@ def test_no_command_is_given_that_could_not_work(study):
 
 
 @pytest.mark.slow
-def test_the_command_draws_the_same_picture_to_the_bit(finished, tmp_path):
+@pytest.mark.bits
+def test_the_command_draws_the_same_picture_to_1_of_255(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "of a run" / "0")
     (cell,) = read_study([folder.parent]).cells
     (trial,) = cell.trials
@@ -123,12 +124,12 @@ def test_the_command_draws_the_same_picture_to_the_bit(finished, tmp_path):
         ended = command("generate", *words[2:])
         assert ended.code == 0, ended.output
         again = folder / "images" / "again" / sample.path.name
-        assert filecmp.cmp(again, sample.path, shallow=False) or _same(again, sample.path)
+        assert np.abs(_pixels(again) - _pixels(sample.path)).max() <= 1
 
 
-def _same(a, b):
-    with Image.open(a) as one, Image.open(b) as other:
-        return one.tobytes() == other.tobytes()
+def _pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
 def test_what_a_picture_was_made_from_is_read_from_its_file_where_no_scores_are(sweep, tmp_path):

@@ -10,10 +10,10 @@ from made_up import made_up_sweep
 from PIL import Image
 from scipy import stats
 
-from dreambooth.reporting.planner import cheapest, designs, pilot_of
-from dreambooth.reporting.statistics import difference
+from dreambooth.reporting.planner import cheapest, count_claims, designs, pilot_of
+from dreambooth.reporting.statistics import difference, paired
 from dreambooth.reporting.study import read_study
-from dreambooth.reporting.variance import Components, components, least_effect, paired, power
+from dreambooth.reporting.variance import Components, components, least_effect, power
 
 PROMPTS = 5
 FIVE = ("biscuit", "olive", "clover", "pepper", "coral")
@@ -134,7 +134,8 @@ def test_the_command_prints_a_design_its_cost_the_sweep_and_a_figure(pilot, plan
 
 def test_a_smaller_effect_needs_a_larger_study(pilot):
     study = read_study([pilot])
-    found = designs(pilot_of(study, "dino"), 0.05), designs(pilot_of(study, "dino"), 0.02)
+    one = pilot_of(study, "dino", count_claims(study))
+    found = designs(one, 0.05), designs(one, 0.02)
     large, small = (cheapest(each, 0.8) for each in found)
     assert large.power >= 0.8
     pairs = large.num_subjects * large.num_seeds
@@ -148,7 +149,7 @@ def test_a_study_says_what_it_could_have_seen(pilot):
     (line,) = [line for line in ended.output.splitlines() if line.strip().startswith("dino")]
     seen = float(line.split()[1])
     study = read_study([pilot])
-    one = pilot_of(study, "dino")
+    one = pilot_of(study, "dino", count_claims(study))
     variance = one.components.of_subject(2, one.num_images)
     assert power(seen, variance, 5, 0.05 / one.num_claims) == pytest.approx(0.8, abs=0.01)
 
@@ -156,11 +157,11 @@ def test_a_study_says_what_it_could_have_seen(pilot):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("metric=dino", "effect=0"), "effect=0: give a difference above 0"),
-        (("metric=dino", "effect=much"), "effect=much: give a difference above 0"),
+        (("metric=dino", "effect=0"), "effect=0: give a number above 0"),
+        (("metric=dino", "effect=much"), "effect=much: give a number above 0"),
         (("effect=0.1",), "give metric=..., the score to plan for"),
         (("metric=typo", "effect=0.1"), "metric=typo is not among the scores of pilot"),
-        (("metric=dino", "effect=0.1", "power=2"), "power=2: give a chance between 0 and 1"),
+        (("metric=dino", "effect=0.1", "power=2"), "power=2: give a number between 0 and 1"),
     ],
 )
 def test_what_is_no_plan_is_refused_in_one_sentence(pilot, overrides, said):

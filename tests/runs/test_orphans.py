@@ -134,23 +134,6 @@ def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once_and_what_was_saved_stays(tmp_path, tiny):
-    own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "method.max_steps=100000", "seed=1,2")
-    own = (*own, "method.checkpoint_every=2")
-    started = start_a_sweep(tmp_path / "sweep", *own)
-    (run,) = [Run(folder, {}) for folder in (tmp_path / "sweep").glob("seed*/")]
-    started.send_signal(signal.SIGSTOP)  # so that it is not done with the first one
-    started.send_signal(signal.SIGINT)
-    time.sleep(0.1)
-    started.send_signal(signal.SIGCONT)
-    started.send_signal(signal.SIGINT)
-    output, _ = started.communicate(timeout=60)
-    assert "Traceback" not in output
-    assert started.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
-    assert list(run.checkpoints.glob("*.ckpt"))
-
-
-@pytest.mark.slow
 def test_the_report_of_a_sweep_that_was_killed_says_so(tmp_path, tiny):
     sweep = tmp_path / "sweep"
     own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "method.max_steps=100000", "seed=1,2")

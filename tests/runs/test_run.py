@@ -130,6 +130,7 @@ def test_a_run_that_replaces_one_sets_it_aside_until_it_is_finished(finished):
     other.set_status("finished")
     other.tidy()
     assert sorted(p.name for p in finished.folder.iterdir()) == [
+        ".dreambooth-run",
         "config.yaml",
         "status.json",
         "train.log",
@@ -151,13 +152,17 @@ def test_a_folder_is_one_process_own(tmp_path):
 
 
 def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
+    marker = Run.create(tmp_path, CONFIG).folder / ".dreambooth-run"
+    for name in ("config.yaml", "status.json"):
+        (tmp_path / name).unlink()
     whole = tmp_path / "images" / "a.png"
     whole.parent.mkdir()
     whole.write_bytes(b"whole")
     (tmp_path / "images" / ".a.png.123.partial").write_bytes(b"wh")
     (tmp_path / ".weights.123.partial").mkdir()
     with claimed(tmp_path):
-        assert [p for p in tmp_path.rglob("*") if p.name != ".lock"] == [whole.parent, whole]
+        left = {p for p in tmp_path.rglob("*") if p.name != ".lock"}
+        assert left == {marker, whole.parent, whole}
 
 
 def test_a_key_that_only_one_config_has_is_a_difference(run):

@@ -79,6 +79,26 @@ def test_the_centre_square_is_resized_as_torch_does_with_antialiasing(tmp_path, 
     torch.testing.assert_close(ours, expected, atol=1.5, rtol=0)  # Pillow rounds twice
 
 
+@pytest.mark.parametrize("size", [(64, 32), (32, 64)])
+def test_padding_keeps_the_whole_photo_on_the_colour_of_its_border(tmp_path, size):
+    image = Image.new("RGB", size, (200, 100, 50))
+    image.paste((0, 0, 255), (8, 8, size[0] - 8, size[1] - 8))
+    image.save(tmp_path / "a.png")
+    padded = levels(load_photos(tmp_path, 64, "pad").images)[0]
+    left, top = (64 - size[0]) // 2, (64 - size[1]) // 2
+    np.testing.assert_array_equal(padded[top : 64 - top, left : 64 - left], np.array(image))
+    np.testing.assert_array_equal(padded[0, 0], (200, 100, 50))
+    np.testing.assert_array_equal(padded[-1, -1], (200, 100, 50))
+
+
+def test_without_a_crop_photos_must_be_square(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    assert load_photos(tmp_path, 8, "none").images.shape == (1, 3, 8, 8)
+    Image.new("RGB", (16, 12)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png has 16x12 px: make it square"):
+        load_photos(tmp_path, 8, "none")
+
+
 def bilevel() -> Image.Image:
     return Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (8, 4))).convert("1")
 

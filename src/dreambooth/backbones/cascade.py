@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
 from dreambooth.backbones.stage import Condition, Encoded, Sampling
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
@@ -216,6 +217,15 @@ class CascadeBackbone:
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.describe(folder)
 
+    def save_adapters(self, folder: Path) -> None:
+        """A folder for each stage with an adapter, in peft's layout."""
+        for name, stage in self.stages.items():
+            if peft_model(stage.denoiser) is not None:
+                save_adapter(stage.denoiser, folder / name)
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        return {n: read_adapter(folder / n) for n in self.stages if (folder / n).is_dir()}
+
     def describe(self, folder: Path) -> None:
         """Write cascade.json, which describes the parts of the folder."""
         sizes = ("resolution_px", "patch_px", "low_resolution_px")
@@ -262,6 +272,9 @@ class CascadeBackbone:
     ) -> Tensor:
         return self._draw(prompts, keys, sampling, low)
 
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        return ""
+
     def _draw(
         self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling, low: Tensor | None
     ) -> Tensor:
@@ -288,7 +301,7 @@ class CascadeBackbone:
                 images = F.interpolate(images, size_px, mode="bicubic", antialias=True).clamp(-1, 1)
                 continue
             condition = stage.encode_prompts(prompts)
-            null = stage.encode_prompts([""] * len(prompts))
+            null = stage.encode_prompts([sampling.negative_prompt] * len(prompts))
             generators = [generator(*key, name) for _, key in jobs]
             if is_sr:
                 assert images is not None, "an SR stage follows a base stage"

@@ -98,18 +98,26 @@ def to_device(backbone: Backbone, device: torch.device) -> Backbone:
     return backbone
 
 
+def noise_key(template: str, index: int, seed: int | None = None) -> tuple:
+    """The key of a picture's noise; with a seed, one other than that of the run's own pictures."""
+    return ("image", template, index) if seed is None else ("image", template, index, seed)
+
+
 def draw_pictures(
-    backbone: Backbone, jobs: Sequence[tuple[str, str, int]], sampling: Sampling
+    backbone: Backbone,
+    jobs: Sequence[tuple[str, str, int]],
+    sampling: Sampling,
+    seed: int | None = None,
 ) -> list[Picture]:
     """Draw one picture for each (template, prompt, index).
 
-    The noise follows from template and index alone: all runs of a sweep, whatever they call the
-    subject, are compared on the same noise. The ranks share the batches, and each returns all
-    pictures.
+    The noise follows from template, index and seed alone: all runs of a sweep, whatever they call
+    the subject, are compared on the same noise. The bits of a picture follow from its batch too
+    (docs/runs.md). The ranks share the batches, and each returns all pictures.
     """
 
     def draw_batch(batch: Sequence[tuple[str, str, int]]) -> Tensor:
-        noise_keys: list[tuple] = [("image", template, index) for template, _, index in batch]
+        noise_keys = [noise_key(template, index, seed) for template, _, index in batch]
         return backbone.generate([prompt for _, prompt, _ in batch], noise_keys, sampling)
 
     drawn_batches = map_over_ranks(draw_batch, batches(jobs, backbone.batch_size))

@@ -5,11 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dreambooth.backbones.adapters import (
+    PREFIX,
+    adapter_state,
+    peft_model,
+    read_adapter,
+    save_adapter,
+)
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.distributed.ranks import batches
-from dreambooth.randomness import generator
+from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
@@ -20,6 +28,9 @@ SCHEDULERS = {  # sampler -> class of diffusers
     "ddim": "DDIMScheduler",
     "dpm": "DPMSolverMultistepScheduler",
 }
+
+
+_SCHEDULER_SETTINGS = {"timestep_spacing": "trailing", "clip_sample": False}
 
 
 class LatentStage:
@@ -153,11 +164,11 @@ class LatentBackbone:
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
-        pipeline = self._with_sampler(sampler)
+        pipeline, negative = self._with_sampler(sampler), [sampling.negative_prompt] * len(jobs)
         with evaluation_mode(stage.denoiser):
             images = pipeline(
                 prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
-                negative_prompt_embeds=stage.encode_prompts([""] * len(jobs))["text"],
+                negative_prompt_embeds=stage.encode_prompts(negative)["text"],
                 generator=[generator(*key, stage.name) for _, key in jobs],
                 num_inference_steps=sampler.num_steps,
                 guidance_scale=sampler.guidance_scale,
@@ -175,7 +186,7 @@ class LatentBackbone:
         import diffusers
 
         scheduler = getattr(diffusers, SCHEDULERS[sampler.name]).from_config(
-            self._pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False
+            self._pipeline.scheduler.config, **_SCHEDULER_SETTINGS
         )
         parts = {**self._pipeline.components, "scheduler": scheduler}
         pipeline = type(self._pipeline)(**parts, requires_safety_checker=False)
@@ -183,9 +194,59 @@ class LatentBackbone:
         pipeline.vae.enable_slicing()  # decodes one image at a time
         return pipeline.to(next(self._stage.denoiser.parameters()).device)
 
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        stage, sampler = self._stage, sampling.samplers["base"]
+        scheduler = SCHEDULERS[sampler.name]
+        settings = ", ".join(f"{k}={v!r}" for k, v in _SCHEDULER_SETTINGS.items())
+        model, adapter, lora = weights, peft_model(stage.denoiser), ""
+        if adapter is not None:
+            if not _is_lora(adapter):
+                return ""
+            model = self._pipeline.name_or_path
+            lora = f"\npipeline.load_lora_weights({str(weights)!r})"
+        return f"""\
+import torch
+from diffusers import {scheduler}, StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained({str(model)!r}, safety_checker=None){lora}
+pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config, {settings})
+image = pipeline(
+    {prompt!r},
+    negative_prompt={sampling.negative_prompt!r},
+    num_inference_steps={sampler.num_steps},
+    guidance_scale={sampler.guidance_scale},
+    height={stage.resolution_px},
+    width={stage.resolution_px},
+    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),
+).images[0]"""
+
     def save(self, folder: Path) -> None:
         """Save a diffusers folder, which `StableDiffusionPipeline.from_pretrained` reads."""
         self._pipeline.save_pretrained(folder)
+
+    def save_adapters(self, folder: Path) -> None:
+        """A LoRA as `StableDiffusionPipeline.load_lora_weights` reads it; else as peft saves it."""
+        adapter = peft_model(self._stage.denoiser)
+        if not _is_lora(adapter):
+            save_adapter(self._stage.denoiser, folder / "unet")
+            return
+        state = adapter_state(self._stage.denoiser)
+        layers = {name.removeprefix(PREFIX): value for name, value in state.items()}
+        type(self._pipeline).save_lora_weights(
+            folder,
+            unet_lora_layers=layers,
+            unet_lora_adapter_metadata=adapter.peft_config["default"].to_dict(),
+        )
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        if (folder / "unet").is_dir():
+            return {"base": read_adapter(folder / "unet")}
+        layers = load_file(folder / "pytorch_lora_weights.safetensors")
+        return {"base": {PREFIX + k.removeprefix("unet."): v for k, v in layers.items()}}
+
+
+def _is_lora(adapter: Any) -> bool:
+    return bool(adapter.peft_config["default"].peft_type == "LORA")
 
 
 def load_pipeline(pretrained: str | Path) -> Any:

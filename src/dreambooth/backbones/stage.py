@@ -93,6 +93,7 @@ class Sampling:
     super_resolution: bool = True  # False: enlarge the base stage's images with bicubic filtering
     noise_level: float | None = None  # variance on the SR stage's condition; None: the model's own
     last_stage: str | None = None  # stop after this stage; None: after the model's last stage
+    negative_prompt: str = ""  # guidance leads away from it
 
 
 class Backbone(Protocol):
@@ -126,5 +127,18 @@ class Backbone(Protocol):
         ValueError if the model has no SR stage.
         """
 
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        """Python code by which plain diffusers draws the same image from the folder `weights`.
+
+        "" if diffusers has no pipeline for the model.
+        """
+
     def save(self, folder: Path) -> None:
         """Save the weights in the diffusers layout, which `load` and diffusers itself read."""
+
+    def save_adapters(self, folder: Path) -> None:
+        """Save the adapters of the stages, and no other weights, as other tools read them."""
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        """The adapters that `save_adapters` saved: for each stage with one, its tensors by the
+        names of peft."""

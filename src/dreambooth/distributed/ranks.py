@@ -195,10 +195,12 @@ def start_process(
 
 
 def interrupt_processes(processes: Sequence[subprocess.Popen]) -> None:
-    """Send SIGINT, as Ctrl-C does, to the processes that still run."""
+    """Send SIGINT, as Ctrl-C does, to the processes that still run; SIGTERM if they ignore it, as
+    those that a shell has started with `&`."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def end_processes(processes: Sequence[subprocess.Popen]) -> None:

@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=stdout")
 """Overrides for every rank but rank 0, which alone writes files."""
 
-_SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
+_SWEEP_KEYS = (
+    *("hydra.mode", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher"),
+    *("launcher", "report"),
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.assemble import loggers_of, scorers_of, subject_of
+from dreambooth.launch.inputs import inputs_of
 from dreambooth.launch.outcome import record_outcome
 from dreambooth.launch.sweep import print_sweep_table
 from dreambooth.metrics.evaluation import PictureSets, evaluate, merge_rows, summary_line
@@ -32,6 +33,7 @@ def score_again(config: Mapping[str, Any]) -> None:
             f"{run.folder} holds scores of another system's images: "
             f"give images={run.config['images']} again"
         )
+    run.check_inputs(inputs_of(run.config))
     subject = subject_of(run.config)
     scorers = _not_empty(scorers_of(config["metrics"], subject))
     pairs = ("restored", "originals") if run.images.has("restored") else ()
@@ -64,7 +66,8 @@ def score_external(config: Mapping[str, Any]) -> None:
     kept = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in groups]
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
-        run = Run.create(folder, about | {"overrides": ["method=external", *kept]})
+        about |= {"overrides": ["method=external", *kept]}
+        run = Run.create(folder, about, inputs=inputs_of(config))
         with record_outcome(run):
             scores = evaluate(scorers, sets)
             run.write_scores(scores.rows)

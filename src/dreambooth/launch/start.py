@@ -13,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.distributed.preemption import listen_for
 from dreambooth.distributed.ranks import on_rank_zero
+from dreambooth.launch.inputs import inputs_of
 from dreambooth.launch.outcome import record_outcome
 from dreambooth.runs.cells import EXECUTION_KEYS, affects_result
 from dreambooth.runs.files import claimed
@@ -70,11 +71,18 @@ def _requested_run(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
                 f"run={cfg.run} resumes that run with its own settings: leave out {others[0]}"
             )
         earlier = Run.load(Path(cfg.run))
-        return earlier.folder, earlier.resume
+        return earlier.folder, lambda state: earlier.resume(state, inputs_of(earlier.config))
     if cfg.stage == "sr":
         cfg, overrides = compose_sr_stage(cfg.run, overrides)
     folder, config = Path(hydra.runtime.output_dir), plain_config(cfg, overrides)
-    return folder, lambda state: Run.create(folder, config, replace=force, state=state)
+
+    def begin(state: str) -> Run:
+        inputs = inputs_of(config)
+        if config["stage"] == "sr":
+            Run.load(Path(config["run"])).check_inputs(inputs)
+        return Run.create(folder, config, replace=force, state=state, inputs=inputs)
+
+    return folder, begin
 
 
 def compose_sr_stage(folder: str | None, overrides: list[str]) -> tuple[DictConfig, list[str]]:

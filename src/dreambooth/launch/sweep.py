@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.distributed.preemption import exit_code_of_stop
+from dreambooth.launch.checks import check_jobs, refuse
 from dreambooth.launch.outcome import forget_failures, noted_failures, reason_of
 from dreambooth.runs.cells import (
     affects_result,
@@ -23,7 +25,10 @@ from dreambooth.runs.cells import (
     sweep_name,
     write_cells,
 )
+from dreambooth.runs.checks import check_writable
 from dreambooth.runs.overrides import assignment
+from dreambooth.runs.ownership import check_folder
+from dreambooth.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,10 @@ class Folders(Callback):
         if config.run is not None and config.stage != "sr" and (resumed / "config.yaml").exists():
             with open_dict(config):
                 config.hydra.run.dir, config.hydra.output_subdir = str(resumed), None
+        try:
+            check_folder(Path(config.hydra.run.dir))  # before Hydra writes its files into it
+        except ValueError as error:
+            sys.exit(str(error))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _cells.clear()
@@ -67,15 +76,25 @@ class Folders(Callback):
                 f"hydra.job.config.override_dirname.exclude_keys={keys}",
             ]
         # Other sweepers choose each cell by the results of earlier ones.
-        if hydra.sweeper._target_.endswith(".BasicSweeper"):
-            jobs = BasicSweeper.split_arguments(overrides, None)[0]
+        if not hydra.sweeper._target_.endswith(".BasicSweeper"):
+            return
+        jobs = BasicSweeper.split_arguments(overrides, None)[0]
+        with refuse():
+            check_writable("hydra.sweep.dir", folder)
+            finished = [
+                not config.force and _is_finished(folder / cell_name(job, keys)) for job in jobs
+            ]
+            check_jobs(config, jobs, finished)
             cells = {cell_name(job, keys): [*filter(affects_result, job)] for job in jobs}
             _cells[:] = cells
-            try:
-                write_cells(folder, cells)
-                _print_num_finished(folder, cells, config.force)
-            except (ValueError, OSError) as error:
-                sys.exit(str(error))  # Hydra turns other exceptions into warnings
+            write_cells(folder, cells)
+            _print_num_finished(folder, cells, config.force)
+
+
+def _is_finished(cell: Path) -> bool:
+    with suppress(ValueError):  # it is damaged
+        return Run(cell, {}).status().state == "finished"
+    return False
 
 
 def _print_num_finished(folder: Path, cells: Collection[str], force: bool) -> None:

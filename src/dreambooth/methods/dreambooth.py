@@ -31,8 +31,7 @@ class DreamBooth:
         return Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
 
     def prompts(self, names: PromptNames) -> TermPrompts:
-        """ "a [V] [class noun]" for the subject, and "a [class noun]" for the prior."""
-        return TermPrompts([names.subject_prompt], [names.class_prompt, ""])
+        return TermPrompts.of(names)
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
         state: dict[str, Tensor] = stage.denoiser.state_dict()

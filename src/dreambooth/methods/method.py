@@ -35,6 +35,11 @@ class TermPrompts:
     subject: Sequence[str]
     prior: Sequence[str]  # the class prompt, then the empty prompt, for caption dropout
 
+    @classmethod
+    def of(cls, names: PromptNames) -> "TermPrompts":
+        """DreamBooth's: "a [V] [class noun]" for the subject, "a [class noun]" for the prior."""
+        return cls([names.subject_prompt], [names.class_prompt, ""])
+
 
 class Method(Protocol):
     """A personalization method, such as fine-tuning, an adapter, or new tokens."""

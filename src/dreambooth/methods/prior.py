@@ -15,12 +15,20 @@ log = logging.getLogger(__name__)
 
 
 def encode_prior(
-    backbone: Backbone, stage_name: str, class_prompt: str, prior: Prior, sampling: Sampling
+    backbone: Backbone,
+    fingerprint: str,
+    stage_name: str,
+    class_prompt: str,
+    prior: Prior,
+    sampling: Sampling,
 ) -> Encoded:
-    """The prior images, encoded for a stage. Those that the cache lacks are drawn now."""
+    """The prior images, encoded for a stage. Those that the cache lacks are drawn now.
+
+    `fingerprint`: that of the pretrained model, before a method adds anything to it.
+    """
     stage, sampler = backbone.stages[stage_name], sampling.samplers[stage_name]
     cache_key: dict[str, str | int | float] = {
-        "model": backbone.fingerprint(),
+        "model": fingerprint,
         "stage": stage_name,
         "prompt": class_prompt,
         "sampler": sampler.name,

@@ -48,6 +48,9 @@ class TwoTermModule(L.LightningModule):
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         method.prepare(stage)
         self._set_trained()
+        # Checkpoints contain only what trains.
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_post_hook(_allow_frozen)
         self.prompts = {"subject": prompts.subject}
         if prior_weight:
             self.prompts["prior"] = prompts.prior
@@ -119,6 +122,22 @@ class TwoTermModule(L.LightningModule):
             text = self.stage.encode_prompts(self.prompts[name], with_gradient=True)
         text = {key: value.to(self.device) for key, value in text.items()}
         return {**repeat(text, draw.prompt), **draw.added}
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    for name in _frozen(module):
+        state.pop(prefix + name, None)
+
+
+def _allow_frozen(module: nn.Module, found: Any) -> None:
+    frozen = _frozen(module)
+    found.missing_keys[:] = [
+        key for key in found.missing_keys if not any(key.endswith(name) for name in frozen)
+    ]
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return {name for name, p in module.named_parameters() if not p.requires_grad}
 
 
 def cooled_down(step: int, num_steps: int, fraction: float) -> float:

@@ -1,9 +1,10 @@
 """Scoring pictures from any source: one row for each picture, and metrics over all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from dreambooth.metrics.columns import interval_of_run
 from dreambooth.metrics.external import PictureFile
 from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
@@ -56,7 +57,8 @@ def evaluate(scorers: Sequence[Scorer], sets: PictureSets, seed: int | None = No
 
     `seed`: the seed of the run; None for pictures of other systems. A row has `set` ("prompts",
     "class" or "restored"), `prompt`, `template`, `index`, `seed`, the `path` of a picture of
-    another system, and a column for each score.
+    another system, and a column for each score. The interval of a metric is over the run's prompts,
+    if its mean is that of a column; else it is the scorer's own.
     """
     drawn = [("prompts", p) for p in sets.prompts] + [("class", p) for p in sets.class_prompts]
     rows = [_row(image_set, picture, seed) for image_set, picture in drawn]
@@ -66,7 +68,11 @@ def evaluate(scorers: Sequence[Scorer], sets: PictureSets, seed: int | None = No
     metrics: dict[str, Metric] = {}
     for scores in of_drawn + of_restored:
         metrics |= scores.metrics
-    return Scores(_with_columns(rows, of_drawn) + _with_columns(restored, of_restored), metrics)
+    scored = _with_columns(rows, of_drawn) + _with_columns(restored, of_restored)
+    for name, metric in metrics.items():
+        interval = interval_of_run(scored, name, metric.value)
+        metrics[name] = replace(metric, ci95=interval) if interval else metric
+    return Scores(scored, metrics)
 
 
 def _with_columns(rows: list[Row], all_scores: Sequence[Scores]) -> list[Row]:

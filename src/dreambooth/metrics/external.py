@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from dreambooth.runs.pictures import Picture
-from dreambooth.subjects.photos import SUFFIXES, read_original
+from dreambooth.subjects.files import SUFFIXES
+from dreambooth.subjects.photos import read_original
 from dreambooth.subjects.prompts import class_prompt, subject_phrase
 from dreambooth.subjects.subject import Subject
 

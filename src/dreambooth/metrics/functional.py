@@ -131,6 +131,23 @@ def copy_score(generated: Tensor, real: Tensor) -> CopyScores:
     return CopyScores(nearest, (lead > _ROUNDING).double().where(~lead.isnan(), torch.nan))
 
 
+def copied_of_unseen(real: Tensor, unseen: Tensor | None = None) -> Tensor:
+    """`closer` of `copy_score` for photos of the subject that no training saw: copied's null.
+
+    unseen (U, D) against real (R, D): (U,). Without unseen photos, each real photo against the
+    others: (R,). The two photos most similar to each other are then 1 and the others 0, so the mean
+    is 2 / R whatever the photos; a new photo like the others would be 1 with a chance of
+    2 / (R + 1).
+    """
+    if unseen is not None:
+        return copy_score(unseen, real).closer
+    if len(real) < 2:
+        return torch.full((len(real),), torch.nan, dtype=torch.float64)
+    others = ~torch.eye(len(real), dtype=torch.bool, device=real.device)
+    each = [copy_score(real[i : i + 1], real[others[i]]).closer for i in range(len(real))]
+    return torch.cat(each)
+
+
 def without_identifier(prompt: str, identifier: str) -> str:
     """The text for CLIP-T: "a kzn dog in the snow" without "kzn" is "a dog in the snow".
 

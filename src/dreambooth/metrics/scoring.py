@@ -4,6 +4,7 @@ Each encoder sees each picture once; all scores are computed from the features.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from dreambooth.distributed.ranks import num_ranks, rank
 from dreambooth.metrics.detail import enlarged_photos
 from dreambooth.metrics.evaluation import PictureSets, Row, Scores
-from dreambooth.metrics.functional import diversity_of_each, without_identifier
-from dreambooth.metrics.intervals import ci95_of_groups, ci95_of_share, mean
+from dreambooth.metrics.functional import copied_of_unseen, diversity_of_each, without_identifier
+from dreambooth.metrics.intervals import ci95, ci95_of_share, mean, pooled_mean, units
 from dreambooth.metrics.metrics import (
     ClipImageSimilarity,
     ClipTextSimilarity,
@@ -24,6 +25,7 @@ from dreambooth.metrics.metrics import (
 )
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.records import Metric
+from dreambooth.subjects.photos import to_uint8
 from dreambooth.subjects.subject import Subject
 
 
@@ -104,10 +106,10 @@ class FidelityScorer:
             "div": diversity_of_each(torch.cat([torch.empty(0), *distances]), names),
         }
         class_columns = {"pres": pres.per_image()}
-        groups = {
-            name: _one_per_group(column) for name, column in (columns | class_columns).items()
+        counts = {
+            name: int((~column.isnan()).sum()) for name, column in (columns | class_columns).items()
         }
-        groups["div"] = [of_prompt.tolist() for of_prompt in distances]
+        counts["div"] = sum(map(len, distances))
         values = {
             "dino": dino.compute(),
             "clip_i": clip_i.compute(),
@@ -117,7 +119,11 @@ class FidelityScorer:
             **copies.compute(),
         }
         rows = _rows(columns, len(prompts)) + _rows(class_columns, len(class_prompts))
-        return Scores(rows, self._summary(values, groups, photos))
+        metrics = self._summary(values, counts, photos)
+        of_prompts = ci95(units([of_prompt.tolist() for of_prompt in distances]))
+        metrics["div"] = replace(metrics["div"], ci95=of_prompts)
+        metrics["copied_null"] = self._null(sets.subject, real_dino)
+        return Scores(rows, metrics)
 
     def score_restored(self, sets: PictureSets) -> Scores:
         restored = [p.pixels for p in sets.restored]
@@ -149,11 +155,23 @@ class FidelityScorer:
             div.update(torch.stack(pixels), [prompt] * len(pixels))
         return div
 
+    def _null(self, subject: Subject, real: Tensor) -> Metric:
+        """`copied` of photos of the subject that no training saw, or of each photo left out."""
+        if subject.held_out is None:
+            closer, of = (
+                copied_of_unseen(real),
+                "each of the subject's photos, left out of the others",
+            )
+        else:
+            unseen = to_uint8(subject.held_out(subject.originals()[0].shape[-1]))
+            closer = copied_of_unseen(real, self.dino.images(unseen))
+            of = f"{len(unseen)} photos of the subject that no training saw"
+        protocol = f"copied of {of}; {self.dino.protocol}"
+        values = closer[~closer.isnan()].tolist()
+        return Metric(pooled_mean([values]), len(values), protocol, ci95_of_share(values))
+
     def _summary(
-        self,
-        values: Mapping[str, Tensor],
-        groups: Mapping[str, list[list[float]]],  # the intervals treat groups as independent
-        photos: Sequence[Tensor],
+        self, values: Mapping[str, Tensor], counts: Mapping[str, int], photos: Sequence[Tensor]
     ) -> dict[str, Metric]:
         real = f"{len(photos)} real photos ({sizes(photos)}, 8 bits)"
         pairs = f"mean cosine, all images x {real}"
@@ -169,12 +187,8 @@ class FidelityScorer:
             "copy": f"mean cosine to the nearest of {real}; {dino}",
             "copied": f"share nearer to one of {real} than any two of them; {dino}",
         }
-        intervals = {name: ci95_of_groups(groups[name]) for name in protocols if name != "copied"}
-        intervals["copied"] = ci95_of_share([value for [value] in groups["copied"]])
         return {
-            name: Metric(
-                float(values[name]), sum(map(len, groups[name])), protocol, intervals[name]
-            )
+            name: Metric(float(values[name]), counts[name], protocol)
             for name, protocol in protocols.items()
         }
 
@@ -192,8 +206,3 @@ def _rows(columns: dict[str, Tensor], count: int) -> list[Row]:
     return [
         {name: (v[i] if v[i] == v[i] else None) for name, v in values.items()} for i in range(count)
     ]
-
-
-def _one_per_group(scores: Tensor) -> list[list[float]]:
-    """Put each score into a group of its own, leaving out NaN."""
-    return scores[~scores.isnan()][:, None].tolist()

@@ -12,7 +12,7 @@ from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import p_in_words
 from dreambooth.reporting.study import Study
-from dreambooth.reporting.tables import Comparison, Entry, Finding, Table, TableRow
+from dreambooth.reporting.tables import OVER, VERDICTS, Entry, Finding, Table, TableRow
 from dreambooth.runs.files import Score, csv_of, write_atomically
 from dreambooth.runs.status import describe
 
@@ -32,7 +32,6 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
 }
-_VERDICTS = {True: "agrees", False: "the opposite", None: "not settled"}
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -59,7 +58,8 @@ def rows_of(table: Table) -> list[dict[str, Score]]:
             if e := entry.estimate:
                 flat |= {key: e.mean, f"{key}_low": _number(e.low)}
                 flat |= {f"{key}_high": _number(e.high), f"{key}_subjects": e.num_subjects}
-                flat |= {f"{key}_images": e.num_images, f"{key}_interval_over": e.unit}
+                flat |= {f"{key}_trainings": e.num_trainings, f"{key}_images": e.num_images}
+                flat |= {f"{key}_interval_over": e.unit}
             flat |= {
                 f"{key}_paper": entry.paper,
                 f"{key}_remark": entry.text,
@@ -86,11 +86,12 @@ def differences_of(table: Table) -> list[dict[str, Score]]:
             "p_holm": _number(d.p_holm),
             "effect_size": _number(d.effect_size),
             "subjects": d.num_subjects,
-            "pairs": d.num_pairs,
+            "trained_pairs": d.num_trainings,
+            "pictures": d.num_images,
             "interval_over": d.unit,
             "paper": comparison.paper,
             "claim": comparison.claim,
-            "agrees": _verdict(comparison),
+            "verdict": comparison.verdict,
         }
         rows.append(row)
     return rows
@@ -140,12 +141,8 @@ def write_markdown(
 ) -> Path:
     """Write report.md: summary, gaps, tables, figures and provenance."""
     lines = [f"# {_md(study.name)}", "", _what_was_run(study), ""]
-    for verdict, title in (
-        (True, "Agrees with the paper"),
-        (False, "The opposite of the paper"),
-        (None, "Not settled"),
-    ):
-        lines += _section(title, [f"- {_md(f.sentence)}" for f in findings if f.agrees is verdict])
+    for verdict, title in VERDICTS.items():
+        lines += _section(title, [f"- {_md(f.sentence)}" for f in findings if f.verdict == verdict])
     lines += _section("Remarks", [f"- {_md(note)}" for note in study.notes])
     lines += _section("Gaps", _gaps(study))
     for table in tables:
@@ -212,16 +209,20 @@ def _md_entry(row: TableRow, key: str) -> str:
 def _differences(table: Table) -> list[str]:
     if not table.comparisons:
         return []
-    lines = ["| difference | 95 % interval | p after Holm | effect size | pairs | the paper | |"]
+    lines = [
+        "| difference | 95 % interval | p after Holm | effect size | trained pairs | the paper | |"
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for comparison in table.comparisons:
         d = comparison.difference
         name = comparison.sentence.rpartition(" (")[0]
         paper = "" if comparison.paper is None else f"{comparison.paper:+.3f}"
         size = "-" if math.isnan(d.effect_size) else f"{d.effect_size:+.2f}"
-        count = f"{d.num_pairs} of {counted(d.num_subjects, 'subject')}"
-        cells = [name, f"({d.low:+.3f}, {d.high:+.3f})", p_in_words(d.p_holm), size, count, paper]
-        lines.append(f"| {' | '.join(map(_md, [*cells, _verdict(comparison)]))} |")
+        count = f"{d.num_trainings} of {counted(d.num_subjects, 'subject')}"
+        p = p_in_words(d.p_holm) if comparison.verdict else ""
+        interval = f"({d.low:+.3f}, {d.high:+.3f}){OVER[d.unit]}"
+        cells = [name, interval, p, size, count, paper, comparison.verdict]
+        lines.append(f"| {' | '.join(map(_md, cells))} |")
     return [*lines, ""]
 
 
@@ -288,10 +289,6 @@ def _paper(entry: Entry) -> str:
 def counted(number: int, noun: str) -> str:
     """ "1 run", "2 runs"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _verdict(comparison: Comparison) -> str:
-    return _VERDICTS[comparison.agrees] if comparison.claim else ""
 
 
 def _number(value: float) -> float | None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dreambooth.reporting.notes import remark, units_in_words
 from dreambooth.reporting.paper import as_in_paper
-from dreambooth.reporting.scores import HEADINGS, Part, ScoreReader, shared_protocol
+from dreambooth.reporting.scores import HEADINGS, Heading, Part, ScoreReader, shared_protocol
 from dreambooth.reporting.study import Cell
 from dreambooth.reporting.tables import Column, Entry, Table, TableRow
 
@@ -20,6 +21,12 @@ _FAMILIES = {  # the applications of section 4.4 -> the templates that ask for t
     r" \{\}",
     "recontextualization": r"\{\}.* (in|on|under|with|floating|at|near)\b",
 }
+_FINDINGS = {  # the limitation -> what the summary says of the estimate
+    "context_accuracy": "the share of pictures in the prompted context",
+    "copied_excess": "the share of pictures that resemble a training photo, above that of unseen "
+    "photos of the subject",
+}
+_EXCESS = "copied, less the share of copied of unseen photos of the same subject"
 _ASKED = "share that is clean and shows everything the prompt asks for but its class, oracle"
 
 
@@ -63,6 +70,7 @@ def applications(part: Part, reader: ScoreReader) -> Table | None:
     notes = ["The paper shows its applications as pictures only."]
     if len(cells) == 1 < len(part.study.cells):
         notes.append(f"All rows belong to one cell: {cells[0].label}.")
+    notes += units_in_words(cells, rows)
     return _table(
         "applications", "Applications", "section 4.4 of the paper", part, columns, rows, notes
     )
@@ -72,10 +80,15 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
     """Return a table of the paper's three limitations.
 
     They are contexts that do not appear, subjects that change with the context, and copied photos.
-    Cells with the paper's settings also show its claims.
+    The summary has findings on the cells with the paper's settings, and no verdict: the paper gives
+    no values, and no threshold of ours is its claim.
     """
     cells = [cell for cell in part.study.cells if cell.finished]
-    columns = _columns(cells, ("context_accuracy", "copied", "copy"))
+    columns = _columns(cells, ("context_accuracy", "copied", "copied_null", "copy"))
+    has_excess = any(reader.scores(cell.finished, "copied_excess") for cell in cells)
+    if has_excess:
+        heading = HEADINGS["copied_excess"]
+        columns.insert(-1, Column("copied_excess", heading.text, heading.better, _EXCESS))
     if any(reader.scores(cell.finished, "identity") for cell in cells):
         protocol = "identity, of the prompts with a context only"
         columns.insert(1, Column("identity", "identity in contexts", "higher", protocol))
@@ -88,7 +101,8 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
             prompts = _only("recontextualization") if column.key == "identity" else None
             entries[column.key] = _entry(cell, column.key, prompts, reader)
             if as_in_paper(cell, part.study, "method"):
-                entries[column.key] = _with_claim(column.key, entries[column.key])
+                words = _FINDINGS.get(column.key, "")
+                entries[column.key] = replace(entries[column.key], finding=words)
         if "context_accuracy" in entries and entries["context_accuracy"].estimate:
             text = _weakest_template(cell, reader)
             entries["context_accuracy"] = replace(entries["context_accuracy"], text=text)
@@ -97,28 +111,14 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
         "The paper names three limitations: the prompted context does not appear (context), the "
         "subject's appearance changes with the context (identity in contexts), and pictures "
         "resemble the training photos (copied: the share of pictures that are nearer to a photo "
-        "than any two photos are to each other). It gives no values."
+        "than any two photos are to each other). It gives no values. Photos of the subject that no "
+        "training saw are such too: only the excess over their share shows copying.",
+        *units_in_words(cells, rows),
     ]
+    if not has_excess and any(column.key == "copied" for column in columns):
+        notes.append("These runs have no such share: python src/evaluate.py run=DIR measures it.")
     source = "figure on limitations of the paper (pictures only)"
     return _table("limitations", "Limitations", source, part, columns, rows, notes)
-
-
-def _with_claim(metric: str, entry: Entry) -> Entry:
-    """Add the paper's claim on a limitation to an entry, and whether the estimate agrees."""
-    e = entry.estimate
-    if e is None or metric not in ("context_accuracy", "copied"):
-        return entry
-    if metric == "context_accuracy":
-        return replace(
-            entry,
-            claim="the prompted context does not always appear",
-            agrees=True if e.high < 1 else None,
-        )
-    return replace(
-        entry,
-        claim="some pictures resemble the training photos",
-        agrees=True if e.low > 0.01 else None,
-    )
 
 
 def _table(
@@ -142,7 +142,8 @@ def _columns(cells: Sequence[Cell], metrics: Sequence[str]) -> list[Column]:
             t.metrics[metric] for cell in cells for t in cell.finished if metric in t.metrics
         ]
         if any(result.count for result in results):
-            heading, protocol = HEADINGS[metric], shared_protocol(results[0].protocol)
+            heading = HEADINGS.get(metric, Heading(metric.replace("_", " ")))
+            protocol = shared_protocol(results[0].protocol)
             columns.append(Column(metric, heading.text, heading.better, protocol))
     return columns
 
@@ -155,7 +156,7 @@ def _entry(
     cell: Cell, metric: str, prompts: Callable[[str], bool] | None, reader: ScoreReader
 ) -> Entry:
     estimate = reader.estimate(cell.finished, metric, prompts)
-    return Entry(estimate, None, "" if estimate else "no such pictures")
+    return Entry(estimate, None, remark(cell, metric, estimate) if estimate else "no such pictures")
 
 
 def _weakest_template(cell: Cell, reader: ScoreReader) -> str:

@@ -42,6 +42,9 @@ Line = list[tuple[float, float]]
 """(step, value), in order."""
 
 
+_OVER = " (over subjects; of one subject over its trainings, of one training over its prompts)"
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure that was written, with a caption that describes it."""
@@ -150,7 +153,7 @@ def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
     against = join_words([f"{others[name]} ({heading(name)})" for name in y_of])
     caption = (
         f"Fidelity to the subject ({heading(fidelity)}) against {against}: means of the cells with "
-        "95 % intervals. Up and to the right is better."
+        f"95 % intervals{_OVER}. Up and to the right is better."
     )
     if "clip_t" in y_of and "class" in study.axes:
         caption += " CLIP-T also depends on the class noun: compare cells with the same noun only."
@@ -194,7 +197,8 @@ def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
     all_axes[0].set_yticks(range(len(cells)), [cell.label for cell in cells])
     caption = (
         f"Each dot is one of {len(study.subjects)} subjects (the mean over its runs), at the same "
-        "height in all panels. The large marker and the line are the mean and its 95 % interval."
+        "height in all panels. The large marker and the line are the mean and its 95 % interval"
+        f"{_OVER}."
     )
     yield Plot("per_subject", "Every subject", caption, canvas)
 

@@ -1,4 +1,4 @@
-"""The sentences of the summary, made from the tables."""
+"""The sentences of the summary, made from the tables: one for each claim of the paper."""
 
 from __future__ import annotations
 
@@ -6,43 +6,56 @@ from collections.abc import Sequence
 
 from dreambooth.reporting.scores import HEADINGS, Heading
 from dreambooth.reporting.statistics import Difference, Estimate
-from dreambooth.reporting.tables import Comparison, Finding, Table
+from dreambooth.reporting.tables import Comparison, Finding, Table, Verdict
 
-_OPENINGS = {
-    True: "As in the paper, {}",
-    False: "Against the paper, which says that {}",
-    None: "It is not settled whether {}",
+_OPENINGS: dict[Verdict, str] = {
+    "agrees": "As in the paper, {}",
+    "opposite": "Against the paper, which says that {}",
+    "not settled": "It is not settled whether {}",
+    "cannot be judged": "It cannot be judged whether {}",
 }
 
 
 def findings(tables: Sequence[Table]) -> list[Finding]:
-    """Return whether the tables agree with each claim of the paper, ordered by table and claim.
+    """Return the verdict on each claim, ordered by table and claim, then findings without one.
 
-    Scores of the same claim share a sentence if they have the same outcome and their intervals are
-    over the same units.
+    The latter are about the paper's limitations, of which it gives no values.
     """
-    sentences = []
+    judged = {c.claim: (t, c) for t in tables for c in t.comparisons if c.verdict}
+    sentences = [_on_claim(table, one) for table, one in judged.values()]
     for table in tables:
-        groups: dict[tuple[str, str, str, bool | None, str], list[Comparison]] = {}
-        for comparison in table.comparisons:
-            if comparison.claim:
-                units = _units(comparison.difference)
-                group = (comparison.claim, comparison.a, comparison.b, comparison.agrees, units)
-                groups.setdefault(group, []).append(comparison)
-        for (claim, a, b, agrees, units), comparisons in groups.items():
-            values = ", ".join(map(_value, comparisons))
-            context = _bracketed(table.part, _compared_cells(table, claim, a, b))
-            sentence = f"{_OPENINGS[agrees].format(claim)}{context}: {values}; {units}."
-            sentences.append(Finding(sentence, agrees, table.key))
-        sentences += _findings_on_entries(table)
-    return sentences
+        unmeasured = {c.claim: c for c in table.comparisons if c.claim and c.claim not in judged}
+        for claim, one in unmeasured.items():
+            judged[claim] = (table, one)
+            opening = _OPENINGS["cannot be judged"].format(claim)
+            sentence = (
+                f"{opening}{_bracketed(table.part)}: the metric by which the paper judges it was "
+                f"not measured. Beside it: {_beside(table, one)}."
+            )
+            sentences.append(Finding(sentence, "cannot be judged", table.key))
+    return sentences + [finding for table in tables for finding in _on_entries(table)]
 
 
-def _units(result: Difference | Estimate) -> str:
-    """Say which units an interval is over: "over 5 subjects"."""
-    if result.num_subjects == 1:
-        return f"one subject, over its {result.unit}"
-    return f"over {result.num_subjects} subjects"
+def _on_claim(table: Table, one: Comparison) -> Finding:
+    opening = _OPENINGS[one.verdict].format(one.claim)
+    context = _bracketed(table.part, _compared_cells(table, one))
+    sentence = f"{opening}{context}: {_value(one)}; {over(one.difference)}."
+    if one.needed:
+        sentence += f" {one.needed[0].upper()}{one.needed[1:]}."
+    if beside := _beside(table, one):
+        sentence += f" Beside it, without a verdict: {beside}."
+    return Finding(sentence, one.verdict, table.key)
+
+
+def over(result: Difference | Estimate) -> str:
+    """Say which units an interval is over, and so what it is about."""
+    if result.unit == "subjects":
+        trainings = f" ({result.num_trainings} trainings)"
+        more = result.num_trainings > result.num_subjects
+        return f"over {result.num_subjects} subjects{trainings if more else ''}"
+    if result.unit == "trainings":
+        return f"over {result.num_trainings} trainings of one subject, and about it only"
+    return "one training run: intervals are the spread over its prompts or pictures"
 
 
 def p_in_words(p: float) -> str:
@@ -52,12 +65,12 @@ def p_in_words(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _compared_cells(table: Table, claim: str, a: str, b: str) -> str:
+def _compared_cells(table: Table, one: Comparison) -> str:
     """Name the two cells if the claim is about several pairs; "" otherwise."""
-    if len({(c.a, c.b) for c in table.comparisons if c.claim == claim}) < 2:
+    if len({(c.a, c.b) for c in table.comparisons if c.claim == one.claim}) < 2:
         return ""
     labels = {row.cell: row.label for row in table.rows}
-    return f"{labels[a]} - {labels[b]}"
+    return f"{labels[one.a]} - {labels[one.b]}"
 
 
 def _bracketed(*words: str) -> str:
@@ -66,30 +79,39 @@ def _bracketed(*words: str) -> str:
     return f" ({text})" if text else ""
 
 
+def _beside(table: Table, one: Comparison) -> str:
+    """The other scores that bear on a claim, of the same pair of settings."""
+    others = [
+        c
+        for c in table.comparisons
+        if c.claim == one.claim and (c.a, c.b) == (one.a, one.b) and not c.verdict
+    ]
+    return ", ".join(map(_value, others))
+
+
 def _value(comparison: Comparison) -> str:
     """ "PRES -0.171 (-0.200 to -0.150, p = 0.012; the paper -0.171)"."""
     heading = HEADINGS.get(comparison.metric, Heading(comparison.metric)).text
-    paper = "" if comparison.paper is None else f"; the paper {comparison.paper:+.3f}"
     d = comparison.difference
-    p = p_in_words(d.p_holm)
-    return f"{heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {p}{paper})"
+    p = "" if d.p_holm != d.p_holm else f", {p_in_words(d.p_holm)}"
+    paper = "" if comparison.paper is None else f"; the paper {comparison.paper:+.3f}"
+    return f"{heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}{p}{paper})"
 
 
-def _findings_on_entries(table: Table) -> list[Finding]:
-    """Return findings on claims about single values; cells with the same outcome share one."""
-    groups: dict[tuple[str, str, bool | None, str], list[tuple[str, Estimate]]] = {}
+def _on_entries(table: Table) -> list[Finding]:
+    """Return findings on single values; cells over the same units share one."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for row in table.rows:
-        for key, entry in row.entries.items():
-            if entry.claim and entry.estimate:
-                group = (key, entry.claim, entry.agrees, _units(entry.estimate))
-                groups.setdefault(group, []).append((row.label, entry.estimate))
-    sentences = []
-    for (key, claim, agrees, units), cells in groups.items():
-        heading = next(column.heading for column in table.columns if column.key == key)
-        values = "; ".join(
-            f"{label} {e.mean:.3f} ({e.low:.3f} to {e.high:.3f})" for label, e in cells
+        for entry in row.entries.values():
+            if entry.finding and (e := entry.estimate):
+                value = f"{e.mean:+.3f}" if "above" in entry.finding else f"{e.mean:.3f}"
+                text = f"{row.label} {value} ({e.low:.3f} to {e.high:.3f})"
+                groups.setdefault((entry.finding, over(e), table.part), []).append(text)
+    return [
+        Finding(
+            f"{words[0].upper()}{words[1:]}{_bracketed(part)}: {'; '.join(values)}; {units}.",
+            "",
+            table.key,
         )
-        opening = f"{_OPENINGS[agrees].format(claim)}{_bracketed(table.part)}"
-        sentence = f"{opening}: {heading}, {values}; {units}."
-        sentences.append(Finding(sentence, agrees, table.key))
-    return sentences
+        for (words, units, part), values in groups.items()
+    ]

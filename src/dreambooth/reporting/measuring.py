@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from dreambooth.reporting.claims import judge
 from dreambooth.reporting.families import applications, limitations
+from dreambooth.reporting.notes import floor_row, has_wrong_class_prompt, notes_on, remark
 from dreambooth.reporting.paper import (
     PAPER_TABLES,
     PaperTable,
     as_in_paper,
     claimed,
+    num_chosen,
     paper_difference,
     paper_value,
 )
@@ -23,12 +26,11 @@ from dreambooth.reporting.scores import (
     Heading,
     Part,
     ScoreReader,
-    image_set_of,
     shared_protocol,
     uniform_parts,
 )
-from dreambooth.reporting.settings import ABSENT, key_of, label_of, order_of, setting_in_words
-from dreambooth.reporting.statistics import Difference, Estimate, difference, holm
+from dreambooth.reporting.settings import key_of, label_of, order_of, setting_in_words
+from dreambooth.reporting.statistics import Difference, difference
 from dreambooth.reporting.study import Cell, Study
 from dreambooth.reporting.tables import Column, Comparison, Entry, Table, TableRow
 
@@ -49,7 +51,7 @@ def tables_of(study: Study) -> list[Table]:
             tables.append(_along(plan, part, reader))
     for part in uniform_parts(study):
         tables += [applications(part, reader), limitations(part, reader)]
-    return _with_unique_keys([table for table in tables if table is not None])
+    return judge(_with_unique_keys([table for table in tables if table is not None]))
 
 
 def _plan_without_paper(axis: str) -> PaperTable:
@@ -71,7 +73,7 @@ def _along(plan: PaperTable, part: Part, reader: ScoreReader) -> Table | None:
     rows = [_row(plan, cell, study, columns, reader) for cell in cells]
     if any(as_in_paper(cell, study, plan.axis) for cell in cells):
         rows += [
-            TableRow("", f"{label}, the paper", _paper_only(columns, values))
+            TableRow("", label, _paper_only(columns, values))
             for label, values in plan.others.items()
         ]
     comparisons = [
@@ -89,9 +91,9 @@ def _along(plan: PaperTable, part: Part, reader: ScoreReader) -> Table | None:
         f"{plan.title} ({part.words})" if part.words else plan.title,
         plan.source,
         columns,
-        rows,
-        _judged(comparisons),
-        [*notes, *_notes(cells, columns, rows)],
+        [*rows, *floor_row(study, cells, columns, reader)],
+        comparisons,
+        [*notes, *notes_on(study, cells, columns, rows, reader)],
         part.words,
     )
 
@@ -121,24 +123,6 @@ def _row(
         estimate = reader.estimate(cell.finished, column.key)
         entries[column.key] = Entry(estimate, paper, remark(cell, column.key, estimate))
     return TableRow(cell.key, cell.label, entries)
-
-
-def remark(cell: Cell, metric: str, estimate: Estimate | None) -> str:
-    """Say why a cell has no estimate, or what limits the estimate that it has."""
-    if estimate is None:
-        states = Counter(trial.status.state for trial in cell.trials)
-        if not states["finished"]:
-            return ", ".join(f"{count} {state}" for state, count in states.items())
-        return "not measured"
-    if _has_wrong_class_prompt(cell, metric):
-        return "another class"
-    return "no interval" if math.isnan(estimate.low) else ""
-
-
-def _has_wrong_class_prompt(cell: Cell, metric: str) -> bool:
-    """Whether a metric of the class prompt is measured with a wrong class noun."""
-    right_prompt = (None, ABSENT, "none", "correct")
-    return image_set_of(metric) == "class" and cell.settings.get("class") not in right_prompt
 
 
 def _paper_only(columns: Sequence[Column], values: Mapping[str, float]) -> dict[str, Entry]:
@@ -175,76 +159,32 @@ def _pairs(plan: PaperTable, cells: Sequence[Cell], study: Study) -> list[tuple[
 
 def _compare(
     plan: PaperTable, study: Study, column: Column, a: Cell, b: Cell, reader: ScoreReader
-) -> tuple[Comparison, int] | None:
-    """Return the comparison, not yet judged, and the sign that the paper claims; 0 for no claim."""
+) -> Comparison | None:
+    """Return the comparison, not yet judged."""
     same_class = a.settings.get("class") == b.settings.get("class")
-    if not same_class and any(_has_wrong_class_prompt(cell, column.key) for cell in (a, b)):
+    if not same_class and any(has_wrong_class_prompt(cell, column.key) for cell in (a, b)):
         return None
     result = difference(*(reader.scores(cell.finished, column.key) for cell in (a, b)))
     if result is None or math.isnan(result.low):
         return None
     values = [cell.settings[plan.axis] for cell in (a, b)]
-    claim, sign, paper = "", 0, None
-    if as_in_paper(a, study, plan.axis) and as_in_paper(b, study, plan.axis):
-        claim, sign = claimed(plan, column.key, *values)
-        paper = paper_difference(plan, column.key, *values)
     rest = label_of({axis: v for axis, v in a.settings.items() if axis != plan.axis})
     names = " - ".join(setting_in_words(plan.axis, value) for value in values)
     sentence = f"{names}{f', {rest}' if rest else ''}: {column.heading} {_with_interval(result)}"
-    return Comparison(column.key, a.key, b.key, result, paper, claim, None, sentence), sign
+    comparison = Comparison(column.key, a.key, b.key, result, None, "", sentence)
+    if not all(as_in_paper(cell, study, plan.axis) for cell in (a, b)):
+        return comparison
+    paper = paper_difference(plan, column.key, *values)
+    claim, sign = claimed(plan, column.key, *values)
+    if claim is None:
+        return replace(comparison, paper=paper)
+    decides = 1 + num_chosen(plan, *values) if column.key == claim.metric else 0
+    return replace(comparison, paper=paper, claim=claim.words, sign=sign, decides=decides)
 
 
 def _with_interval(d: Difference) -> str:
     """ "+0.934 (+0.903, +0.951)"."""
     return f"{d.mean:+.3f} ({d.low:+.3f}, {d.high:+.3f})"
-
-
-def _judged(comparisons: Sequence[tuple[Comparison, int]]) -> list[Comparison]:
-    """Correct p, and judge whether each settled comparison agrees with the paper.
-
-    p is corrected for all comparisons that the paper makes a claim about, and separately for the
-    others.
-    """
-    with_claim = iter(holm([comparison.difference for comparison, sign in comparisons if sign]))
-    without_claim = iter(
-        holm([comparison.difference for comparison, sign in comparisons if not sign])
-    )
-    judged = []
-    for comparison, sign in comparisons:
-        d = next(with_claim if sign else without_claim)
-        settled = sign and d.p_holm < 0.05 and not d.low <= 0 <= d.high
-        agrees = (d.mean > 0) == (sign > 0) if settled else None
-        judged.append(replace(comparison, difference=d, agrees=agrees))
-    return judged
-
-
-def _notes(cells: Sequence[Cell], columns: Sequence[Column], rows: Sequence[TableRow]) -> list[str]:
-    """Return notes on how to read a table."""
-    finished = [trial for cell in cells for trial in cell.finished]
-    subjects = dict.fromkeys(trial.subject for trial in finished)
-    seeds = dict.fromkeys(trial.seed for trial in finished if trial.seed)
-    notes = []
-    if len(subjects) == 1:
-        more = " seeds are averaged," if len(seeds) > 1 else ""
-        notes.append(
-            f"One subject ({next(iter(subjects))}):{more} intervals and tests are over its prompts "
-            "and pictures and do not generalize to other subjects."
-        )
-    else:
-        notes.append(f"Intervals and tests are over {len(subjects)} subjects.")
-    if any(_has_wrong_class_prompt(cell, c.key) for cell in cells for c in columns):
-        notes.append(
-            "Another class: with a wrong class noun, the class prompt has the wrong noun too. Its "
-            "scores are not compared with those of other nouns."
-        )
-    if any(entry.text == "no interval" for row in rows for entry in row.entries.values()):
-        notes.append("No interval: the runs recorded the mean only, no score for each picture.")
-    for cell in cells:
-        unfinished = Counter(t.status.state for t in cell.trials if t.status.state != "finished")
-        if cell.finished and unfinished:
-            states = ", ".join(f"{count} {state}" for state, count in unfinished.items())
-            notes.append(f"{cell.label}: without {states} of its {len(cell.trials)} runs.")
-    return notes
 
 
 def _with_unique_keys(tables: Sequence[Table]) -> list[Table]:

@@ -26,11 +26,9 @@ from dreambooth.reporting.look import join_words
 from dreambooth.reporting.settings import setting_in_words
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study, Trial
-from dreambooth.reporting.tables import Comparison, Finding, Table
+from dreambooth.reporting.tables import OVER, VERDICTS, Comparison, Finding, Table
 from dreambooth.runs.files import write_atomically
 from dreambooth.runs.status import describe
-
-VERDICTS = {True: "agrees", False: "opposite", None: "not settled"}
 
 
 def write_page(
@@ -57,13 +55,14 @@ def write_page(
         tables=tables,
         labels={cell.key: cell.label for cell in study.cells},
         shared_size=shared_sample_sizes(tables),
-        verdicts=[(v, [f for f in findings if f.agrees is v]) for v in VERDICTS],
-        verdict=VERDICTS,
+        verdicts=[(v, [f for f in findings if f.verdict == v]) for v in VERDICTS],
+        verdict_titles=VERDICTS,
         figures=[(figure, Markup(inlined(figure))) for figure in figures],
         gallery=gallery,
         pictures=Markup(as_json(gallery.data)),
         ran=what_was_run(study),
         sample_size=sample_size,
+        over=OVER,
         split_by_claim=split_by_claim,
         headings={(t.key, column.key): column.heading for t in tables for column in t.columns},
         gaps=[(cell, t, describe(t.status)) for cell in study.cells for t in cell.trials
@@ -117,7 +116,7 @@ def what_was_run(study: Study) -> str:
 
 
 def shared_sample_sizes(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
-    """Return (Table.key, Column.key) -> "n = 5 / 250" for columns with the same n in all rows."""
+    """Return (Table.key, Column.key) -> "n = 5 / 5 / 250" for columns with one n in all rows."""
     shared = {}
     for table in tables:
         for column in table.columns:
@@ -132,14 +131,14 @@ def shared_sample_sizes(tables: Sequence[Table]) -> dict[tuple[str, str], str]:
 
 
 def sample_size(estimate: Estimate) -> str:
-    """ "n = SUBJECTS / PICTURES"."""
-    return f"n = {estimate.num_subjects} / {estimate.num_images}"
+    """ "n = SUBJECTS / TRAININGS / PICTURES"."""
+    return f"n = {estimate.num_subjects} / {estimate.num_trainings} / {estimate.num_images}"
 
 
 def split_by_claim(
     comparisons: Sequence[Comparison],
 ) -> tuple[list[Comparison], list[Comparison]]:
-    """Separate comparisons with a claim or value of the paper from those without."""
+    """Separate comparisons that bear on a claim or have the paper's value from the others."""
     with_claim = [c for c in comparisons if c.claim or c.paper is not None]
     return with_claim, [c for c in comparisons if not c.claim and c.paper is None]
 

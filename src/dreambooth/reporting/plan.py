@@ -12,6 +12,7 @@ from dreambooth.reporting.planner import (
     Design,
     Pilot,
     cheapest,
+    count_claims,
     designs,
     frontier,
     pilot_of,
@@ -20,6 +21,7 @@ from dreambooth.reporting.planner import (
 from dreambooth.reporting.scores import HEADINGS
 from dreambooth.reporting.study import Study
 from dreambooth.runs.overrides import assignment
+from dreambooth.runs.settings import Positive, Probability, read
 
 PLANS = Path("reports/plans")
 _FIRST_FRESH = 1000  # seed of a drawn subject that no example and no table of ours uses
@@ -27,12 +29,11 @@ _FIRST_FRESH = 1000  # seed of a drawn subject that no example and no table of o
 
 def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
     """The plan in words. ValueError for what is no plan."""
-    _check_power(power)
+    read(Probability, power, "power")
     if not isinstance(metric, str):
         raise ValueError("give metric=..., the score to plan for, as in metric=dino")
-    if not isinstance(effect, int | float) or isinstance(effect, bool) or not 0 < effect < math.inf:
-        raise ValueError(f"effect={effect}: give a difference above 0, as in effect=0.03")
-    pilot = pilot_of(study, metric)
+    read(Positive, effect, "effect")
+    pilot = pilot_of(study, metric, count_claims(study))
     every = designs(pilot, float(effect))
     best = cheapest(every, power)
     lines = [_of_pilot(study, pilot), ""]
@@ -70,39 +71,48 @@ def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
 
 def what_it_could_see(study: Study, power: Any, metric: Any = None) -> str:
     """The least effects that a study finds with the power, a line for each metric."""
-    _check_power(power)
+    read(Probability, power, "power")
     finished = [trial for trial in study.trials if trial.status.state == "finished"]
     known = dict.fromkeys(name for trial in finished for name in trial.metrics)
     wanted = [name for name in known if name in HEADINGS] if metric is None else [metric]
-    lines = []
+    if not wanted:
+        raise ValueError(f"{study.name} has no scores: give a sweep whose runs are scored")
+    lines, num_claims = [], count_claims(study)
     for name in wanted:
-        pilot = pilot_of(study, name)
+        pilot = pilot_of(study, name, num_claims)
         least = seen_by(pilot, power)
         seen = f"{least:.3g}" if least else "not known: all pairs differ alike in this study"
         lines.append(f"    {name:18s}{seen}")
-    assert lines or not wanted
     first = (
         f"Differences between two settings that {study.name} finds with a power of {power:g} "
         f"({pilot.num_subjects} subjects, {_counted(pilot.num_seeds, 'seed')} of each, 5 % shared "
-        f"by {pilot.num_claims} claims):"
-        if wanted
-        else f"{study.name} has no scores: give a sweep whose runs are scored"
+        f"by {num_claims} claims):"
     )
     return "\n".join([first, *lines])
 
 
-def command_of(study: Study, design: Design) -> str:
-    """The sweep of the pilot on as many subjects, seeds and pictures."""
+def command_of(study: Study, design: Design, same_subject: bool = False) -> str:
+    """The sweep of the pilot on as many subjects, seeds and pictures.
+
+    `same_subject`: on the pilot's own subject, with as many seeds as `num_subjects`, from the first
+    that it has not used.
+    """
     values: dict[str, list[str]] = {}
     for trial in study.trials:
         for override in trial.run.config.get("overrides", []):
             key, value = assignment(override).key, assignment(override).value
-            if key not in ("seed", "drawing.images_per_prompt") and not _of_subject(key):
+            replaced = _of_subject(key) and not same_subject
+            if key not in ("seed", "drawing.images_per_prompt") and not replaced:
                 known = values.setdefault(key, [])
                 known += [value] if value not in known else []
     words = [f"{key}={','.join(each)}" for key, each in values.items()]
-    words += [f"seed={','.join(map(str, range(design.num_seeds)))}"]
-    words += [f"drawing.images_per_prompt={design.num_images}", *_subjects(study, design)]
+    used = [int(trial.seed) for trial in study.trials if trial.seed.isdigit() and same_subject]
+    first, count = (
+        (max(used, default=-1) + 1, design.num_subjects) if same_subject else (0, design.num_seeds)
+    )
+    words += [f"seed={','.join(map(str, range(first, first + count)))}"]
+    words += [f"drawing.images_per_prompt={design.num_images}"]
+    words += [] if same_subject else _subjects(study, design)
     return shlex.join(["python", "src/train.py", "-m", *words])
 
 
@@ -213,8 +223,3 @@ def _hours(pilot: Pilot, design: Design) -> str:
 
 def _counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _check_power(power: Any) -> None:
-    if not isinstance(power, int | float) or not 0 < power < 1:
-        raise ValueError(f"power={power}: give a chance between 0 and 1, as 0.8")

@@ -13,20 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
+from dreambooth.metrics.columns import image_set_of
+from dreambooth.reporting.claims import claims_in
 from dreambooth.reporting.measuring import tables_of
-from dreambooth.reporting.scores import ScoreReader, image_set_of
+from dreambooth.reporting.scores import ScoreReader
+from dreambooth.reporting.statistics import LEAST_PAIRS, paired
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.variance import (
     Components,
     components,
     least_effect,
-    paired,
     pooled,
     power,
 )
 
 ALPHA = 0.05
-LEAST_PAIRS = 5  # trained pairs (subject x seed) below which the report gives no verdict
 MOST_SUBJECTS, MOST_SEEDS = 60, 5
 IMAGES = (1, 2, 4, 8)  # pictures of each prompt
 
@@ -58,8 +59,11 @@ class Design:
     hours: float
 
 
-def pilot_of(study: Study, metric: str) -> Pilot:
-    """ValueError where the study has no two settings with the metric, or one subject only."""
+def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
+    """Plan for one metric of the study; `num_claims` is that of `count_claims`.
+
+    ValueError where the study has no two settings with the metric, or one subject only.
+    """
     finished = [trial for trial in study.trials if trial.status.state == "finished"]
     known = sorted({name for trial in finished for name in trial.metrics})
     if metric not in known:
@@ -93,7 +97,7 @@ def pilot_of(study: Study, metric: str) -> Pilot:
         components=pooled(several),
         num_settings=len(cells),
         num_comparisons=len(several),
-        num_claims=max(1, _claims(study)),
+        num_claims=num_claims,
         num_subjects=len(subjects),
         num_seeds=round(len(runs) / len(subjects)),
         num_images=images,
@@ -114,9 +118,9 @@ def _seconds(trials: Sequence[Trial]) -> tuple[float, float]:
     return sum(whole) / len(known) - drawn, drawn
 
 
-def _claims(study: Study) -> int:
-    """Comparisons of the study's report of which the paper claims something."""
-    return sum(bool(one.claim) for table in tables_of(study) for one in table.comparisons)
+def count_claims(study: Study) -> int:
+    """The claims of the paper that the study's report judges; 1 if there are none."""
+    return max(1, claims_in(tables_of(study)))
 
 
 def designs(pilot: Pilot, effect: float) -> list[Design]:

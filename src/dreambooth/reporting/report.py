@@ -10,12 +10,14 @@ from dreambooth.reporting.export import write_markdown, write_tables
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
 from dreambooth.reporting.measuring import tables_of
+from dreambooth.reporting.needed import with_needed_runs
 from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
 from dreambooth.runs.files import write_atomically
 from dreambooth.runs.orphans import mark_orphans_failed
 
 RUNS, REPORTS = Path("runs"), Path("reports")
+_RECORD = ".written.json"  # the files that a report has written; marks its folder
 
 
 def report_on(sweeps: Sequence[Path], name: str | None = None) -> Path:
@@ -38,9 +40,12 @@ def study_of(sweeps: Sequence[Path]) -> Study:
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """Write index.html, report.md, tables/ and figures/ to `folder`. Returns index.html's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = tables_of(study)
+    """Write index.html, report.md, tables/ and figures/ to `folder`. Returns index.html's path.
+
+    Raises ValueError if the folder holds other files than those of a report.
+    """
+    _begin(folder)
+    tables = with_needed_runs(study, tables_of(study))
     summary = findings(tables)
     figures = write_figures(study, folder / "figures")
     written = [path.name for path in write_tables(tables, folder / "tables")]
@@ -51,13 +56,29 @@ def write_report(study: Study, folder: Path) -> Path:
     return write_page(study, tables, summary, figures, folder)
 
 
+def _begin(folder: Path) -> None:
+    """Create the folder of a report, marked by an empty record of what the report has written."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give name=, a new folder for the report")
+    others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if _RECORD in others:
+        return
+    older = {"index.html", "report.md", "tables", "figures"} <= set(others)  # before the record
+    if others and not older:
+        shown = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
+        raise ValueError(
+            f"{folder} is not the folder of a report, and it holds other files ({shown}): "
+            "give name=, a new or an empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _RECORD, b"[]")
+
+
 def _remove_earlier(folder: Path, written: Sequence[str]) -> None:
     """Delete what an earlier report in this folder has written and this one has not."""
-    record = folder / ".written.json"
-    earlier = json.loads(record.read_bytes()) if record.exists() else []
-    for name in set(earlier) - set(written):
+    for name in set(json.loads((folder / _RECORD).read_bytes())) - set(written):
         (folder / name).unlink(missing_ok=True)
-    write_atomically(record, json.dumps(written).encode())
+    write_atomically(folder / _RECORD, json.dumps(written).encode())
 
 
 def latest_sweep(runs: Path) -> Path:

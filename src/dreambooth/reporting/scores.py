@@ -7,66 +7,50 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from dreambooth.metrics.columns import Picture, independent_scores, is_mean_of, scores_of
 from dreambooth.reporting.settings import setting_in_words
-from dreambooth.reporting.statistics import Estimate, Picture, Scores, estimate, pair_influences
+from dreambooth.reporting.statistics import Estimate, Scores, estimate
 from dreambooth.reporting.study import Study, Trial
 
-# metric -> (image set, column of scores.csv); for other metrics, prompts and the metric's name
-_COLUMNS = {
-    "drift": ("class", "identity"),
-    "pres": ("class", "pres"),
-    "diversity": ("class", "diversity"),
-    "clean": ("prompts", "is_clean"),
-    "class_accuracy": ("prompts", "class_right"),
-    "context_accuracy": ("prompts", "context_right"),
-}
-_MEANS_OVER_PAIRS = ("diversity",)
+_DERIVED = ("asked", "copied_excess")  # from other scores; no run records them
 STEPS = ("method.max_steps", "sr.max_steps")
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A score's name in a table, which direction is better, and the range of its values."""
+    """A score's name in a table, and which direction is better."""
 
     text: str
     better: str = ""
-    least: float = -math.inf
-    most: float = math.inf
 
 
 HEADINGS = {
-    "dino": Heading("DINO", "higher", -1, 1),
-    "clip_i": Heading("CLIP-I", "higher", -1, 1),
-    "clip_t": Heading("CLIP-T", "higher", -1, 1),
-    "pres": Heading("PRES", "lower", -1, 1),
-    "div": Heading("DIV", "higher", 0),
-    "identity": Heading("identity", "higher", 0, 1),
-    "drift": Heading("drift", "lower", 0, 1),
-    "diversity": Heading("diversity", "higher", 0),
-    "clean": Heading("clean", "higher", 0, 1),
-    "class_accuracy": Heading("class", "higher", 0, 1),
-    "context_accuracy": Heading("context", "higher", 0, 1),
-    "asked": Heading("shown as asked", "higher", 0, 1),
-    "copy": Heading("copy", "", -1, 1),
-    "copied": Heading("copied", "lower", 0, 1),
+    "dino": Heading("DINO", "higher"),
+    "clip_i": Heading("CLIP-I", "higher"),
+    "clip_t": Heading("CLIP-T", "higher"),
+    "pres": Heading("PRES", "lower"),
+    "div": Heading("DIV", "higher"),
+    "identity": Heading("identity", "higher"),
+    "drift": Heading("drift", "lower"),
+    "diversity": Heading("diversity", "higher"),
+    "clean": Heading("clean", "higher"),
+    "class_accuracy": Heading("class", "higher"),
+    "context_accuracy": Heading("context", "higher"),
+    "asked": Heading("shown as asked", "higher"),
+    "copy": Heading("copy"),
+    "copied": Heading("copied", "lower"),
+    "copied_excess": Heading("copied, excess", "lower"),
     "detail": Heading("detail"),
     "sr_detail": Heading("SR detail"),
     "sr_kept": Heading("SR detail kept", "higher"),
-    "sr_invented": Heading("SR detail invented", "lower", 0),
-    "sr_layout_error": Heading("SR layout error", "lower", 0, 1),
-    "sr_identity": Heading("SR identity", "higher", 0, 1),
-    "sr_dino": Heading("SR DINO", "higher", -1, 1),
-    "sr_lpips": Heading("SR LPIPS", "lower", 0),
+    "sr_invented": Heading("SR detail invented", "lower"),
+    "sr_layout_error": Heading("SR layout error", "lower"),
+    "sr_identity": Heading("SR identity", "higher"),
+    "sr_dino": Heading("SR DINO", "higher"),
+    "sr_lpips": Heading("SR LPIPS", "lower"),
     "sr_psnr": Heading("SR PSNR", "higher"),
-    "sr_ssim": Heading("SR SSIM", "higher", -1, 1),
+    "sr_ssim": Heading("SR SSIM", "higher"),
 }
-
-
-def image_set_of(metric: str) -> str:
-    """Return the image set that a metric is computed on: prompts, class or restored."""
-    if metric.startswith("sr_"):
-        return "restored"
-    return _COLUMNS.get(metric, ("prompts", ""))[0]
 
 
 class ScoreReader:
@@ -100,17 +84,12 @@ class ScoreReader:
         metric: str,
         prompts: Callable[[str], bool] | None = None,
     ) -> Estimate | None:
-        """Return the mean of a cell with its interval, cut off at the range of the score.
+        """Return the mean of a cell with its interval.
 
         A single run without scores of each picture keeps the interval that it recorded itself.
         """
-        result = estimate(self.scores(trials, metric, prompts))
-        if result is None:
-            return None
-        limits = HEADINGS.get(metric, Heading(metric))
-        low, high = max(result.low, limits.least), min(result.high, limits.most)
-        result = replace(result, low=low, high=high)
-        if prompts is not None:
+        result = estimate(self.scores(trials, metric, prompts), metric)
+        if result is None or prompts is not None or metric in _DERIVED:
             return result
         recorded = [t.metrics[metric] for t in trials if self._of_trial(t, metric)]
         if all(self._has_mean_only(t, metric) for t in trials if metric in t.metrics):
@@ -134,25 +113,22 @@ def _read_scores(trial: Trial, metric: str) -> dict[Picture, float]:
     """Return a trial's scores by picture.
 
     If their mean is not the value in metrics.json, that value is returned alone, as ("", 0).
+    "copied_excess" is what `copied` has above the share of unseen photos.
     """
+    if metric == "asked":
+        return scores_of([{**row, "asked": _shows_all_asked(row)} for row in trial.rows], metric)
+    if metric == "copied_excess":
+        null = trial.metrics.get("copied_null")
+        known = null is not None and not math.isnan(null.value)
+        copied = _read_scores(trial, "copied") if known else {}
+        return {key: value - null.value for key, value in copied.items()} if null else {}
     recorded = trial.metrics.get(metric)
-    if recorded is None and metric != "asked":
+    if recorded is None or math.isnan(recorded.value):
         return {}
-    image_set, column = _COLUMNS.get(metric, (image_set_of(metric), metric))
-    scores: dict[Picture, float] = {}
-    for row in trial.rows:
-        value = _shows_all_asked(row) if metric == "asked" else row.get(column)
-        if row["set"] == image_set and isinstance(value, float):
-            index = row["index"]
-            scores[str(row["template"] or ""), int(index or 0)] = value
-    if recorded is None:
-        return scores
-    if math.isnan(recorded.value):
-        return {}
-    mean = sum(scores.values()) / len(scores) if scores else math.nan
-    if not math.isclose(mean, recorded.value, rel_tol=1e-3, abs_tol=1e-5):
+    scores = scores_of(trial.rows, metric)
+    if not is_mean_of(scores, recorded.value):
         return {("", 0): recorded.value}
-    return pair_influences(scores) if metric in _MEANS_OVER_PAIRS else scores
+    return independent_scores(scores, metric)
 
 
 def _shows_all_asked(row: Mapping[str, object]) -> float | None:

@@ -108,6 +108,7 @@ def read_study(folders: Sequence[Path]) -> Study:
     values = {axis: trial.settings[axis] for trial in all_trials for axis in trial.settings}
     cells = _cells(trials, axes)
     _note_mixed_sources(trials, notes)
+    _note_unscored(trials, notes)
     return Study(
         name="+".join(dict.fromkeys(folder.resolve().name for folder in folders)),
         folders=tuple(folders),
@@ -373,3 +374,15 @@ def _note_mixed_sources(trials: Sequence[Trial], notes: list[str]) -> None:
     finished = sum(trial.status.state == "finished" for trial in trials)
     if known and len(known) < finished:
         notes.append(f"{finished - len(known)} of {finished} finished runs have no provenance")
+
+
+def _note_unscored(trials: Sequence[Trial], notes: list[str]) -> None:
+    """Add a note if finished runs have no scores, with the command that adds them."""
+    finished = [trial for trial in trials if trial.status.state == "finished"]
+    unscored = [trial for trial in finished if not trial.metrics]
+    if unscored:
+        notes.append(
+            f"{len(unscored)} of {len(finished)} finished runs have no scores; for each of them: "
+            f"python src/evaluate.py run={unscored[0].run.folder} metrics=paper (metrics=miniature "
+            "on the miniature)"
+        )

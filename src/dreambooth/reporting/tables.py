@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dreambooth.reporting.statistics import Difference, Estimate
+
+Verdict = Literal["agrees", "opposite", "not settled", "cannot be judged", ""]
+"""On a claim of the paper; "" for what is no claim, or does not decide about it."""
+
+
+VERDICTS: dict[Verdict, str] = {  # -> the heading of its part of the summary
+    "agrees": "Agrees with the paper",
+    "opposite": "Opposite to the paper",
+    "not settled": "Not settled",
+    "cannot be judged": "Cannot be judged: too few trainings",
+    "": "Findings without a verdict",
+}
+OVER = {  # unit of an interval -> what follows it
+    "subjects": "",
+    "trainings": " over trainings",
+    "prompts": " over prompts of one training",
+    "pictures": " over pictures of one training",
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +44,7 @@ class Entry:
     estimate: Estimate | None = None
     paper: float | None = None
     text: str = ""  # why the estimate is missing, or a remark on it
-    claim: str = ""  # the paper's claim about this value, in words
-    agrees: bool | None = None  # whether the estimate agrees with the claim; None: not settled
+    finding: str = ""  # what the summary says of the estimate: "the prompted context appears"
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two rows in one score, and the paper's claim about it."""
+    """The difference of two rows in one score, and the paper's claim that it bears on."""
 
     metric: str  # Column.key
     a: str  # Cell.key
@@ -48,8 +66,13 @@ class Comparison:
     difference: Difference  # a - b
     paper: float | None  # the paper's difference a - b
     claim: str  # the paper's claim, in words; "" if it makes none
-    agrees: bool | None  # None without a claim, or if 0 is in the interval or p_holm >= 0.05
     sentence: str  # "lambda 0 - lambda 1, no class noun: drift +0.93 (+0.90, +0.95)"
+    sign: int = 0  # of the difference, as claimed; 0 without a claim
+    decides: int = (
+        0  # above 0 if the score is the claim's own, by how near the rows are to the paper
+    )
+    verdict: Verdict = ""
+    needed: str = ""  # where it cannot be judged: how many more runs would settle it
 
 
 @dataclass(frozen=True)
@@ -71,5 +94,5 @@ class Finding:
     """A sentence of the summary."""
 
     sentence: str
-    agrees: bool | None  # whether the result agrees with the paper; None: not settled
+    verdict: Verdict  # "" for a finding that the paper claims nothing about
     table: str = ""  # Table.key

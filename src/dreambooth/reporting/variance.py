@@ -48,16 +48,6 @@ class Components:
         return self.subject + seed / num_seeds + picture / (num_seeds * num_images)
 
 
-def paired(a: Scores, b: Scores) -> dict[tuple[str, str], dict[Picture, float]]:
-    """a - b of every picture that both have: of the same subject, seed, prompt and noise."""
-    pairs = {
-        run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
-        for run in a
-        if run in b
-    }
-    return {run: pictures for run, pictures in pairs.items() if pictures}
-
-
 def components(differences: Scores) -> Components | None:
     """Of one comparison; None for fewer than two subjects."""
     runs = {run: pictures for run, pictures in differences.items() if pictures}

@@ -21,7 +21,12 @@ from dreambooth.runs.overrides import assignment
 from dreambooth.runs.records import damaged
 from dreambooth.runs.run import Run, holds_a_run
 
-EXECUTION_KEYS = ("force", "launcher", "objective")  # these do not change the result of a run
+EXECUTION_KEYS = (
+    "force",
+    "launcher",
+    "objective",
+    "report",
+)  # these do not change the result of a run
 _MAX_CHARACTERS = 100  # of a folder name
 
 

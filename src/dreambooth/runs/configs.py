@@ -1,4 +1,4 @@
-"""Reading a run's config.yaml, and comparing two configs."""
+"""Reading a run's config.yaml, and comparing two configs or the hashes of two sets of inputs."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,10 +32,30 @@ def differences_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     return words + [f"and {len(keys) - 3} more"] * (len(keys) > 3)
 
 
+def changed_inputs(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Describe the first three differences between the hashes of a run's inputs and those of now.
+
+    A file with another name and the same content has been renamed.
+    """
+    new = {digest: name for name, digest in here.items() if name not in there}
+    words, renamed = [], set()
+    for name, digest in there.items():
+        if name not in here and digest in new:
+            renamed.add(new[digest])
+            words.append(f"{name} is now {new[digest]}")
+        elif name not in here:
+            words.append(f"{name} is gone")
+        elif here[name] != digest:
+            words.append(f"{name} has changed")
+    words += [f"{name} is new" for name in here if name not in there and name not in renamed]
+    return words[:3] + [f"and {len(words) - 3} more"] * (len(words) > 3)
+
+
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect."""
+    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect, and
+    `report`, which old configs have."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != "overrides":
+        elif f"{prefix}{key}" not in ("overrides", "report"):
             yield f"{prefix}{key}", value

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from dreambooth.runs.ownership import check_folder
+
 Score = str | int | float | None
 
 _PARTIAL = ".partial"
@@ -92,11 +94,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def claimed(folder: Path) -> Iterator[None]:
     """Lock a run folder for this process, and delete what a killed process left half-written.
 
-    ValueError if another process holds the lock. The operating system releases the lock when its
-    process ends.
+    ValueError if another process holds the lock, or if the folder is not a run's. The operating
+    system releases the lock when its process ends.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder to write the run into")
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

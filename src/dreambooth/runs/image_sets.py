@@ -7,13 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth.runs.contact_sheet import contact_sheet
 from dreambooth.runs.files import write_atomically
+from dreambooth.runs.ownership import RUN_SETS
 from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
+
+
+def check_new_set(image_set: str) -> None:
+    """ValueError if a name cannot be that of an image set, or is that of a set of the run's own."""
+    if not re.fullmatch(r"\w[\w.-]*", image_set):
+        raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+    if image_set.lower() in RUN_SETS:
+        raise ValueError(
+            f"image_set={image_set} is a set that the run itself writes: give another name than "
+            f"{', '.join(RUN_SETS)}"
+        )
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The image sets of the run in a folder: `photos`, `before`, `prompts`, `class`, ..."""
+    """The image sets of the run in a folder: its own (`RUN_SETS`), and those of src/generate.py."""
 
     folder: Path
 
@@ -29,6 +42,12 @@ class ImageSets:
         for path, picture in zip(paths, pictures, strict=True):
             write_atomically(path, png_of(picture))
         return paths
+
+    def save_contact_sheet(self, image_set: str, pictures: Sequence[Picture]) -> Path:
+        """Write pictures as the one image images/SET.png, with their prompts; return its path."""
+        path = self._folder_of(image_set).with_name(f"{image_set}.png")
+        write_atomically(path, contact_sheet(pictures))
+        return path
 
     def read(self, image_set: str) -> list[Picture]:
         """The pictures of a set, ordered by file name."""

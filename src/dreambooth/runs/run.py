@@ -1,6 +1,7 @@
 """The run folder: what training writes, and what generation, evaluation and reports read.
 
     config.yaml      the resolved config, plain YAML; `overrides` lists the command-line overrides
+    inputs.json      the SHA-256 of each photo and other file of the user that the run reads
     status.json      queued, running, preempted, finished, or failed with the reason
     checkpoints/     for resuming an unfinished run; see training/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
@@ -11,16 +12,18 @@
     history.csv      a row per logged step: losses, curves, times
     provenance.json  command, code, versions, hardware, seconds of each phase
     replaced/        the previous run in this folder, until this one is finished (force=true)
+    .dreambooth-run  marks the folder as that of a run
 
-Only this module and image_sets.py know the names of these files; records.py, pictures.py,
-configs.py and status.py define their contents. Files are written atomically: a full disk or a kill
-leaves the previous content. A user's mistake or a damaged file raises a ValueError.
+Only this module, image_sets.py and ownership.py know the names of these files; records.py,
+pictures.py, configs.py and status.py define their contents. Files are written atomically: a full
+disk or a kill leaves the previous content. Files that a run has not written are never deleted. A
+user's mistake or a damaged file raises a ValueError.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +31,10 @@ from typing import Any
 
 import yaml
 
-from dreambooth.runs.configs import differences_of, read_config
-from dreambooth.runs.files import Score, csv_of, if_free, write_atomically
+from dreambooth.runs.configs import changed_inputs, differences_of, read_config
+from dreambooth.runs.files import Score, atomic_folder, csv_of, if_free, write_atomically
 from dreambooth.runs.image_sets import ImageSets
+from dreambooth.runs.ownership import MARKER, MARKER_TEXT, WRITTEN, check_folder, delete_written
 from dreambooth.runs.records import (
     Metric,
     damaged,
@@ -44,7 +48,10 @@ from dreambooth.runs.status import STATES, Status, current_job, describe, this_h
 
 _REPLACED = "replaced"
 _RESULTS = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
-_CONTENT = ("config.yaml", "status.json", *_RESULTS, "history.csv", "provenance.json", "wandb")
+_CONTENT = (
+    *("config.yaml", "inputs.json", "status.json", *_RESULTS),
+    *("history.csv", "provenance.json", "wandb"),
+)
 
 
 class FinishedRunError(ValueError):
@@ -61,19 +68,25 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: Mapping[str, Any], replace: bool = False, state: str = "running"
+        cls,
+        folder: Path,
+        config: Mapping[str, Any],
+        replace: bool = False,
+        state: str = "running",
+        inputs: Mapping[str, str] | None = None,
     ) -> Run:
         """Start a run in a new folder, or resume the unfinished run that the folder holds.
 
-        The folder may hold other files, such as a launcher's logs. Two configs belong to the same
-        run if they differ only in `overrides`.
+        The folder must be new, empty or that of a run (`check_folder`). Two configs belong to the
+        same run if they differ only in `overrides`. `inputs`: the hashes of the user's files.
 
         FinishedRunError if the same run is finished. ValueError if the folder holds the results of
-        another config, or a damaged run. With `replace`, no error is raised in these cases: the
-        old run is kept in replaced/ until the new run is finished.
+        another config or of other inputs, or a damaged run. With `replace`, no error is raised in
+        these cases: the old run is kept in replaced/ until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the run into")
+        check_folder(folder)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         config = yaml.safe_load(text)  # as `load` will read it
         if holds_a_run(folder):
@@ -82,29 +95,54 @@ class Run:
                 if differences := differences_of(run.config, config):
                     raise ValueError(
                         f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
-                        "give another folder, or remove this one"
+                        "give another folder, or force=true to replace that run"
                     )
-                return run.resume(state)
+                return run.resume(state, inputs)
             except ValueError as error:
                 worth_keeping = _has_results(folder) or isinstance(error, FinishedRunError)
                 if worth_keeping and not replace:
                     raise
             _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / MARKER, MARKER_TEXT)
         write_atomically(folder / "config.yaml", text.encode())
         run = cls(folder, config)
+        run._write_inputs(inputs)
         run.set_status(state)
         return run
 
-    def resume(self, state: str = "running") -> Run:
-        """Resume this run. FinishedRunError if it is finished; ValueError if it is damaged."""
+    def resume(self, state: str = "running", inputs: Mapping[str, str] | None = None) -> Run:
+        """Resume this run. FinishedRunError if it is finished.
+
+        ValueError if it is damaged, or if it has results of other inputs.
+        """
+        if _has_results(self.folder):
+            self.check_inputs(inputs)
         if (self.folder / "status.json").exists() and self.status().state == "finished":
             raise FinishedRunError(
                 f"this run is finished, in {self.folder}: to run it again, repeat the "
                 "command with force=true"
             )
+        self._write_inputs(inputs)
         self.set_status(state)
         return self
+
+    def check_inputs(self, inputs: Mapping[str, str] | None) -> None:
+        """ValueError if the user's files are not those that the run began with.
+
+        Runs that recorded none, as older ones, and inputs that are None are not compared.
+        """
+        if inputs is None or not (self.folder / "inputs.json").exists():
+            return
+        if changes := changed_inputs(read_json(self.folder / "inputs.json"), inputs):
+            raise ValueError(
+                f"the run in {self.folder} began with other files ({'; '.join(changes)}): "
+                "put them back, or start a new run in another folder"
+            )
+
+    def _write_inputs(self, inputs: Mapping[str, str] | None) -> None:
+        if inputs:
+            write_json(self.folder / "inputs.json", inputs)
 
     @classmethod
     def load(cls, folder: Path) -> Run:
@@ -191,10 +229,23 @@ class Run:
         )
         write_json(self.folder / "status.json", asdict(status))
 
+    def save_weights(self, save: Callable[[Path], None]) -> None:
+        """Write weights/, whole or not at all: `save` writes the files into the folder it gets."""
+        with atomic_folder(self.weights) as folder:
+            folder.mkdir()
+            save(folder)
+            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+            (folder / WRITTEN).write_text(json.dumps(files))
+
     def tidy(self) -> None:
-        """Delete what a finished run no longer needs: checkpoints, and the run that it replaced."""
-        for folder in (self.checkpoints, self.folder / _REPLACED):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Delete what a finished run no longer needs: checkpoints, and the run that it replaced.
+
+        Files in them that no run has written are kept, at their earlier place.
+        """
+        delete_written(self.folder, ["checkpoints"])
+        delete_written(self.folder / _REPLACED, _CONTENT, rest=self.folder)
+        if (self.folder / _REPLACED).is_dir() and not any((self.folder / _REPLACED).iterdir()):
+            (self.folder / _REPLACED).rmdir()
 
     def write_scores(self, rows: Sequence[Mapping[str, Score]]) -> None:
         """Write scores.csv: a row per image, and a column for each key that any row has."""
@@ -269,10 +320,9 @@ def _set_aside(folder: Path) -> None:
     it, and is deleted. `Run.tidy` deletes replaced/ once a run is finished.
     """
     aside = folder / _REPLACED
-    keep = _has_results(folder) and not aside.exists()
+    if not _has_results(folder) or aside.exists():
+        delete_written(folder, _CONTENT, rest=aside)
+        return
+    aside.mkdir()
     for path in (folder / name for name in _CONTENT if (folder / name).exists()):
-        if keep:
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / path.name)
-        else:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.rename(aside / path.name)

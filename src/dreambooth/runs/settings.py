@@ -5,13 +5,14 @@ allowed, in code and in words. A mistake is reported in one sentence that names 
 and the allowed values. This module does not import torch.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.dataclasses import dataclass
-from pydantic.functional_validators import WrapValidator
+from pydantic.functional_validators import AfterValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -33,8 +34,24 @@ def _finite(**bounds: Any) -> Any:
     return Field(strict=True, allow_inf_nan=False, **bounds)
 
 
+def _template(prompt: str) -> str:
+    if not prompt.strip() or re.search("[{}]", prompt.replace("{}", "")):
+        raise PydanticCustomError(
+            "allowed", "a text in which {} stands for the subject, without other braces"
+        )
+    return prompt
+
+
+def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    if not prompts or not isinstance(prompts, list):
+        words = "at least one, as in 'prompts=[\"a {} on the beach\"]'"
+        raise PydanticCustomError("allowed", words)
+    return validate(prompts)
+
+
 Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
 Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
+Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
 Variance = Annotated[
@@ -42,6 +59,14 @@ Variance = Annotated[
 ]
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
+Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
+FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
+_text = Annotated[str, Field(strict=True, pattern=r"\S")]
+Text = Annotated[_text, _allowed("text")]
+MaybeText = Annotated[_text | None, _allowed("text, or null")]
+_word = Annotated[str, Field(strict=True, pattern=r"^[^{}]*$")]
+Word = Annotated[_word | None, _allowed("text without braces, or null")]
+Template = Annotated[str, Field(strict=True), AfterValidator(_template)]
 
 
 @dataclass(frozen=True)
@@ -153,9 +178,48 @@ class Samplers:
 @dataclass(frozen=True)
 class ModelSettings:
     sampling: Samplers
+    backbone: Annotated[dict[str, Any], _allowed("the settings of a model, as model=miniature has")]
+    rare_token_ids: Annotated[
+        tuple[FromZero, FromZero], _allowed("two ids as [5000,10000]: the first, one past the last")
+    ]
 
 
 @dataclass(frozen=True)
+class ClassNoun:
+    """Which class noun the subject's prompt has."""
+
+    choice: Annotated[Literal["none", "wrong", "correct"], _allowed("none, wrong or correct")]
+    noun: Word
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """The word for the subject in its prompt; see subjects/identifiers.py."""
+
+    kind: Annotated[Literal["rare", "common", "random"], _allowed("rare, common or random")]
+    text: Word
+    num_tokens: Annotated[Whole, Field(ge=1, le=3), _allowed("1, 2 or 3 rare tokens")]
+    seed: Whole
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """The arguments of lightning.Trainer that conf/trainer has; runs/checks.py names the others."""
+
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], _allowed("auto, cpu or gpu")]
+    devices: Count
+    num_nodes: Count
+    strategy: Annotated[str, Field(pattern="^(auto|ddp.*|fsdp)$"), _allowed("auto (ddp) or fsdp")]
+    precision: Annotated[
+        Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"],
+        _allowed("32-true, bf16-mixed, 16-mixed, bf16-true, 16-true or 64-true"),
+    ]
+    max_epochs: Annotated[Literal[1], _allowed("method.max_steps=... in its place")]
+    log_every_n_steps: Count
+    enable_model_summary: Switch
+
+
+@dataclass(frozen=True, config=ConfigDict(validate_by_name=True, validate_by_alias=True))
 class Settings:
     """All settings that are numbers or choices.
 
@@ -167,8 +231,108 @@ class Settings:
     sr: SuperResolution
     drawing: NumImages
     model: ModelSettings
-    seed: Annotated[int, Field(strict=True), _allowed("a whole number")]
+    class_: Annotated[ClassNoun, Field(alias="class")]
+    identifier: Identifier
+    trainer: TrainerSettings
+    seed: Whole
     stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """What src/generate.py draws. A setting that is None is that of the run's own images."""
+
+    run: Text
+    prompts: Annotated[list[Template], WrapValidator(_some_prompts)]
+    images_per_prompt: Count
+    first_index: FromZero
+    image_set: Text
+    seed: Annotated[
+        Annotated[int, Field(strict=True)] | None,
+        _allowed("a whole number, or null for the noise of the run's own images"),
+    ]
+    sampler: Annotated[
+        Literal["ancestral", "ddim", "dpm"] | None, _allowed("ancestral, ddim or dpm, or null")
+    ]
+    num_steps: Annotated[
+        Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
+        _allowed("a whole number from 1 to 1000, or null"),
+    ]
+    guidance_scale: Annotated[
+        Annotated[float, _finite(ge=0)] | None,
+        _allowed("a number of 0 or more, 1 for no guidance, or null"),
+    ]
+    negative_prompt: Annotated[str, _allowed("a text")]
+    size_px: Annotated[
+        Annotated[int, Field(strict=True, ge=8, multiple_of=8)] | None,
+        _allowed("a multiple of 8, as 512, or null"),
+    ]
+
+    def sampler_for(self, run: Sampler) -> Sampler:
+        """The sampler of the base stage, where `run` is the run's own.
+
+        ValueError if the negative prompt would change nothing.
+        """
+        chosen = Sampler(
+            name=self.sampler or run.name,
+            num_steps=self.num_steps or run.num_steps,
+            guidance_scale=run.guidance_scale
+            if self.guidance_scale is None
+            else self.guidance_scale,
+        )
+        if self.negative_prompt and chosen.guidance_scale == 1:
+            raise ValueError(
+                f"negative_prompt={self.negative_prompt} changes nothing without guidance: give "
+                "guidance_scale= a number above 1, or leave negative_prompt out"
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a command is executed; these settings change no result."""
+
+    force: Switch
+    objective: MaybeText
+    run: MaybeText
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The settings of src/evaluate.py that are not those of a class."""
+
+    run: MaybeText
+    images: MaybeText
+    name: MaybeText
+    into: Text
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """The sweeps that src/report.py and src/plan.py read; the latest if none is given."""
+
+    sweep: Annotated[list[_text] | _text | None, _allowed("a folder, or several as [DIR1,DIR2]")]
+
+    @property
+    def folders(self) -> list[Path]:
+        several = self.sweep if isinstance(self.sweep, list) else [self.sweep]
+        return [Path(folder).expanduser() for folder in several if folder is not None]
+
+
+@dataclass(frozen=True)
+class Report(Sweeps):
+    """The settings of src/report.py."""
+
+    name: MaybeText
+
+
+@dataclass(frozen=True)
+class Plan(Sweeps):
+    """The settings of src/plan.py."""
+
+    metric: MaybeText
+    effect: Annotated[Annotated[float, _finite(gt=0)] | None, _allowed("a number above 0, or null")]
+    power: Probability
 
 
 @dataclass(frozen=True)
@@ -200,7 +364,14 @@ def sentence_of(error: ValidationError, key: str = "") -> str:
     place = ".".join([*([key] if key else []), *map(str, first["loc"])])
     if first["type"] == "missing":
         return f"{place} is missing: give {place}=..."
-    return f"{place}={first['input']}: give {first['msg']}"
+    return f"{place}={as_typed(first['input'])}: give {first['msg']}"
+
+
+def as_typed(value: Any) -> str:
+    """A value as the command line has it: null, true, 1.5, [a,b]."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def check_count(key: str, value: Any) -> None:

@@ -24,7 +24,8 @@ def rare_token_ids(tokenizer: Any, id_range: tuple[int, int], max_characters: in
     if not 0 <= first < end <= len(tokenizer):
         raise ValueError(
             f"the id range {first}..{end} (first, one past the last) does not lie within the "
-            f"tokenizer's vocabulary: choose it within the ids 0..{len(tokenizer)}"
+            f"tokenizer's vocabulary: give identifier.text=WORD, or model.rare_token_ids within "
+            f"0..{len(tokenizer)}"
         )
     special = set(tokenizer.all_special_ids)
     texts = {i: _decode(tokenizer, [i]) for i in range(first, end) if i not in special}
@@ -54,7 +55,7 @@ def rare_identifier(
                 return _decode(tokenizer, ids)
     raise ValueError(
         f"ids {id_range[0]}..{id_range[1]} hold {len(pool)} rare tokens, too few for an identifier "
-        f"of {num_tokens}: widen the range, or choose an identifier yourself"
+        f"of {num_tokens}: give identifier.text=WORD, or another model.rare_token_ids"
     )
 
 

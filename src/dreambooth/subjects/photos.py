@@ -1,6 +1,7 @@
 """Loading a subject's photos from a folder, and converting images to uint8 and back."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dreambooth.subjects.files import SUFFIXES, image_files, visible
+
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+CROPS = ("centre", "pad", "none")
+"""How a photo is made square: its largest central square, the whole photo on a square of the colour
+of its border, or not at all (other photos are refused)."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +27,19 @@ class Photos:
     images: Tensor  # [-1, 1], (N, 3, R, R), float32
 
 
-def load_photos(folder: Path, resolution_px: int) -> Photos:
+def load_photos(folder: Path, resolution_px: int, crop: str = "centre") -> Photos:
     """Load the photos of a folder (not of its subfolders), at the resolution of a stage.
 
     Each photo is rotated according to its EXIF orientation, composited on white where transparent,
-    cropped to the largest central square, and resized with an antialiased bicubic filter. Colour
+    made square as `crop` says (`CROPS`), and resized with an antialiased bicubic filter. Colour
     profiles are ignored.
 
     Warns if there is only one photo (the paper uses 3-5) and about files that are skipped.
-    ValueError if the folder does not exist or holds no photo, or if a photo cannot be read.
+    ValueError if the folder does not exist or holds no photo, if a photo cannot be read, or if it
+    is not square and `crop` is "none".
     """
     paths = photo_paths(folder)
-    images = torch.stack([read_photo(path, resolution_px) for path in paths])
+    images = torch.stack([read_photo(path, resolution_px, crop) for path in paths])
     return Photos(paths, images)
 
 
@@ -46,9 +52,8 @@ def photo_paths(folder: Path) -> tuple[Path, ...]:
         )
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file: give the folder that holds the subject's photos")
-    visible = sorted((p for p in folder.iterdir() if p.name[0] != "."), key=lambda p: p.name)
-    paths = tuple(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
-    others = [p.name for p in visible if p not in paths]
+    paths = image_files(folder)
+    others = [p.name for p in visible(folder) if p not in paths]
     skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
     if not paths:
         raise ValueError(
@@ -62,14 +67,61 @@ def photo_paths(folder: Path) -> tuple[Path, ...]:
     return paths
 
 
-def read_photo(path: Path, resolution_px: int) -> Tensor:
+def read_photo(path: Path, resolution_px: int, crop: str = "centre") -> Tensor:
     """Load one photo as `load_photos` does: [-1, 1], (3, R, R)."""
     image = _open_upright(path)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
+    if crop == "none" and image.width != image.height:
+        raise ValueError(
+            f"subject.crop=none takes square photos, and {path} has {image.width}x{image.height} "
+            "px: make it square, or give subject.crop=centre or pad"
+        )
+    square = _padded(image) if crop == "pad" else _central_square(image)
     resized = square.resize((resolution_px, resolution_px), Image.Resampling.BICUBIC)
     return from_uint8(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+
+
+def _central_square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """The image in the middle of a square of the median colour of its border."""
+    pixels, side = np.asarray(image), max(image.size)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    red, green, blue = (int(value) for value in np.median(border, axis=0))
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def warn_of_photos(originals: Sequence[Tensor], resolution_px: int, crop: str) -> None:
+    """Warn once of photos that are cut, and once of those that are enlarged.
+
+    `originals`: uint8 (3, H, W), before they are made square. `resolution_px`: of the model.
+    """
+    sizes_px = [photo.shape[-2:] for photo in originals]
+    cut = [1 - min(size) / max(size) for size in sizes_px if len(set(size)) > 1]
+    if cut and crop == "centre":
+        log.warning(
+            "%d of %d photos are not square: training sees the centre of each, and up to %.0f %% "
+            "of a photo is cut off; subject.crop=pad keeps whole photos",
+            len(cut),
+            len(sizes_px),
+            100 * max(cut),
+        )
+    side_of = max if crop == "pad" else min
+    small = [side_of(size) for size in sizes_px if side_of(size) < resolution_px]
+    if small:
+        log.warning(
+            "%d of %d photos are smaller than the model's %d px (the smallest: %d): they are "
+            "enlarged, and the model learns the missing detail as blur",
+            len(small),
+            len(sizes_px),
+            resolution_px,
+            min(small),
+        )
 
 
 def to_uint8(images: Tensor) -> Tensor:

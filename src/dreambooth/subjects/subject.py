@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth.randomness import generator
-from dreambooth.subjects.photos import load_photos, read_original, read_photo
+from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
 from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS
 
 KINDS = ("live", "object")
@@ -28,6 +28,7 @@ class Subject:
     prompts: tuple[str, ...]  # evaluation prompts, with {} for "[V] [class noun]"
     description: str = ""  # the subject in words, for method=prompt_only
     held_out: Callable[[int], Tensor] | None = None  # photos unseen in training
+    crop: str = "centre"  # how photos are made square, of CROPS in photos.py
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ def subject_from_folder(
     name: str | None = None,
     description: str = "",
     prompts: str = "dreambench",
+    crop: str = "centre",
 ) -> Subject:
     """A subject from a folder of photos, evaluated on the prompts of DreamBench or MiniBench.
 
@@ -62,17 +64,20 @@ def subject_from_folder(
         raise ValueError(
             f"subject.prompts={prompts!r} is not known; choose {' or '.join(PROMPT_SETS)}"
         )
+    if crop not in CROPS:
+        raise ValueError(f"subject.crop={crop!r} is not known; choose centre, pad or none")
     folder = Path(photos).expanduser()
-    paths = load_photos(folder, 8).paths
+    paths = load_photos(folder, 8, crop).paths
     return Subject(
         name=name or folder.resolve().name,
         class_noun=class_noun,
         wrong_class_noun=wrong_class_noun or other_class(class_noun, DREAMBENCH_CLASSES),
         kind=kind,
-        photos=lambda resolution_px: torch.stack([read_photo(p, resolution_px) for p in paths]),
+        photos=lambda size_px: torch.stack([read_photo(p, size_px, crop) for p in paths]),
         originals=lambda: [read_original(p) for p in paths],
         prompts=PROMPT_SETS[prompts][kind],
         description=description,
+        crop=crop,
     )
 
 

@@ -1,0 +1,163 @@
+"""Refuse a command that cannot work: before anything is written, and before torch is imported."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreambooth.distributed.ranks import rank
+from dreambooth.launch.hydra_messages import choices, no_such_setting, sentence_of
+from dreambooth.launch.processes import checked_num_ranks
+from dreambooth.launch.start import compose_sr_stage, plain_config
+from dreambooth.runs.cells import affects_result
+from dreambooth.runs.checks import check_config, check_objective, check_writable
+from dreambooth.runs.overrides import assignment
+from dreambooth.runs.settings import Execution, check_count, read
+
+_NEEDED = (
+    *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
+    *("sr", "model", "logger", "launcher"),
+)
+_MISTAKES = (ValueError, HydraException, OmegaConfBaseException)
+_OPEN = ("callbacks", "hydra", "logger", "metrics", "trainer")  # groups that take new keys
+
+
+class Checks(Callback):
+    """Checks the command of a single run; `Folders` has the cells of a sweep checked."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with refuse():
+            for text in config.hydra.overrides.task:
+                key, value = assignment(text)[1:]
+                if key.startswith("launcher.") or (key == "report" and value != "none"):
+                    raise ValueError(f"{text} is for a sweep: add -m, or leave it out")
+            check_cell(config)
+            check_writable("hydra.run.dir", config.hydra.run.dir)
+
+
+@contextmanager
+def refuse() -> Iterator[None]:
+    """End the command with one sentence if it cannot work.
+
+    Hydra turns other exceptions of a callback into warnings.
+    """
+    try:
+        yield
+    except _MISTAKES as error:
+        sys.exit(sentence_of(error) if rank() == 0 else 1)
+
+
+def check_cell(config: DictConfig) -> dict[str, Any]:
+    """Check the composed config of one run, and return it as plain data.
+
+    {} if the command resumes a run, which has its own config.
+    """
+    execution = read(Execution, {key: config.get(key) for key in ("force", "objective", "run")})
+    overrides = list(config.hydra.overrides.task)
+    if config.get("stage") != "sr" and execution.run is not None:
+        return {}
+    for group in _NEEDED:
+        if config.get(group) is None:
+            raise ValueError(f"{group} is left out: choose from {', '.join(choices(group))}")
+    _check_added(config, overrides)
+    kept = [text for text in overrides if affects_result(text)]
+    if config.stage == "sr":
+        config, kept = compose_sr_stage(execution.run, kept)
+    groups = [str(key) for key in config if key != "hydra"]
+    plain = plain_config(OmegaConf.masked_copy(config, groups), kept)
+    check_config(plain)
+    checked_num_ranks(config)
+    check_objective(execution.objective, plain)
+    check_count("launcher.jobs", config.launcher.jobs)
+    return plain
+
+
+def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequence[bool]) -> None:
+    """Check the cells of a sweep, each given by its overrides, and whether it is finished.
+
+    ValueError for the first cell that cannot run, and for two cells that are the same run.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    shared = set.intersection(*map(set, jobs))
+    labels = [" ".join(text for text in job if text not in shared) for job in jobs]
+    cells: list[dict[str, Any]] = []
+    seen: dict[str, str] = {}
+    for job, label in zip(jobs, labels, strict=True):
+        with _named(label):
+            cells.append(check_cell(loader.load_sweep_config(config, list(job))))
+        content = repr(_canonical({k: v for k, v in cells[-1].items() if k != "overrides"}))
+        if cells[-1] and content in seen:
+            twice = f"{seen[content]} and {label}" if label else f"{' '.join(job)}, twice,"
+            raise ValueError(f"{twice} are the same run: leave one out")
+        seen[content] = label
+    new = [
+        pair
+        for pair, done in zip(zip(cells, labels, strict=True), finished, strict=True)
+        if pair[0] and not done
+    ]
+    if not new or config.hydra.runtime.choices.get("launcher") == "slurm":
+        return  # a login node may be unable to load a model
+    from dreambooth.assemble import checker  # here, because it is slow to import
+
+    check = checker()
+    for cell, label in new:
+        with _named(label):
+            check(cell)
+
+
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Raise what goes wrong as a ValueError that names the cell."""
+    try:
+        yield
+    except _MISTAKES as error:
+        cell = f"no cell is started, because {label} cannot run: " if label else ""
+        raise ValueError(f"{cell}{sentence_of(error)}") from error
+
+
+def _canonical(value: Any) -> Any:
+    """Plain data in which 1.0 is 1, for comparison."""
+    if isinstance(value, dict):
+        return {key: _canonical(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_canonical(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check_added(config: DictConfig, overrides: Sequence[str]) -> None:
+    """ValueError for a key added by `+` where nothing reads it.
+
+    A class that the config names by `_target_` refuses what it does not take when it is built.
+    """
+    default = (
+        GlobalHydra.instance()
+        .config_loader()
+        .load_configuration(
+            config.hydra.job.config_name,
+            [text for text in overrides if not assignment(text).prefix.startswith("+")],
+            run_mode=config.hydra.mode,
+        )
+    )
+    for text in overrides:
+        prefix, key, _ = assignment(text)
+        parents = [key.rpartition(".")[0]]
+        while parents[-1]:
+            parents.append(parents[-1].rpartition(".")[0])
+        nodes = [OmegaConf.select(default, parent) for parent in parents if parent]
+        has_reader = any(OmegaConf.is_dict(node) and "_target_" in node for node in nodes)
+        open_group = key.partition(".")[0] in _OPEN or key.startswith(
+            ("launcher.additional_parameters.", "model.sampling.")
+        )
+        is_group = "." not in key and GlobalHydra.instance().config_loader().get_group_options(
+            key.partition("@")[0]
+        )
+        if prefix.startswith("+") and not (has_reader or open_group or is_group):
+            exists = OmegaConf.select(default, key) is not None
+            if not exists:
+                raise ValueError(no_such_setting(key, default))

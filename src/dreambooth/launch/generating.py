@@ -1,0 +1,98 @@
+"""Drawing more images with a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.runs.image_sets import check_new_set
+from dreambooth.runs.run import Run
+from dreambooth.runs.settings import NewImages, Settings, read
+
+if TYPE_CHECKING:
+    from dreambooth.assemble import Reloaded
+    from dreambooth.runs.pictures import Picture
+
+
+def draw_more(config: Mapping[str, Any]) -> None:
+    """Draw images with the finished run `run`, save them in its folder, and print their paths.
+
+    ValueError, before the model is loaded, for settings that it cannot honour.
+    """
+    wanted = read(NewImages, dict(config) | {"prompts": _prompts(config)})
+    check_new_set(wanted.image_set)
+    run = Run.load_finished(Path(wanted.run))
+    sampler = wanted.sampler_for(read(Settings, run.config).model.sampling.images["base"])
+
+    from dreambooth.assemble import reload  # here, because it is slow to import
+    from dreambooth.backbones.drawing import draw_pictures, noise_key
+
+    model = reload(run, wanted.size_px)
+    sampling = replace(
+        model.sampling,
+        samplers={**model.sampling.samplers, "base": sampler},
+        negative_prompt=wanted.negative_prompt,
+    )
+    jobs = _jobs(model, wanted)
+    pictures = draw_pictures(model.backbone, jobs, sampling, wanted.seed)
+    replaced = sum(
+        run.images.has_picture(wanted.image_set, p.prompt, p.index, p.template) for p in pictures
+    )
+    for path in run.images.save(wanted.image_set, pictures):
+        print(path)
+    if replaced:
+        print(f"{replaced} of these replace images of an earlier command; image_set= keeps both")
+    print(f"contact sheet: {run.images.save_contact_sheet(wanted.image_set, pictures)}")
+
+    def recipe(picture: Picture) -> str:
+        key = noise_key(picture.template, picture.index, wanted.seed)
+        return model.backbone.recipe(run.weights.resolve(), picture.prompt, key, sampling)
+
+    _print_recipe(pictures, [recipe(picture) for picture in pictures])
+
+
+def _prompts(config: Mapping[str, Any]) -> Any:
+    """The value of `prompts`, or the lines of `prompts_file`."""
+    if config["prompts_file"] is None:
+        given = config["prompts"]
+        return [given] if isinstance(given, str) else given
+    path = Path(str(config["prompts_file"])).expanduser()
+    if any(text.startswith("prompts=") for text in config["overrides"]):
+        raise ValueError("prompts and prompts_file are both given: give one of them")
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"prompts_file={path} cannot be read ({error}): give a text file with a prompt on "
+            "each line"
+        ) from None
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"prompts_file={path} is empty: give a file with a prompt on each line")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _jobs(model: Reloaded, wanted: NewImages) -> list[tuple[str, str, int]]:
+    """(template, prompt, index) of each image. ValueError if the model cannot take a prompt."""
+    names = model.names
+    by_prompt = {text.replace("{}", names.subject): text for text in wanted.prompts}
+    if names.class_prompt in by_prompt:
+        # Noise follows from the template. With this one it is that of the run's class images.
+        by_prompt[names.class_prompt] = "a {}"
+    for prompt in [*by_prompt, *([wanted.negative_prompt] if wanted.negative_prompt else [])]:
+        model.backbone.check_prompt(prompt, names.identifier)
+    indices = range(wanted.first_index, wanted.first_index + wanted.images_per_prompt)
+    return [(template, prompt, i) for prompt, template in by_prompt.items() for i in indices]
+
+
+def _print_recipe(pictures: list[Picture], recipes: list[str]) -> None:
+    """Print the recipe of the first picture, and the lines in which those of the others differ."""
+    if not recipes[0]:
+        return
+    print(f"\nThe first image with plain diffusers, to 1 of 255:\n\n{recipes[0]}")
+    if len(recipes) > 1:
+        print("\nThe others have the same recipe with their prompts and these seeds:")
+    for picture, recipe in zip(pictures[1:], recipes[1:], strict=True):
+        seed = recipe.partition("manual_seed(")[2].partition(")")[0]
+        print(f"  {picture.prompt!r}, number {picture.index}: {seed}")

@@ -1,0 +1,182 @@
+"""Hydra's messages about a command line, each as one sentence with the right spelling."""
+
+import difflib
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreambooth.runs.checks import NOT_FOR_TRAINER
+from dreambooth.runs.overrides import assignment
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's variable: it raises its errors instead of printing them
+
+
+def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
+    """Wrap an entry point, so that Hydra's errors end the command with one sentence."""
+
+    @wraps(main)
+    def wrapped() -> Any:
+        if os.environ.get(_FULL_ERROR) == "1":
+            return main()
+        os.environ[_FULL_ERROR] = "1"
+        try:
+            return main()
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(sentence_of(error))
+        except (ValueError, TypeError, AssertionError, AttributeError) as error:
+            if _in_a_run(error) or not (sentence := _of_choices()):
+                raise
+            sys.exit(sentence)
+        finally:
+            del os.environ[_FULL_ERROR]
+
+    return wrapped
+
+
+def _in_a_run(error: Exception) -> bool:
+    return any(frame.name == "run_job" for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _of_choices() -> str:
+    """A sentence for the first choice of a group on the command line that is no word."""
+    for text in sys.argv[1:]:
+        if "=" in text and (options := choices(assignment(text).key)):
+            values = OverridesParser.create().parse_override(text).value()
+            if not all(
+                isinstance(v, str) for v in (values if isinstance(values, list) else [values])
+            ):
+                return f"{text} is no choice: choose from {', '.join(options)}"
+    return ""
+
+
+def choices(group: str) -> list[str]:
+    """The files of a config group, without their ending; [] if there is no such group."""
+    return sorted(path.stem for path in (_conf() / group).glob("*.yaml"))
+
+
+def _conf() -> Path:
+    return Path(sys.argv[0]).resolve().parents[1] / "conf"
+
+
+def sentence_of(error: Exception) -> str:
+    """One sentence for an error of Hydra, of OmegaConf, or of ours."""
+    text = str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return text
+    if isinstance(error, OverrideParseException):
+        return _of_spelling(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} does not exist: choose from {_listed(choice, error.options)}"
+    if found := re.search(r"Ambiguous value for argument '(.*)'", text):
+        return f"{found[1]} has several values: add -m for a run with each of them"
+    if found := re.search(r"Sweep parameters '(.*)' requires", text):
+        return f"{found[1]} has several values: add -m for a run with each of them"
+    if found := re.search(r"Could not override '([^'@]*)", text):
+        return no_such_setting(found[1])
+    if found := re.search(r"Could not delete from config\. '?([^' ]*)", text):
+        return no_such_setting(found[1])
+    if found := re.search(r"Error merging override (.*)", text):
+        return f"{found[1]}: give a value of another kind"
+    if found := re.search(r"Could not append to config\. .* '(.*)'", text):
+        return f"{found[1]} exists: leave out the + before it"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if found := re.search(r"Interpolation key '([^']*)' not found", f"{text} {cause}"):
+        key = getattr(error, "full_key", None) or getattr(cause, "full_key", None) or "a setting"
+        return f"{key} refers to {found[1]}, which does not exist"
+    first = " ".join(line.strip() for line in (text or str(cause)).splitlines()[:2])
+    key = getattr(cause, "full_key", None)
+    return f"{key}: {first}" if key and key not in first else first
+
+
+def no_such_setting(key: str, config: Any = None) -> str:
+    """ "there is no setting modle: did you mean model?" """
+    group, _, name = key.partition(".")
+    if group == "trainer" and name in NOT_FOR_TRAINER:
+        return f"trainer.{name} is not for a run: {NOT_FOR_TRAINER[name]}"
+    known = list(dict.fromkeys(_keys(_default() if config is None else config)))
+    if near := nearest(key, known):
+        return f"there is no setting {key}: did you mean {near}?"
+    *_, parent = ("", *(k for k in known if key.startswith(f"{k}.")))
+    here = [k for k in known if k.rpartition(".")[0] == parent]
+    where = f"{parent} has" if parent else "there are"
+    return f"there is no setting {key}: {where} {', '.join(k.rpartition('.')[2] for k in here)}"
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """The known dotted key nearest to `key`, in full or by its last part; "" if none is near."""
+    if found := difflib.get_close_matches(key, known, 1, 0.75):
+        return found[0]
+    last = key.rpartition(".")[2]
+    by_last = {k.rpartition(".")[2]: k for k in reversed(known)}
+    found = difflib.get_close_matches(last, list(by_last), 1, 0.75)
+    return by_last[found[0]] if found else ""
+
+
+def _default() -> Any:
+    """The config of the command without its overrides."""
+    with initialize_config_dir(str(_conf()), version_base="1.3"):
+        return compose(Path(sys.argv[0]).stem)
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    if not OmegaConf.is_dict(config):
+        return
+    assert isinstance(config, DictConfig)
+    for key in map(str, config):
+        if key.startswith("_") or f"{prefix}{key}" == "hydra":
+            continue
+        yield f"{prefix}{key}"
+        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key):
+            yield from _keys(config._get_node(key), f"{prefix}{key}.")
+
+
+def _listed(choice: str, options: Any) -> str:
+    near = difflib.get_close_matches(choice, list(options), 1)
+    return ", ".join(options) + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _of_spelling(override: str) -> str:
+    """The right spelling of an override that Hydra's parser does not take."""
+    key, equals, value = (part.strip() for part in override.partition("="))
+    if not equals:
+        return f"{override} is no setting: write KEY=VALUE, without spaces"
+    if override.partition("=")[0] != key or override.partition("=")[2] != value:
+        return f"{override!r} has spaces around =: write {_spelled(key, value)}"
+    parts = value.split(",")
+    if "" in parts and not set(value) & set("[]{}'\""):
+        rest = ",".join(part for part in parts if part)
+        return f"{override} has an empty value between its commas: write {key}={rest}"
+    return f"{override} cannot be read: write {_spelled(key, value)}"
+
+
+def _spelled(key: str, value: str) -> str:
+    """KEY=VALUE as a shell takes it, with the value in quotes where Hydra needs them."""
+    plain = value.strip("\"'")
+    quoted = '"' + plain.replace('"', "'") + '"'
+    if value.startswith("[") and value.endswith("]"):
+        items = [item.strip().strip("\"'") for item in value[1:-1].split(",")]
+        quoted = "[" + ",".join(f'"{item}"' for item in items) + "]"
+    for spelling in (value, quoted):
+        try:
+            OverridesParser.create().parse_override(f"{key}={spelling}")
+        except HydraException:
+            continue
+        return (
+            shlex.quote(f"{key}={spelling}")
+            if set(spelling) & set(" \"'[]{}()$&;<>|*")
+            else f"{key}={spelling}"
+        )
+    return "KEY=VALUE, with a key as docs/configuration.md lists them"

@@ -1,0 +1,164 @@
+"""What a run's config alone can tell of a run that cannot work. This module does not import torch.
+
+What needs photos, a tokenizer or weights is checked in assemble.py.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from dreambooth.runs.overrides import assignment
+from dreambooth.runs.settings import Settings, as_typed, read
+
+_STEPS = "method.max_steps=... sets the number of steps"
+_VALIDATION = "a run has no validation; callbacks=score_curves scores images during training"
+_RUN_SETS = "the run sets it itself"
+# Arguments of lightning.Trainer that a run does not take, and what to use instead.
+NOT_FOR_TRAINER = {
+    "accumulate_grad_batches": "give method.batch_size, which trainer.devices share",
+    "barebones": "it turns off the checkpoints that a run needs",
+    "callbacks": "give callbacks=..., or +callbacks.NAME._target_=...",
+    "check_val_every_n_epoch": _VALIDATION,
+    "default_root_dir": "hydra.run.dir=... is the folder of a run",
+    "enable_autolog_hparams": "config.yaml and the logger have all settings",
+    "enable_checkpointing": "method.checkpoint_every=... sets how often a run is saved",
+    "enable_progress_bar": "~callbacks.progress takes the progress bar away",
+    "fast_dev_run": "experiment=smoke is a run of everything in seconds",
+    "inference_mode": _VALIDATION,
+    "limit_predict_batches": _STEPS,
+    "limit_test_batches": _VALIDATION,
+    "limit_train_batches": _STEPS,
+    "limit_val_batches": _VALIDATION,
+    "logger": "give logger=wandb or logger=csv",
+    "max_epochs": _STEPS,
+    "max_steps": _STEPS,
+    "max_time": "stop a run with Ctrl-C, and go on with run=DIR",
+    "min_epochs": _STEPS,
+    "min_steps": _STEPS,
+    "model_registry": "the model is saved in weights/ of the run folder",
+    "num_sanity_val_steps": _VALIDATION,
+    "overfit_batches": _STEPS,
+    "plugins": _RUN_SETS,
+    "profiler": "its report is not shown; provenance.json has the seconds of each phase",
+    "reload_dataloaders_every_n_epochs": _STEPS,
+    "sync_batchnorm": "no model here has batch normalization",
+    "use_distributed_sampler": _RUN_SETS,
+    "val_check_interval": _VALIDATION,
+}
+FOR_TRAINER = (
+    *("accelerator", "benchmark", "detect_anomaly", "deterministic", "devices"),
+    *("enable_model_summary", "gradient_clip_algorithm", "gradient_clip_val"),
+    *("log_every_n_steps", "num_nodes", "precision", "strategy"),
+)
+# The scores of each entry of the group `metrics`, and of the SR stage.
+SCORES = {
+    "fidelity": ("dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"),
+    "oracle": ("identity", "class_accuracy", "context_accuracy", "drift", "diversity"),
+}
+SR_SCORES = {
+    "": ("detail", "sr_detail", "sr_kept", "sr_invented", "sr_psnr", "sr_ssim"),
+    "fidelity": ("sr_dino", "sr_lpips"),
+    "oracle": ("sr_identity", "sr_layout_error"),
+}
+
+
+def check_config(config: Mapping[str, Any]) -> Settings:
+    """Check the plain config of a run. ValueError for the first mistake."""
+    settings = read(Settings, config)
+    _check_trainer(config["trainer"])
+    _check_adapter(config)
+    _check_nouns(config)
+    check_sr(config, settings, "sr" in settings.model.sampling.images)
+    if settings.prior.weight > 0:
+        check_writable("prior.cache", settings.prior.cache)
+    return settings
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    for name in trainer:
+        if name in NOT_FOR_TRAINER and name != "max_epochs":
+            raise ValueError(f"trainer.{name} is not for a run: {NOT_FOR_TRAINER[name]}")
+        if name not in (*FOR_TRAINER, "max_epochs", "_target_", "_partial_"):
+            known = ", ".join(FOR_TRAINER)
+            raise ValueError(f"trainer.{name} is no argument of lightning.Trainer: give {known}")
+
+
+def _check_adapter(config: Mapping[str, Any]) -> None:
+    """ValueError for an adapter with a method that would ignore it."""
+    adapter = config.get("adapter", {}).get("config")  # older runs have no such group
+    if adapter is not None and "adapter" not in config["method"]["tuning"]:
+        raise ValueError("this method trains no adapter: give adapter=none")
+
+
+def _check_nouns(config: Mapping[str, Any]) -> None:
+    """ValueError for a class noun that contradicts the other words of the config."""
+    choice, noun = config["class"]["choice"], config["class"]["noun"]
+    subject = config["subject"] if isinstance(config["subject"], Mapping) else {}
+    true = subject.get("class_noun")
+    for key, word in {
+        "class_noun": true,
+        "wrong_class_noun": subject.get("wrong_class_noun"),
+    }.items():
+        if word is not None and (not isinstance(word, str) or set(word) & set("{}")):
+            raise ValueError(f"subject.{key}={word}: give a noun, such as dog")
+    if text := config["identifier"]["text"]:
+        check_identifier_differs(text, (noun, true))
+    if choice == "none" and noun is not None:
+        raise ValueError(f"class=none has no noun: leave out class.noun={noun}, or class=none")
+    if choice == "wrong" and noun is not None and noun == true:
+        raise ValueError(
+            f"class.noun={noun} is the subject's true class noun, and class=wrong needs another"
+        )
+
+
+def check_identifier_differs(identifier: str, nouns: Collection[str | None]) -> None:
+    """ValueError if the identifier is one of the class nouns."""
+    if identifier.casefold() in {noun.casefold() for noun in nouns if noun}:
+        raise ValueError(
+            f"the identifier {identifier!r} is the class noun: give another identifier.text"
+        )
+
+
+def check_sr(config: Mapping[str, Any], settings: Settings, has_stage: bool) -> None:
+    """ValueError for settings of the SR stage that the model or the other settings rule out."""
+    if not has_stage:
+        if settings.sr.enabled:
+            raise ValueError("this model has no SR stage: give sr=off")
+        for override in config["overrides"]:
+            if assignment(override).key.startswith("sr.") or override == "stage=sr":
+                raise ValueError(f"this model has no SR stage: leave out {override}")
+    for key in ("noise_level", "inference_noise_level"):
+        if getattr(settings.sr, key) is not None and not settings.sr.enabled:
+            raise ValueError(f"sr=off does not use sr.{key}: leave it out, or give sr=frozen")
+
+
+def check_objective(objective: str | None, config: Mapping[str, Any]) -> None:
+    """ValueError if a finished run will not have the score that a search optimizes."""
+    metrics = config["metrics"] or {}
+    if objective is None or any(name not in SCORES for name in metrics):
+        return  # the names of other scorers' scores are not known here
+    known = [name for group in metrics for name in SCORES[group]]
+    if metrics and "sr" in config["model"]["sampling"]["images"]:
+        known += [name for group in ("", *metrics) for name in SR_SCORES[group]]
+    if not known:
+        raise ValueError(f"objective={objective} needs scores: give metrics=miniature or =paper")
+    if objective not in known:
+        raise ValueError(
+            f"objective={objective} is not a score of these metrics: choose from {', '.join(known)}"
+        )
+
+
+def check_writable(key: str, folder: Any) -> None:
+    """ValueError unless a folder can be made and written to."""
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"{key}={as_typed(folder)}: give a folder")
+    path = Path(folder)
+    try:
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    except OSError as error:  # its name is too long
+        raise ValueError(f"{key}={path}: give a folder that can be made ({error})") from error
+    if not existing.is_dir():
+        raise ValueError(f"{key}={path}: {existing} is a file, give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{key}={path}: {existing} cannot be written to, give another folder")

@@ -1,0 +1,17 @@
+"""The adapters of conf/adapter as methods, as a run builds them."""
+
+from functools import cache
+
+from commands import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+NAMES = sorted(p.stem for p in (ROOT / "conf/adapter").glob("*.yaml") if p.stem != "none")
+
+
+@cache
+def adapter_method(name, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [f"adapter={name}", *overrides])
+    return instantiate(OmegaConf.to_container(config.method.tuning, resolve=True))

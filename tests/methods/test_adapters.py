@@ -1,0 +1,191 @@
+"""Adapters on the whole path: trained, resumed, saved, and loaded by other tools."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from adapters_of_conf import adapter_method
+from commands import command, train
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from dreambooth.assemble import reload
+from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stage import Sampling
+from dreambooth.methods.method import TermPrompts
+from dreambooth.methods.two_terms import TwoTermModule
+from dreambooth.runs.run import Run
+from dreambooth.runs.settings import Sampler
+
+SAMPLING = Sampling({"base": Sampler("ddim", num_steps=4, guidance_scale=3.0)})
+KEY = ("t", 0)
+
+
+def shifted(stage, method, seed=0):
+    """The stage with an adapter that changes its predictions."""
+    method.prepare(stage)
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in method.trained(stage).parameters:
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=draws))
+    stage.denoiser.eval()
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_plain_diffusers_draws_the_same_pictures_with_a_saved_lora(
+    stable_diffusion, tmp_path, name
+):
+    folder = stable_diffusion[1].partition("=")[2]
+    backbone, method = LatentBackbone.load(folder), adapter_method(name)
+    plain = backbone.generate(["a dog"], [KEY], SAMPLING)[0]
+    shifted(backbone.stages["base"], method)
+    ours = backbone.generate(["a dog"], [KEY], SAMPLING)[0]
+    assert (ours.int() - plain.int()).abs().max() > 10
+    method.save(backbone, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
+
+    drawn = {}
+    exec(backbone.recipe(tmp_path, "a dog", KEY, SAMPLING), drawn)
+    theirs = torch.from_numpy(np.array(drawn["image"])).permute(2, 0, 1)
+    assert (theirs.int() - ours.int()).abs().max() <= 1
+
+
+def test_peft_reads_another_adapter(tiny, tmp_path):
+    from peft import PeftModel
+
+    backbone, method = CascadeBackbone.load(tiny), adapter_method("oft")
+    stage = backbone.stages["base"]
+    shifted(stage, method)
+    method.save(backbone, tmp_path)
+    assert json.loads((tmp_path / "base/adapter_config.json").read_text())["peft_type"] == "OFT"
+    plain = UNet2DConditionModel.from_pretrained(tiny / "base")
+    theirs = PeftModel.from_pretrained(plain, str(tmp_path / "base")).eval()
+    x = torch.randn(2, plain.config.in_channels, 8, 8)
+    text = stage.encode_prompts(["a dog", "a cat"])["text"]
+    t = torch.tensor([100, 900])
+    with torch.no_grad():
+        expected = stage.denoiser(x, t, text).sample
+        torch.testing.assert_close(theirs(x, t, text).sample, expected, rtol=0, atol=1e-3)
+
+
+def test_the_random_weights_follow_the_seed(tiny):
+    states = []
+    for seed in (0, 0, 1):
+        stage, method = (
+            CascadeBackbone.load(tiny).stages["base"],
+            adapter_method("lora", f"seed={seed}"),
+        )
+        torch.manual_seed(len(states))
+        method.prepare(stage)
+        states.append(method.state(stage))
+    assert all(torch.equal(states[0][k], v) for k, v in states[1].items())
+    assert any(not torch.equal(states[0][k], v) for k, v in states[2].items())
+
+
+def test_a_checkpoint_has_the_adapter_alone(tiny):
+    stage = CascadeBackbone.load(tiny).stages["base"]
+    frozen = {k: v.clone() for k, v in stage.denoiser.state_dict().items()}
+    prompts = TermPrompts(["a kzn dog"], ["a dog", ""])
+    method = adapter_method("lora")
+    module = TwoTermModule(stage, method, prompts, 1.0, 1e-3, torch.optim.AdamW)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    assert len(state) == len(method.trained(stage).parameters)
+    assert all("lora_" in name for name in state)
+    module.load_state_dict({name: value + 1 for name, value in state.items()})
+    assert all(torch.equal(module.state_dict()[k], v + 1) for k, v in state.items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        module.load_state_dict(dict(list(state.items())[1:]))
+    kept = {n.replace(".base_layer", ""): p for n, p in stage.denoiser.named_parameters()}
+    assert all(torch.equal(kept[name], value) for name, value in frozen.items())
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path, monkeypatch):
+    from dreambooth.distributed import preemption
+    from dreambooth.training.checkpoints import Checkpoints
+
+    def run(name):
+        return command(
+            "train",
+            "experiment=smoke",
+            *stable_diffusion,
+            "adapter=lora",
+            "logger=csv",
+            "method.max_steps=4",
+            f"prior.cache={tmp_path}/prior",
+            f"hydra.run.dir={tmp_path}/{name}",
+        )
+
+    assert run("whole").code == 0
+    with monkeypatch.context() as patch:
+        begin = Checkpoints.on_train_batch_start
+
+        def stop_at_2(self, trainer, module, batch, index):
+            if trainer.global_step == 2:
+                preemption.stop_requested.set()
+            begin(self, trainer, module, batch, index)
+
+        patch.setattr(Checkpoints, "on_train_batch_start", stop_at_2)
+        assert run("stopped").code != 0
+    preemption.stop_requested.clear()
+    checkpoint = tmp_path / "stopped/checkpoints/base-00000002.ckpt"
+    assert checkpoint.stat().st_size < 500_000
+    assert run("stopped").code == 0
+    whole, resumed = (
+        load_file(tmp_path / name / "weights/pytorch_lora_weights.safetensors")
+        for name in ("whole", "stopped")
+    )
+    for key, value in whole.items():  # not to the bit: one run drew prior images, one read them
+        torch.testing.assert_close(resumed[key], value, rtol=0, atol=1e-6)
+    assert any(value.abs().max() > 1e-4 for key, value in whole.items() if "lora_B" in key)
+    names = sorted(p.name for p in (tmp_path / "whole/weights").iterdir())
+    assert names == [".written.json", "pytorch_lora_weights.safetensors"]
+    reloaded = reload(Run.load_finished(tmp_path / "whole"))
+    assert any(
+        "lora_A" in n for n, _ in reloaded.backbone.stages["base"].denoiser.named_parameters()
+    )
+
+
+BAD = {
+    "adapter.targets=nothing": "matches no layer",
+    "adapter.config.r=0": "does not fit the model",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_an_impossible_adapter_is_one_sentence(tiny, tmp_path, override):
+    ended = train(tiny, tmp_path / "run", "adapter=lora", override)
+    assert BAD[override] in ended.sentence
+
+
+def test_an_adapter_with_a_method_that_ignores_it_is_refused(tiny, tmp_path):
+    ended = train(
+        tiny,
+        tmp_path / "run",
+        "adapter=lora",
+        "method.tuning._target_=test_seams.BiasesOnly",
+        *(f"~method.tuning.{key}" for key in ("_convert_", "train", "train_sr", "adapter", "seed")),
+    )
+    assert ended.sentence == "this method trains no adapter: give adapter=none"
+
+
+@pytest.mark.slow
+def test_a_run_from_before_there_were_adapters_is_resumed(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["adapter"]
+    config["method"]["module"]["learning_rate"] = 6e-4  # as a run writes it, without a reference
+    config["method"]["tuning"] = {
+        "_target_": "dreambooth.methods.dreambooth.DreamBooth",
+        "train": "all",
+        "train_sr": "all",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    Run(folder, config).set_status("preempted")
+    ended = command("train", f"run={folder}")
+    assert ended.code == 0, ended.output

@@ -1,0 +1,58 @@
+"""Which folder is a run's, and whether its inputs are those that it began with."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dreambooth.runs.files import claimed
+from dreambooth.runs.run import FinishedRunError, Run
+
+CONFIG = {"seed": 0, "overrides": []}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    run.weights.mkdir()
+    run.set_status("finished")
+    return run
+
+
+def test_inputs_that_changed_are_named(tmp_path):
+    began = {"photos/a": "1", "photos/b": "2", "photos/c": "3"}
+    run = Run.create(tmp_path, CONFIG, inputs=began)
+    assert run.resume(inputs=began | {"photos/d": "4"}).folder == tmp_path  # it has no results
+    run.resume(inputs=began)
+    run.write_names({})
+    assert run.resume(inputs=None) == run.resume(inputs=began) == run
+    now = {"photos/a": "5", "photos/x": "2", "photos/e": "6", "photos/f": "7"}
+    with pytest.raises(ValueError, match="began with other files") as caught:
+        run.resume(inputs=now)
+    assert "photos/a has changed; photos/b is now photos/x; photos/c is gone" in str(caught.value)
+    assert "; and 2 more)" in str(caught.value)
+    with pytest.raises(ValueError, match="began with other files"):
+        Run.create(tmp_path, CONFIG, inputs=now)
+    (tmp_path / "inputs.json").unlink()  # as in older folders
+    assert run.resume(inputs=now) == run
+
+
+def test_older_runs_without_the_marker_are_known_by_what_they_hold(finished):
+    (finished.folder / ".dreambooth-run").unlink()
+    with pytest.raises(FinishedRunError):
+        Run.create(finished.folder, CONFIG)
+    (finished.folder / "status.json").write_text("{")
+    with pytest.raises(ValueError, match=r"status\.json is damaged"):
+        Run.create(finished.folder, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "status.json", "notes.txt", "images/mine.png"])
+def test_a_folder_of_other_files_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"state": "ok", "overrides": 1}')
+    what = f"is not the folder of a run, and it holds other files ({name.partition('/')[0]})"
+    with pytest.raises(ValueError, match=re.escape(what)):
+        Run.create(tmp_path, CONFIG, replace=True)
+    with pytest.raises(ValueError, match=re.escape(what)), claimed(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]
