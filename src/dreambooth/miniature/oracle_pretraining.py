@@ -4,7 +4,7 @@ Drawings teach it the attributes and the individuals. Damaged drawings, and samp
 diffusion models if there are any, teach it what is not clean.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,7 +235,10 @@ class IdentityCase:
 
 def identity_cases(seed: int, count: int) -> Iterator[IdentityCase]:
     """Yield `count` cases, each of a random individual and a prompt of MiniBench, or, for one case
-    in five, no prompt. Like samples, the pictures are a little soft and noisy."""
+    in five, no prompt. Like samples, the pictures are a little soft and noisy.
+
+    A picture of another individual shows that it is another one: a look-alike that differs only by
+    a badge is not drawn from behind."""
     for number in range(count):
         rng = np.random.default_rng([31, seed, number])
         who = random_individual(rng, str(rng.choice(world.CLASSES)))
@@ -243,11 +246,28 @@ def identity_cases(seed: int, count: int) -> Iterator[IdentityCase]:
         prompt = str(rng.choice(templates)) if rng.random() < 0.8 else ""
         asked = prompted_except_class(prompt)
         relations = [name for name, times in RELATIONS.items() for _ in range(times)]
-        individuals = [_related(rng, who, relation) for relation in relations]
-        drawings = [draw_as_prompted(rng, shown, asked, 1)[0] for shown in individuals]
+        drawings = [_drawing(rng, who, relation, asked) for relation in relations]
         pictures = to_tensor(np.stack([mildly_changed(pixels, rng) for pixels in drawings]))
         noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
         yield IdentityCase(prompt, references(who, prompt), roughen(pictures, noise), relations)
+
+
+_VISIBLE_PX = 20  # of 64 x 64, by which a look-alike differs from the individual in one scene
+
+
+def _drawing(
+    rng: np.random.Generator, who: Individual, relation: str, asked: Mapping[str, str]
+) -> np.ndarray:
+    """Draw an individual with this relation to `who`, (64, 64, 3), in a scene that shows it."""
+    while True:
+        shown, seed = _related(rng, who, relation), int(rng.integers(2**31))
+        drawing, same_scene = (
+            draw_as_prompted(np.random.default_rng(seed), each, asked, 1)[0].astype(int)
+            for each in (shown, who)
+        )
+        differs = np.abs(drawing - same_scene).max(-1) > 32
+        if relation == _SAME or differs.sum() >= _VISIBLE_PX:
+            return drawing.astype(np.uint8)
 
 
 def _related(rng: np.random.Generator, who: Individual, relation: str) -> Individual:
