@@ -64,7 +64,7 @@ def write_sheets(pixels: np.ndarray, prompts: Sequence[str], name: Path) -> None
     for first in range(0, len(pixels), PER_SHEET):
         sheet = _sheet(pixels[first : first + PER_SHEET], prompts[first : first + PER_SHEET], first)
         path = name.with_name(f"{name.name}-{first // PER_SHEET}.png")
-        cv2.imwrite(str(path), sheet[..., ::-1])
+        cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     rows = [
         {"index": i, "prompt": prompt, "class_right": None, "clean": None}
         for i, prompt in enumerate(prompts)
