@@ -116,7 +116,7 @@ def test_a_perfect_model_reaches_the_floor():
     assert images.shape == (60, 3, 64, 64)
     perfect = distances(images, load_extractor(WEIGHTS / "dino").images)
     assert perfect["images"] == perfect["floor"]
-    assert 0 < perfect["floor"].normalised < 0.2
+    assert 0 < perfect["floor"].normalised < 0.5  # with as few as 60 images
     one_picture = images[:1].expand(60, -1, -1, -1)
     collapsed = distances(one_picture, load_extractor(WEIGHTS / "dino").images)
     assert collapsed["images"].normalised > 1
