@@ -19,6 +19,7 @@ from dreambooth.launch.hydra_messages import one_sentence
 def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
+    from dreambooth.launch.checks import check_subject
     from dreambooth.launch.start import plain_config
     from dreambooth.runs.settings import Evaluate, read
 
@@ -32,6 +33,7 @@ def main(cfg: DictConfig) -> None:
                 f"not {' and '.join(given) or 'none'}"
             )
         read(Evaluate, config)
+        check_subject(config.get("subject"))
 
         # Here, because these are slow to import.
         from dreambooth.assemble import quieten_libraries, scorers_of

@@ -1,7 +1,7 @@
 """Refuse a command that cannot work: before anything is written, and before torch is imported."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,8 @@ from dreambooth.launch.start import compose_sr_stage, plain_config
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Execution, check_count, read
+from dreambooth.runs.settings import Execution, as_typed, check_count, read
+from dreambooth.subjects.prompts import check_kind, kind_of_noun
 
 _NEEDED = (
     *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
@@ -72,10 +73,24 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     groups = [str(key) for key in config if key != "hydra"]
     plain = plain_config(OmegaConf.masked_copy(config, groups), kept)
     check_config(plain)
+    check_subject(plain["subject"])
     checked_num_ranks(config)
     check_objective(execution.objective, plain)
     check_count("launcher.jobs", config.launcher.jobs)
     return plain
+
+
+def check_subject(subject: Any) -> None:
+    """ValueError for a kind that is unknown or contradicts the class noun; old runs may have it."""
+    if not isinstance(subject, Mapping) or "kind" not in subject:
+        return  # a subject of the drawn world
+    noun, given = as_typed(subject["class_noun"]), subject["kind"]
+    kind, known = check_kind(given, noun), kind_of_noun(noun)
+    if known not in (kind, None):
+        raise ValueError(
+            f"subject.kind={kind} contradicts class_noun={noun}, a subject of the kind {known}: "
+            "leave subject.kind out"
+        )
 
 
 def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequence[bool]) -> None:

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     def wrapped() -> Any:
         if os.environ.get(_FULL_ERROR) == "1":
             return main()
+        if twice := _given_twice(sys.argv[1:]):
+            sys.exit(twice)
         os.environ[_FULL_ERROR] = "1"
         try:
             return main()
@@ -43,6 +45,19 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
             del os.environ[_FULL_ERROR]
 
     return wrapped
+
+
+def _given_twice(words: Sequence[str]) -> str:
+    """A sentence for the first setting that is given with two values; Hydra takes the last."""
+    given: dict[str, str] = {}
+    for text in words:
+        key, equals, value = text.lstrip("+").partition("=")
+        if not equals or text.startswith(("-", "~")) or re.match(r"hydra[./]", key):
+            continue  # of Hydra's own settings the last counts, as our child processes need
+        first = given.setdefault(key, text)
+        if first.partition("=")[2] != value:
+            return f"{key} is given twice, as {first} and {text}: leave one out"
+    return ""
 
 
 def _in_a_run(error: Exception) -> bool:
