@@ -17,6 +17,7 @@ from dreambooth.launch.processes import checked_num_ranks
 from dreambooth.launch.start import compose_sr_stage, plain_config
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
+from dreambooth.runs.hub import check_model
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.settings import Execution, as_typed, check_count, read
 from dreambooth.subjects.prompts import check_kind, kind_of_noun
@@ -38,8 +39,10 @@ class Checks(Callback):
                 key, value = assignment(text)[1:]
                 if key.startswith("launcher.") or (key == "report" and value != "none"):
                     raise ValueError(f"{text} is for a sweep: add -m, or leave it out")
-            check_cell(config)
+            cell = check_cell(config)
             check_writable("hydra.run.dir", config.hydra.run.dir)
+            if cell:
+                check_model(cell)
 
 
 @contextmanager
@@ -118,6 +121,9 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
     ]
     if not new or config.hydra.runtime.choices.get("launcher") == "slurm":
         return  # a login node may be unable to load a model
+    for cell, label in new:
+        with _named(label):
+            check_model(cell)
     from dreambooth.assemble import checker  # here, because it is slow to import
 
     check = checker()
