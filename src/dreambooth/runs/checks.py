@@ -53,12 +53,13 @@ FOR_TRAINER = (
 )
 # The scores of each entry of the group `metrics`, and of the SR stage.
 SCORES = {
-    "fidelity": ("dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"),
-    "oracle": ("identity", "class_accuracy", "context_accuracy", "drift", "diversity"),
+    "fidelity": ("dino", "clip_i", "clip_t", "pres", "div", "copy", "copied", "copied_null"),
+    "oracle": ("identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"),
 }
 SR_SCORES = {
     "": ("detail", "sr_detail", "sr_kept", "sr_invented", "sr_psnr", "sr_ssim"),
-    "fidelity": ("sr_dino", "sr_lpips"),
+    "fidelity": ("sr_dino",),
+    "fidelity.distance": ("sr_lpips",),
     "oracle": ("sr_identity", "sr_layout_error"),
 }
 
@@ -140,7 +141,10 @@ def check_objective(objective: str | None, config: Mapping[str, Any]) -> None:
         return  # the names of other scorers' scores are not known here
     known = [name for group in metrics for name in SCORES[group]]
     if metrics and "sr" in config["model"]["sampling"]["images"]:
-        known += [name for group in ("", *metrics) for name in SR_SCORES[group]]
+        groups = ["", *metrics]
+        if metrics.get("fidelity", {}).get("distance") is not None:
+            groups.append("fidelity.distance")
+        known += [name for group in groups for name in SR_SCORES[group]]
     if not known:
         raise ValueError(f"objective={objective} needs scores: give metrics=miniature or =paper")
     if objective not in known:
