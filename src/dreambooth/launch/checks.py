@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -13,13 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.distributed.ranks import rank
 from dreambooth.launch.hydra_messages import choices, no_such_setting, sentence_of
-from dreambooth.launch.processes import checked_num_ranks
+from dreambooth.launch.processes import check_one_node, checked_num_ranks
 from dreambooth.launch.start import compose_sr_stage, plain_config
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
 from dreambooth.runs.hub import check_model
 from dreambooth.runs.overrides import assignment
+from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Execution, as_typed, check_count, read
+from dreambooth.subjects.files import photo_files
 from dreambooth.subjects.prompts import check_kind, kind_of_noun
 
 _NEEDED = (
@@ -40,6 +43,7 @@ class Checks(Callback):
                 if key.startswith("launcher.") or (key == "report" and value != "none"):
                     raise ValueError(f"{text} is for a sweep: add -m, or leave it out")
             cell = check_cell(config)
+            check_one_node(config)
             check_writable("hydra.run.dir", config.hydra.run.dir)
             if cell:
                 check_model(cell)
@@ -65,6 +69,7 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     execution = read(Execution, {key: config.get(key) for key in ("force", "objective", "run")})
     overrides = list(config.hydra.overrides.task)
     if config.get("stage") != "sr" and execution.run is not None:
+        Run.load(Path(execution.run))
         return {}
     for group in _NEEDED:
         if config.get(group) is None:
@@ -84,9 +89,16 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
 
 
 def check_subject(subject: Any) -> None:
-    """ValueError for a kind that is unknown or contradicts the class noun; old runs may have it."""
+    """ValueError for missing photos, and for a kind that contradicts the class noun.
+
+    Older runs may have such a kind.
+    """
     if not isinstance(subject, Mapping) or "kind" not in subject:
         return  # a subject of the drawn world
+    photos = subject.get("photos")
+    if not isinstance(photos, str) or not photos:
+        raise ValueError(f"photos={as_typed(photos)}: give the folder with photos of the subject")
+    photo_files(Path(photos).expanduser())
     noun, given = as_typed(subject["class_noun"]), subject["kind"]
     kind, known = check_kind(given, noun), kind_of_noun(noun)
     if known not in (kind, None):

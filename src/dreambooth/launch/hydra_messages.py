@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -30,8 +31,8 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     def wrapped() -> Any:
         if os.environ.get(_FULL_ERROR) == "1":
             return main()
-        if twice := _given_twice(sys.argv[1:]):
-            sys.exit(twice)
+        if mistake := _unknown_option(sys.argv[1:]) or _given_twice(sys.argv[1:]):
+            sys.exit(mistake)
         os.environ[_FULL_ERROR] = "1"
         try:
             return main()
@@ -45,6 +46,19 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
             del os.environ[_FULL_ERROR]
 
     return wrapped
+
+
+def _unknown_option(words: Sequence[str]) -> str:
+    """A sentence for the first word without a key, or with a dash that is no option of Hydra."""
+    known = get_args_parser()._option_string_actions
+    for text in words:
+        name, equals, value = text.partition("=")
+        if equals and not name:
+            return f"{text} has no key: write KEY=VALUE"
+        if text.startswith("-") and not any(option.startswith(name) for option in known):
+            setting = f"{name.lstrip('-')}={value}" if equals else "KEY=VALUE"
+            return f"{text} is no option: write a setting without dashes, as {setting}"
+    return ""
 
 
 def _given_twice(words: Sequence[str]) -> str:
@@ -67,7 +81,7 @@ def _in_a_run(error: Exception) -> bool:
 def _of_choices() -> str:
     """A sentence for the first choice of a group on the command line that is no word."""
     for text in sys.argv[1:]:
-        if "=" in text and (options := choices(assignment(text).key)):
+        if "=" in text.strip("=") and (options := choices(assignment(text).key)):
             values = OverridesParser.create().parse_override(text).value()
             if not all(
                 isinstance(v, str) for v in (values if isinstance(values, list) else [values])
@@ -93,7 +107,10 @@ def sentence_of(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _of_spelling(error.override)
     if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        given = str(error.missing_cfg_file)
+        groups = (given[:i] for i, c in enumerate(given) if c == "/")
+        group = next((g for g in groups if choices(g)), given.rpartition("/")[0])
+        choice = given.removeprefix(f"{group}/")
         return f"{group}={choice} does not exist: choose from {_listed(choice, error.options)}"
     if found := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{found[1]} has several values: add -m for a run with each of them"
@@ -141,9 +158,13 @@ def nearest(key: str, known: list[str]) -> str:
 
 
 def _default() -> Any:
-    """The config of the command without its overrides."""
+    """The config of the command with its choices of groups alone, or without any override."""
+    chosen = [text for text in sys.argv[1:] if choices(text.partition("=")[0])]
     with initialize_config_dir(str(_conf()), version_base="1.3"):
-        return compose(Path(sys.argv[0]).stem)
+        try:
+            return compose(Path(sys.argv[0]).stem, chosen)
+        except (HydraException, OmegaConfBaseException):
+            return compose(Path(sys.argv[0]).stem)
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

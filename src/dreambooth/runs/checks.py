@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Settings, as_typed, read
+from dreambooth.runs.settings import Settings, as_typed, check_count, read
 
 _STEPS = "method.max_steps=... sets the number of steps"
 _VALIDATION = "a run has no validation; callbacks=score_curves scores images during training"
@@ -69,6 +69,8 @@ def check_config(config: Mapping[str, Any]) -> Settings:
     settings = read(Settings, config)
     _check_trainer(config["trainer"])
     _check_adapter(config)
+    for group in ("metrics", "callbacks"):
+        _check_entries(group, config[group])
     _check_nouns(config)
     check_sr(config, settings, "sr" in settings.model.sampling.images)
     if settings.prior.weight > 0:
@@ -83,6 +85,18 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         if name not in (*FOR_TRAINER, "max_epochs", "_target_", "_partial_"):
             known = ", ".join(FOR_TRAINER)
             raise ValueError(f"trainer.{name} is no argument of lightning.Trainer: give {known}")
+
+
+def _check_entries(group: str, entries: Any) -> None:
+    """ValueError for a scorer or callback that is not described by its class."""
+    for name, entry in (entries or {}).items():
+        if not isinstance(entry, Mapping) or "_target_" not in entry:
+            raise ValueError(
+                f"{group}.{name}={as_typed(entry)}: give +{group}.{name}._target_=..., or leave it "
+                f"out by ~{group}.{name}"
+            )
+        if "every_n_steps" in entry:
+            check_count(f"{group}.{name}.every_n_steps", entry["every_n_steps"])
 
 
 def _check_adapter(config: Mapping[str, Any]) -> None:

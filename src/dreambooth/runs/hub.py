@@ -21,9 +21,15 @@ def check_model(config: Mapping[str, Any]) -> None:
     """ValueError if the model of a run is in no folder, not in the cache, and not to be had."""
     backbone = config["model"]["backbone"]
     file = _FROM_HUB.get(backbone.get("_target_"))
-    if file and (absence := absence_of(str(backbone.get("pretrained")), file)):
+    if file is None:
+        return
+    pretrained = str(backbone.get("pretrained"))
+    folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file)
+    if folder.exists() and not (folder / file).is_file():
+        problem = f"model {pretrained!r} cannot be used (it has no {file})"
+    if problem:
         raise ValueError(
-            f"{absence}; give model.backbone.pretrained=/path/to/folder with the model in the "
+            f"{problem}; give model.backbone.pretrained=/path/to/folder with the model in the "
             "diffusers layout"
         )
 

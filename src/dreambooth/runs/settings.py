@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.dataclasses import dataclass
-from pydantic.functional_validators import AfterValidator, WrapValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -49,6 +49,13 @@ def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return validate(prompts)
 
 
+def _some_text(value: Any) -> Any:
+    if value == "":
+        raise PydanticCustomError("allowed", "a folder")
+    return value
+
+
+_not_empty = BeforeValidator(_some_text)
 Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
 Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
 Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
@@ -100,7 +107,7 @@ class Prior:
         _allowed("a number of 0 (no prior preservation) or more, 1 in the paper"),
     ]
     num_images: Count
-    cache: Path
+    cache: Annotated[Path, _not_empty, _allowed("a folder")]
     caption_dropout: ShareBelow1 = 0.0
 
 
