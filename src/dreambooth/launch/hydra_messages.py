@@ -52,6 +52,8 @@ def _unknown_option(words: Sequence[str]) -> str:
     """A sentence for the first word without a key, or with a dash that is no option of Hydra."""
     known = get_args_parser()._option_string_actions
     for text in words:
+        if text in ("-m", "--multirun") and not _is_training():
+            return f"{text} is for src/train.py alone: leave it out"
         name, equals, value = text.partition("=")
         if equals and not name:
             return f"{text} has no key: write KEY=VALUE"
@@ -59,6 +61,10 @@ def _unknown_option(words: Sequence[str]) -> str:
             setting = f"{name.lstrip('-')}={value}" if equals else "KEY=VALUE"
             return f"{text} is no option: write a setting without dashes, as {setting}"
     return ""
+
+
+def _is_training() -> bool:
+    return Path(sys.argv[0]).stem == "train"
 
 
 def _given_twice(words: Sequence[str]) -> str:
@@ -112,10 +118,14 @@ def sentence_of(error: Exception) -> str:
         group = next((g for g in groups if choices(g)), given.rpartition("/")[0])
         choice = given.removeprefix(f"{group}/")
         return f"{group}={choice} does not exist: choose from {_listed(choice, error.options)}"
-    if found := re.search(r"Ambiguous value for argument '(.*)'", text):
-        return f"{found[1]} has several values: add -m for a run with each of them"
-    if found := re.search(r"Sweep parameters '(.*)' requires", text):
-        return f"{found[1]} has several values: add -m for a run with each of them"
+    several = "Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires"
+    if found := re.search(several, text):
+        remedy = "add -m for a run with each of them" if _is_training() else "give one, or [A,B]"
+        return f"{found[1] or found[2]} has several values: {remedy}"
+    if found := re.search(r"Multiple values for .*'override (.*): (.*)'", text):
+        return f"{found[1]} has a choice: give {found[1]}={found[2]}, without + before it"
+    if "does not support sweep type" in text:
+        return "an interval is for a search: add hydra/sweeper=optuna, or list values, as seed=0,1"
     if found := re.search(r"Could not override '([^'@]*)", text):
         return no_such_setting(found[1])
     if found := re.search(r"Could not delete from config\. '?([^' ]*)", text):
@@ -139,6 +149,9 @@ def no_such_setting(key: str, config: Any = None) -> str:
     if group == "trainer" and name in NOT_FOR_TRAINER:
         return f"trainer.{name} is not for a run: {NOT_FOR_TRAINER[name]}"
     known = list(dict.fromkeys(_keys(_default() if config is None else config)))
+    if key in known:
+        parts = ", ".join(f"{k}=..." for k in known if k.startswith(f"{key}."))
+        return f"{key} has no choices here: give {parts or f'{key}=... without a group'}"
     if near := nearest(key, known):
         return f"there is no setting {key}: did you mean {near}?"
     *_, parent = ("", *(k for k in known if key.startswith(f"{k}.")))

@@ -31,6 +31,7 @@ from dreambooth.runs.checks import check_writable
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.ownership import check_folder
 from dreambooth.runs.run import Run
+from dreambooth.runs.settings import as_typed
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,9 @@ class Folders(Callback):
         typed = settings([str(o.input_line) for o in overrides])
         swept = [key for key in typed if key not in fixed]
         dir_given = any(assignment(o).key == "hydra.sweep.dir" for o in hydra.overrides.hydra)
+        with refuse():
+            if not hydra.sweep.dir:
+                raise ValueError(f"hydra.sweep.dir={as_typed(hydra.sweep.dir)}: give a folder")
         root = Path(hydra.sweep.dir)
         folder = root if dir_given else sweep_folder(root, swept, fixed)
         keys = list(fixed)
@@ -87,8 +91,10 @@ class Folders(Callback):
         if not hydra.sweeper._target_.endswith(".BasicSweeper"):
             return
         overrides = parser.parse_overrides([*params, *hydra.overrides.task])
-        jobs = BasicSweeper.split_arguments(overrides, None)[0]
         with refuse():
+            jobs = BasicSweeper.split_arguments(overrides, None)[0]
+            if not jobs:
+                raise ValueError("this sweep has no cell: list values, as seed=0,1")
             check_writable("hydra.sweep.dir", folder)
             finished = [
                 not config.force and _is_finished(folder / cell_name(job, keys)) for job in jobs
