@@ -2,7 +2,7 @@
 
     python src/train.py -m prior.lambda=0,1 class=none,wrong,correct \\
         subject=miniature subject.class_noun=dog,cat,car,clock,fish subject.seed=501
-    python benchmarks/claims.py runs/class+lambda+class_noun+subject-miniature+seed-501
+    python benchmarks/claims.py runs/lambda+class+class_noun_0f93683c
 
 Prints the mean difference between two cells over the subjects, with Student's 95 % interval. Only
 subjects with all six cells count.

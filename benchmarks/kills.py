@@ -146,7 +146,8 @@ def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, .
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         root = Path(name)
-        shared = (*overrides, f"prior.cache={root / 'prior'}")
+        own = (word for word in overrides if not word.startswith("prior.cache="))
+        shared = (*own, f"prior.cache={root / 'prior'}")
         started = time.monotonic()
         log = root / "output.log"
         reference = start(log, *shared, f"hydra.run.dir={root / 'uninterrupted'}")

@@ -19,7 +19,9 @@ from dreambooth.launch.hydra_messages import one_sentence
 def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
+    from dreambooth.launch.checks import check_subject
     from dreambooth.launch.start import plain_config
+    from dreambooth.runs.checks import check_writable
     from dreambooth.runs.settings import Evaluate, read
 
     try:
@@ -32,6 +34,8 @@ def main(cfg: DictConfig) -> None:
                 f"not {' and '.join(given) or 'none'}"
             )
         read(Evaluate, config)
+        check_subject(config.get("subject"))
+        check_writable("into", config["into"])
 
         # Here, because these are slow to import.
         from dreambooth.assemble import quieten_libraries, scorers_of

@@ -1,7 +1,7 @@
 """Write the ablation report of a sweep: the paper's tables beside ours, figures, and a web page.
 
 python src/report.py                                    the latest sweep in runs/
-python src/report.py sweep=runs/class+lambda            this sweep
+python src/report.py sweep=runs/lambda+class            this sweep
 python src/report.py sweep=[DIR1,DIR2] name=both        several sweeps in one report
 """
 

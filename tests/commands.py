@@ -4,9 +4,11 @@ import contextlib
 import io
 import logging
 import os
+import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +32,24 @@ class Ended(NamedTuple):
         return lines[0].partition("[ERROR] - ")[2] or lines[0]
 
 
+def last_of_each(words: Iterable[object]) -> list[str]:
+    """The words of a command without settings that a later word replaces, which it may not have."""
+    texts = list(map(str, words))
+    setting = re.compile(r"\+*([\w@][\w@./]*)=")
+    last = {found[1]: i for i, text in enumerate(texts) if (found := setting.match(text))}
+    return [t for i, t in enumerate(texts) if not (f := setting.match(t)) or last[f[1]] == i]
+
+
 def command(script: str, *overrides: object) -> Ended:
-    """`python src/SCRIPT.py OVERRIDES` in this process, from the repository's root."""
+    """`python src/SCRIPT.py OVERRIDES` in this process, from the repository's root.
+
+    Of a setting that is given twice, the last counts, so that tests can change shared ones.
+    """
+    return typed(script, *last_of_each(overrides))
+
+
+def typed(script: str, *overrides: object) -> Ended:
+    """`python src/SCRIPT.py OVERRIDES` in this process, with these words as they are."""
     out, code = io.StringIO(), 0
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
@@ -55,11 +73,11 @@ def command(script: str, *overrides: object) -> Ended:
 
 
 def process(*arguments: object) -> Ended:
-    """`python ARGUMENTS` from the repository's root, in a process of its own."""
+    """`python ARGUMENTS` from the repository's root, in a process of its own, as `command`."""
     # Without the W&B service of this process, which outlives the other's teardown.
     environment = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
     ended = subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [sys.executable, *last_of_each(arguments)],
         cwd=ROOT,
         env={"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,

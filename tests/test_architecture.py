@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "evaluate": {"launch", "assemble", "miniature", "runs"},
     "report": {"launch", "reporting", "runs"},
     "plan": {"launch", "reporting", "runs"},
-    "pretrain": {"launch", "miniature"},
+    "pretrain": {"launch", "miniature", "runs"},
     "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
     | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, process, same_files, smoke
+from commands import ROOT, last_of_each, process, same_files, smoke
 
 from dreambooth.distributed import ranks
 from dreambooth.runs.run import Run
@@ -139,7 +139,7 @@ def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
 ):
     slow = "+callbacks.slow={_target_: unlucky.Slow}"
     own = (*smoke(tiny, tmp_path / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
-    words = (*own, "method.max_steps=30", "method.checkpoint_every=1000", slow)
+    words = last_of_each((*own, "method.max_steps=30", "method.checkpoint_every=1000", slow))
     whole = process("src/train.py", *words, f"hydra.run.dir={tmp_path / 'whole'}")
     assert whole.code == 0, whole.output
     started = subprocess.Popen(

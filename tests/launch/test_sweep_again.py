@@ -1,5 +1,6 @@
 """The same sweep command again does only what is missing or failed."""
 
+import re
 import shutil
 
 import pytest
@@ -166,12 +167,21 @@ def test_a_sweeps_folder_is_named_by_what_is_swept(tmp_path, monkeypatch):
 
     from dreambooth.launch.sweep import Folders
 
+    def folder_of(*words):
+        config = compose("train", return_hydra_config=True)
+        config.hydra.overrides.task = list(words)
+        Folders().on_multirun_start(config)
+        return config.hydra.sweep.dir
+
     monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for words in (["class=none,wrong", "seed=1"], ["seed=1", "class=none,wrong,correct"]):
-            config = compose("train", ["subject=olive", "seed=1"], return_hydra_config=True)
-            config.hydra.overrides.task = ["subject=olive", "force=true", *words]
-            Folders().on_multirun_start(config)
-            assert config.hydra.sweep.dir == "runs/class+seed-1+subject-olive"
-    names = [run.folder.name for run in find_runs(tmp_path / config.hydra.sweep.dir)]
-    assert names == ["class-none", "class-wrong", "class-correct"]
+        shared = ("subject=olive", "force=true")
+        folder = folder_of(*shared, "prior.lambda=0,1", "class=none,wrong")
+        assert folder == folder_of("prior.lambda=1,2", *shared, "class=correct,none")
+        assert folder == folder_of("class=none,wrong", "prior.lambda=0,1", *shared)
+        assert folder_of("prior.lambda=0,1", "class=none,wrong") == "runs/lambda+class"
+        assert len({folder, folder_of("prior.lambda=0,1", "class=none,wrong", "seed=1")}) == 2
+    assert re.fullmatch("runs/lambda[+]class_[0-9a-f]{8}", folder)
+    names = [run.folder.name for run in find_runs(tmp_path / folder)]
+    assert names[:3] == ["lambda-0+class-none", "lambda-0+class-wrong", "lambda-1+class-none"]
+    assert len(names) == 7

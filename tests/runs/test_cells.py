@@ -1,28 +1,62 @@
+import re
+
 import pytest
 
-from dreambooth.runs.cells import cell_name, find_runs, sweep_name, write_cells
+from dreambooth.runs.cells import (
+    cell_name,
+    find_runs,
+    order_in,
+    sweep_folder,
+    sweep_name,
+    write_cells,
+)
 from dreambooth.runs.run import Run
 
 CONFIG = {"prior": {"lambda": 1.0}, "overrides": ["prior.lambda=1"]}
 AXES = ["prior.lambda", "class"]
 
 
-def test_a_cell_is_named_by_what_it_has_of_its_own():
+def test_a_cell_is_named_by_what_it_has_of_its_own_in_the_order_of_the_command():
     overrides = ["prior.lambda=0", "class=none", "subject=olive", "seed=1"]
-    assert cell_name(overrides, ["subject", "seed"]) == "class-none+lambda-0"
+    assert cell_name(overrides, ["subject", "seed"]) == "lambda-0+class-none"
     assert cell_name(overrides[2:], ["subject", "seed"]) == "all"
 
 
-def test_a_sweep_is_named_by_its_keys_and_by_what_its_cells_share():
-    assert sweep_name(AXES, {}) == "class+lambda"
-    assert sweep_name(AXES, {"subject": "olive"}) == "class+lambda+subject-olive"
+def test_a_sweep_is_named_by_its_keys_and_a_hash_of_what_its_cells_share():
+    assert sweep_name(AXES, {}) == "lambda+class"
+    name = sweep_name(AXES, {"subject": "olive", "seed": "1"})
+    assert re.fullmatch("lambda[+]class_[0-9a-f]{8}", name)
+    assert name == sweep_name(AXES, {"seed": "1", "subject": "olive"})
+    others = [{"subject": "olive"}, {"subject": "olive", "seed": "2"}, {"seed": "olive"}]
+    assert len({name, *(sweep_name(AXES, fixed) for fixed in others)}) == 4
+    assert re.fullmatch("all_[0-9a-f]{8}", sweep_name([], {"seed": "1"}))
 
 
-def test_the_order_of_the_words_and_how_it_is_run_change_no_name():
+def test_a_sweep_of_many_keys_has_a_name_of_its_own():
+    keys = [f"{letter * 12}" for letter in "abcdefghij"]
+    names = {sweep_name(keys[:n], fixed) for n in (8, 9, 10) for fixed in ({}, {"seed": "1"})}
+    assert len(names) == 6
+    assert max(map(len, names)) <= 100
+
+
+def test_how_it_is_run_changes_no_name():
     assert cell_name(["class=none", "prior.lambda=0"]) == cell_name(
-        ["prior.lambda=0", "force=true", "class=none", "launcher=slurm", "launcher.jobs=2"]
+        ["class=none", "force=true", "prior.lambda=0", "launcher=slurm", "launcher.jobs=2"]
     )
-    assert sweep_name(AXES[::-1], {}) == sweep_name(AXES, {})
+
+
+def test_a_sweep_in_another_order_is_found_with_the_order_of_its_names(tmp_path):
+    axes, fixed = ["class", "class_noun", "prior.lambda"], {"seed": "1"}
+    assert sweep_folder(tmp_path, axes, fixed).name.startswith("class+class_noun+lambda_")
+    for made in (["class_noun", "prior.lambda", "class"], ["class_noun", "prior.lambda", "seed"]):
+        (tmp_path / sweep_name(made, fixed)).mkdir()
+    found = sweep_folder(tmp_path, axes, fixed)
+    assert found.name == sweep_name(["class_noun", "prior.lambda", "class"], fixed)
+    assert order_in(found.name, axes) == ["class_noun", "prior.lambda", "class"]
+    assert not sweep_folder(tmp_path, axes, {"seed": "2"}).exists()
+    assert not sweep_folder(tmp_path, axes[:2], fixed).exists()
+    assert order_in("class-none+class_noun-dog+lambda-0", axes) == axes
+    assert order_in("class_noun-dog+lambda-0", axes) == []
 
 
 def test_keys_are_shortened_where_that_leaves_no_doubt():
@@ -37,7 +71,7 @@ def test_keys_are_shortened_where_that_leaves_no_doubt():
 def test_any_value_gives_a_name_that_file_systems_and_hydra_take(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    name = cell_name([f"k={value}", "a=1"])
+    name = cell_name(["a=1", f"k={value}"])
     assert 0 < len(name) <= 100
     assert not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789._+-")
     assert name[0].isalnum()

@@ -5,7 +5,13 @@ from PIL import Image
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import CLASSES, LIVE
 from dreambooth.subjects.photos import load_photos
-from dreambooth.subjects.prompts import DREAMBENCH, DREAMBENCH_CLASSES, MINIBENCH, PROMPT_SETS
+from dreambooth.subjects.prompts import (
+    DREAMBENCH,
+    DREAMBENCH_CLASSES,
+    MINIBENCH,
+    PROMPT_SETS,
+    kind_of_noun,
+)
 from dreambooth.subjects.subject import other_class, subject_from_folder
 
 
@@ -30,11 +36,22 @@ def test_the_wrong_class_is_another_of_dreambench_and_always_the_same(folder, no
     assert wrong in DREAMBENCH_CLASSES
     assert wrong != noun
     assert wrong == other_class(noun, DREAMBENCH_CLASSES)
-    assert subject_from_folder(str(folder), noun).wrong_class_noun == wrong
+    assert subject_from_folder(str(folder), noun, "live").wrong_class_noun == wrong
 
 
 def test_wrong_classes_are_spread_over_the_classes():
     assert len({other_class(noun, DREAMBENCH_CLASSES) for noun in DREAMBENCH_CLASSES}) > 5
+
+
+def test_the_kind_follows_from_the_class_noun(folder):
+    for noun in CLASSES:
+        assert subject_from_folder(str(folder), noun).kind == drawn_subject(noun, 0).kind
+    live = [noun for noun in DREAMBENCH_CLASSES if kind_of_noun(noun) == "live"]
+    assert live == ["cat", "dog"]  # of prompts_and_classes.txt of DreamBench
+    assert all(map(kind_of_noun, DREAMBENCH_CLASSES))
+    with pytest.raises(ValueError, match=r"=hamster is in no list .*: give subject\.kind"):
+        subject_from_folder(str(folder), "hamster")
+    assert subject_from_folder(str(folder), "hamster", kind="live").kind == "live"
 
 
 def test_a_wrong_class_of_ones_own_is_kept(folder):
@@ -116,7 +133,7 @@ def test_a_folders_prompts_are_dreambenchs_or_the_miniatures(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
     told = {name: subject_from_folder(str(tmp_path), "dog", prompts=name) for name in PROMPT_SETS}
-    assert told["dreambench"].prompts == DREAMBENCH["object"]
-    assert told["minibench"].prompts == MINIBENCH["object"]
+    assert told["dreambench"].prompts == DREAMBENCH["live"]
+    assert told["minibench"].prompts == MINIBENCH["live"]
     with pytest.raises(ValueError, match=r"subject.prompts='mine' is not known; choose dreamb"):
         subject_from_folder(str(tmp_path), "dog", prompts="mine")

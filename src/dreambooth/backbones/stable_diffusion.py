@@ -19,6 +19,7 @@ from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
+from dreambooth.runs.hub import absence_of, problem_of
 from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
 from dreambooth.schedules import schedule_of
@@ -258,14 +259,23 @@ def load_pipeline(pretrained: str | Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
     folder = Path(pretrained).expanduser()
-    source, exists = str(folder if folder.exists() else pretrained), folder.exists()
+    source = str(folder if folder.exists() else pretrained)
+    remedy = (
+        "give model.backbone.pretrained=/path/to/folder with a Stable Diffusion 1.5 or 2.1 in the "
+        "diffusers layout with safetensors weights (model_index.json, unet/, vae/, text_encoder/, "
+        "tokenizer/, scheduler/)"
+    )
+    if absence := absence_of(pretrained, "model_index.json"):
+        raise ValueError(f"{absence}; {remedy}")
+    # In the cache, without a network: the Hub is not asked whether there is a newer version.
+    offline = not folder.exists() and bool(problem_of(source))
     try:
-        index = StableDiffusionPipeline.load_config(source)
-        exists = True
+        index = StableDiffusionPipeline.load_config(source, local_files_only=offline)
         if index.get("_class_name") != "StableDiffusionPipeline":
             raise ValueError(f"it is of another family, {index.get('_class_name')}")
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
+            local_files_only=offline,
             safety_checker=None,
             requires_safety_checker=False,
             feature_extractor=None,
@@ -276,16 +286,8 @@ def load_pipeline(pretrained: str | Path) -> Any:
             raise ValueError("its tokenizer has fewer tokens than its text encoder")
     except Exception as error:  # the libraries raise OSError, SafetensorError or a bare Exception
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        problem = f"model {str(pretrained)!r} cannot be used ({reason})"
-        if not exists:
-            problem = (
-                f"there is no model {str(pretrained)!r}: no folder {folder.absolute()}, nothing of "
-                "this name in the Hugging Face cache, and the Hub lacks it or cannot be reached"
-            )
         raise ValueError(
-            f"{problem}; give model.backbone.pretrained=/path/to/folder with a Stable Diffusion "
-            "1.5 or 2.1 in the diffusers layout with safetensors weights (model_index.json, unet/, "
-            "vae/, text_encoder/, tokenizer/, scheduler/)"
+            f"model {str(pretrained)!r} cannot be used ({reason}); {remedy}"
         ) from error
     # diffusers loads in float32, but transformers in the precision of the file.
     pipeline.text_encoder.float()

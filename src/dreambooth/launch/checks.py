@@ -1,8 +1,9 @@
 """Refuse a command that cannot work: before anything is written, and before torch is imported."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -13,12 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.distributed.ranks import rank
 from dreambooth.launch.hydra_messages import choices, no_such_setting, sentence_of
-from dreambooth.launch.processes import checked_num_ranks
+from dreambooth.launch.processes import check_one_node, checked_num_ranks
 from dreambooth.launch.start import compose_sr_stage, plain_config
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
+from dreambooth.runs.hub import check_model
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Execution, check_count, read
+from dreambooth.runs.run import Run
+from dreambooth.runs.settings import Execution, as_typed, check_count, read
+from dreambooth.subjects.files import photo_files
+from dreambooth.subjects.prompts import check_kind, kind_of_noun
 
 _NEEDED = (
     *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
@@ -37,8 +42,11 @@ class Checks(Callback):
                 key, value = assignment(text)[1:]
                 if key.startswith("launcher.") or (key == "report" and value != "none"):
                     raise ValueError(f"{text} is for a sweep: add -m, or leave it out")
-            check_cell(config)
+            cell = check_cell(config)
+            check_one_node(config)
             check_writable("hydra.run.dir", config.hydra.run.dir)
+            if cell:
+                check_model(cell)
 
 
 @contextmanager
@@ -61,6 +69,7 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     execution = read(Execution, {key: config.get(key) for key in ("force", "objective", "run")})
     overrides = list(config.hydra.overrides.task)
     if config.get("stage") != "sr" and execution.run is not None:
+        Run.load(Path(execution.run))
         return {}
     for group in _NEEDED:
         if config.get(group) is None:
@@ -72,10 +81,31 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     groups = [str(key) for key in config if key != "hydra"]
     plain = plain_config(OmegaConf.masked_copy(config, groups), kept)
     check_config(plain)
+    check_subject(plain["subject"])
     checked_num_ranks(config)
     check_objective(execution.objective, plain)
     check_count("launcher.jobs", config.launcher.jobs)
     return plain
+
+
+def check_subject(subject: Any) -> None:
+    """ValueError for missing photos, and for a kind that contradicts the class noun.
+
+    Older runs may have such a kind.
+    """
+    if not isinstance(subject, Mapping) or "kind" not in subject:
+        return  # a subject of the drawn world
+    photos = subject.get("photos")
+    if not isinstance(photos, str) or not photos:
+        raise ValueError(f"photos={as_typed(photos)}: give the folder with photos of the subject")
+    photo_files(Path(photos).expanduser())
+    noun, given = as_typed(subject["class_noun"]), subject["kind"]
+    kind, known = check_kind(given, noun), kind_of_noun(noun)
+    if known not in (kind, None):
+        raise ValueError(
+            f"subject.kind={kind} contradicts class_noun={noun}, a subject of the kind {known}: "
+            "leave subject.kind out"
+        )
 
 
 def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequence[bool]) -> None:
@@ -103,6 +133,9 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
     ]
     if not new or config.hydra.runtime.choices.get("launcher") == "slurm":
         return  # a login node may be unable to load a model
+    for cell, label in new:
+        with _named(label):
+            check_model(cell)
     from dreambooth.assemble import checker  # here, because it is slow to import
 
     check = checker()

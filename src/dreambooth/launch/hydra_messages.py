@@ -6,12 +6,13 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +31,8 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     def wrapped() -> Any:
         if os.environ.get(_FULL_ERROR) == "1":
             return main()
+        if mistake := _unknown_option(sys.argv[1:]) or _given_twice(sys.argv[1:]):
+            sys.exit(mistake)
         os.environ[_FULL_ERROR] = "1"
         try:
             return main()
@@ -45,6 +48,38 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     return wrapped
 
 
+def _unknown_option(words: Sequence[str]) -> str:
+    """A sentence for the first word without a key, or with a dash that is no option of Hydra."""
+    known = get_args_parser()._option_string_actions
+    for text in words:
+        if text in ("-m", "--multirun") and not _is_training():
+            return f"{text} is for src/train.py alone: leave it out"
+        name, equals, value = text.partition("=")
+        if equals and not name:
+            return f"{text} has no key: write KEY=VALUE"
+        if text.startswith("-") and not any(option.startswith(name) for option in known):
+            setting = f"{name.lstrip('-')}={value}" if equals else "KEY=VALUE"
+            return f"{text} is no option: write a setting without dashes, as {setting}"
+    return ""
+
+
+def _is_training() -> bool:
+    return Path(sys.argv[0]).stem == "train"
+
+
+def _given_twice(words: Sequence[str]) -> str:
+    """A sentence for the first setting that is given with two values; Hydra takes the last."""
+    given: dict[str, str] = {}
+    for text in words:
+        key, equals, value = text.lstrip("+").partition("=")
+        if not equals or text.startswith(("-", "~")) or re.match(r"hydra[./]", key):
+            continue  # of Hydra's own settings the last counts, as our child processes need
+        first = given.setdefault(key, text)
+        if first.partition("=")[2] != value:
+            return f"{key} is given twice, as {first} and {text}: leave one out"
+    return ""
+
+
 def _in_a_run(error: Exception) -> bool:
     return any(frame.name == "run_job" for frame in traceback.extract_tb(error.__traceback__))
 
@@ -52,7 +87,7 @@ def _in_a_run(error: Exception) -> bool:
 def _of_choices() -> str:
     """A sentence for the first choice of a group on the command line that is no word."""
     for text in sys.argv[1:]:
-        if "=" in text and (options := choices(assignment(text).key)):
+        if "=" in text.strip("=") and (options := choices(assignment(text).key)):
             values = OverridesParser.create().parse_override(text).value()
             if not all(
                 isinstance(v, str) for v in (values if isinstance(values, list) else [values])
@@ -78,12 +113,19 @@ def sentence_of(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _of_spelling(error.override)
     if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        given = str(error.missing_cfg_file)
+        groups = (given[:i] for i, c in enumerate(given) if c == "/")
+        group = next((g for g in groups if choices(g)), given.rpartition("/")[0])
+        choice = given.removeprefix(f"{group}/")
         return f"{group}={choice} does not exist: choose from {_listed(choice, error.options)}"
-    if found := re.search(r"Ambiguous value for argument '(.*)'", text):
-        return f"{found[1]} has several values: add -m for a run with each of them"
-    if found := re.search(r"Sweep parameters '(.*)' requires", text):
-        return f"{found[1]} has several values: add -m for a run with each of them"
+    several = "Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires"
+    if found := re.search(several, text):
+        remedy = "add -m for a run with each of them" if _is_training() else "give one, or [A,B]"
+        return f"{found[1] or found[2]} has several values: {remedy}"
+    if found := re.search(r"Multiple values for .*'override (.*): (.*)'", text):
+        return f"{found[1]} has a choice: give {found[1]}={found[2]}, without + before it"
+    if "does not support sweep type" in text:
+        return "an interval is for a search: add hydra/sweeper=optuna, or list values, as seed=0,1"
     if found := re.search(r"Could not override '([^'@]*)", text):
         return no_such_setting(found[1])
     if found := re.search(r"Could not delete from config\. '?([^' ]*)", text):
@@ -107,6 +149,9 @@ def no_such_setting(key: str, config: Any = None) -> str:
     if group == "trainer" and name in NOT_FOR_TRAINER:
         return f"trainer.{name} is not for a run: {NOT_FOR_TRAINER[name]}"
     known = list(dict.fromkeys(_keys(_default() if config is None else config)))
+    if key in known:
+        parts = ", ".join(f"{k}=..." for k in known if k.startswith(f"{key}."))
+        return f"{key} has no choices here: give {parts or f'{key}=... without a group'}"
     if near := nearest(key, known):
         return f"there is no setting {key}: did you mean {near}?"
     *_, parent = ("", *(k for k in known if key.startswith(f"{k}.")))
@@ -126,9 +171,13 @@ def nearest(key: str, known: list[str]) -> str:
 
 
 def _default() -> Any:
-    """The config of the command without its overrides."""
+    """The config of the command with its choices of groups alone, or without any override."""
+    chosen = [text for text in sys.argv[1:] if choices(text.partition("=")[0])]
     with initialize_config_dir(str(_conf()), version_base="1.3"):
-        return compose(Path(sys.argv[0]).stem)
+        try:
+            return compose(Path(sys.argv[0]).stem, chosen)
+        except (HydraException, OmegaConfBaseException):
+            return compose(Path(sys.argv[0]).stem)
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

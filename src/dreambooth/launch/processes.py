@@ -145,10 +145,7 @@ def run_by_ranks(cfg: DictConfig) -> bool:
         return False
     if number == 1:
         return False
-    if trainer.num_nodes > 1:
-        raise ValueError(
-            f"trainer.num_nodes={trainer.num_nodes}: for several nodes, give launcher=slurm and -m"
-        )
+    check_one_node(config)
     one_rank = command([*hydra.overrides.hydra, *hydra.overrides.task], hydra.runtime.output_dir)
     log.info("%d processes, one for each device", number)
     listen_for(signal.SIGTERM, signal.SIGINT)
@@ -161,6 +158,15 @@ def run_by_ranks(cfg: DictConfig) -> bool:
     if stop_requested.is_set():
         raise StoppedError("stopped as asked")
     return True
+
+
+def check_one_node(config: DictConfig) -> None:
+    """ValueError for several nodes where SLURM has not started a process on each of them."""
+    number = OmegaConf.select(config, "trainer.num_nodes")
+    if "WORLD_SIZE" not in os.environ and number is not None and number > 1:
+        raise ValueError(
+            f"trainer.num_nodes={number}: for several nodes, give launcher=slurm and -m"
+        )
 
 
 def checked_num_ranks(config: DictConfig) -> int:

@@ -56,6 +56,8 @@ def score_external(config: Mapping[str, Any]) -> None:
             "subject=folder photos=DIR class_noun=NOUN"
         )
     images = Path(str(config["images"])).expanduser()
+    if not images.exists():  # before the encoders are loaded
+        raise ValueError(f"there is no folder or CSV file {images}")
     identifier = str(config["identifier"]["text"] or "")
     subject = subject_of(config)
     scorers = _not_empty(scorers_of(config["metrics"], subject))

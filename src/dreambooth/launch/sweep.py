@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from dreambooth.runs.cells import (
     affects_result,
     cell_name,
     find_runs,
+    order_in,
+    read_cells,
     settings,
-    sweep_name,
+    sweep_folder,
     write_cells,
 )
 from dreambooth.runs.checks import check_writable
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.ownership import check_folder
 from dreambooth.runs.run import Run
+from dreambooth.runs.settings import as_typed
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,9 @@ OmegaConf.register_new_resolver("cell", cell_name, replace=True)  # for conf/tra
 class Folders(Callback):
     """Sets where runs are written.
 
-    A sweep folder is named by what is swept, a cell folder by the cell's overrides. A resumed run
-    stays in its folder.
+    A sweep folder is named by what is swept, a cell folder by the cell's overrides, in the order of
+    the command line. If an earlier sweep of the same keys in another order exists, it is continued:
+    its folder and its order are used. A resumed run stays in its folder.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -62,12 +66,20 @@ class Folders(Callback):
         overrides = parser.parse_overrides([*params, *hydra.overrides.task])
         fixed = settings([str(o.input_line) for o in overrides if not o.is_sweep_override()])
         fixed = {key: value for key, value in fixed.items() if f"{key}={value}" not in params}
-        swept = settings([str(o.input_line) for o in overrides]).keys() - fixed.keys()
+        typed = settings([str(o.input_line) for o in overrides])
+        swept = [key for key in typed if key not in fixed]
         dir_given = any(assignment(o).key == "hydra.sweep.dir" for o in hydra.overrides.hydra)
+        with refuse():
+            if not hydra.sweep.dir:
+                raise ValueError(f"hydra.sweep.dir={as_typed(hydra.sweep.dir)}: give a folder")
         root = Path(hydra.sweep.dir)
-        folder = root if dir_given else root / sweep_name(swept, fixed)
+        folder = root if dir_given else sweep_folder(root, swept, fixed)
         keys = list(fixed)
+        with refuse():
+            orders = [order_in(name, swept) for name in (folder.name, *read_cells(folder))]
+        order = next(filter(None, orders), swept)
         with open_dict(config):
+            hydra.overrides.task = _in_order(hydra.overrides.task, order)
             hydra.sweep.dir = str(folder)
             hydra.job.config.override_dirname.exclude_keys = keys
             # Hydra composes the config of each cell again, from these overrides.
@@ -78,8 +90,11 @@ class Folders(Callback):
         # Other sweepers choose each cell by the results of earlier ones.
         if not hydra.sweeper._target_.endswith(".BasicSweeper"):
             return
-        jobs = BasicSweeper.split_arguments(overrides, None)[0]
+        overrides = parser.parse_overrides([*params, *hydra.overrides.task])
         with refuse():
+            jobs = BasicSweeper.split_arguments(overrides, None)[0]
+            if not jobs:
+                raise ValueError("this sweep has no cell: list values, as seed=0,1")
             check_writable("hydra.sweep.dir", folder)
             finished = [
                 not config.force and _is_finished(folder / cell_name(job, keys)) for job in jobs
@@ -89,6 +104,18 @@ class Folders(Callback):
             _cells[:] = cells
             write_cells(folder, cells)
             _print_num_finished(folder, cells, config.force)
+
+
+def _in_order(overrides: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Put the overrides of some keys into an order; all others stay where they are."""
+    keys = [next(iter(settings([text])), "") for text in overrides]
+    chosen = [
+        (order.index(key), text) for key, text in zip(keys, overrides, strict=True) if key in order
+    ]
+    ordered = iter(text for _, text in sorted(chosen))
+    return [
+        next(ordered) if key in order else text for key, text in zip(keys, overrides, strict=True)
+    ]
 
 
 def _is_finished(cell: Path) -> bool:

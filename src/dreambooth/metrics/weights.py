@@ -7,11 +7,14 @@ from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import torch
 from torch import Tensor, nn
 
 from dreambooth.runs.hashes import sha256_of
+from dreambooth.runs.hub import answer_of, problem_of, unreachable
 
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
@@ -95,6 +98,8 @@ def load_lpips(net: str, backbone: str | Path | None) -> nn.Module:
         if not file.exists():
             if backbone:
                 raise FileNotFoundError("there is no such file")
+            if answer_of(urlsplit(url).netloc, lambda: _first_byte(url)) is None:
+                raise FileNotFoundError(f"there is no such file, and {unreachable(url)}")
             hub_file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(url, str(hub_file), hub_file.stem.rpartition("-")[2])
@@ -119,13 +124,21 @@ def _from_hub(repository: str, files: list[str], elsewhere: str = "") -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    problem = problem_of(repository)
     try:
-        return Path(snapshot_download(repository, allow_patterns=files))
+        return Path(
+            snapshot_download(repository, allow_patterns=files, local_files_only=bool(problem))
+        )
     except Exception as error:
+        reason = problem or "the download has failed"
         raise FileNotFoundError(
-            f"{elsewhere}nothing named {repository!r} in the Hugging Face cache, and the Hub does "
-            "not have it or cannot be reached"
+            f"{elsewhere}nothing named {repository!r} in the Hugging Face cache, and {reason}"
         ) from error
+
+
+def _first_byte(url: str) -> str:
+    with urlopen(url) as response:
+        return str(response.read(1))
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def read_study(folders: Sequence[Path]) -> Study:
     if not all_trials:
         raise ValueError(
             f"there are no runs in {' and '.join(map(str, folders))}: give the folder of a sweep, "
-            "as in sweep=runs/class+lambda"
+            "as in sweep=runs/lambda+class"
         )
     trials = _with_systems_apart(_with_subjects_named(all_trials))
     axes = _axes(trials, notes)

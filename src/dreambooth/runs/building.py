@@ -90,8 +90,9 @@ def check_arguments(settings: Any, key: str) -> None:
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     try:
         hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # pydantic's dataclasses, which check their arguments themselves
-        hints = {}
+    except NameError:  # a name that only type checkers import
+        annotated = {name: p.annotation for name, p in parameters.items()}
+        hints = {name: hint for name, hint in annotated.items() if not isinstance(hint, str)}
     for name, value in settings.items():
         if name in parameters and name in hints:
             _check_type(f"{key}.{name}", value, hints[name])

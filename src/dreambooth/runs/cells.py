@@ -1,10 +1,12 @@
 """The names of sweep folders and cell folders, and the list of cells in sweep.json.
 
-Folders are named by what is swept, not by the time, so that a repeated command finds its earlier
-results:
+Folders are named by what is swept, in the order of the command line, and not by the time, so that a
+repeated command finds its earlier results:
 
-runs/class+lambda/class-none+lambda-0         for prior.lambda=0,1 class=none,wrong,correct
-runs/class+lambda+subject-olive/...           for the same sweep with subject=olive
+runs/lambda+class/lambda-0+class-none         for prior.lambda=0,1 class=none,wrong,correct
+runs/lambda+class_78a50dd2/...                for the same sweep with subject=olive
+
+The hash stands for all settings that the cells share. It does not depend on any order.
 """
 
 import json
@@ -35,26 +37,46 @@ def affects_result(override: str) -> bool:
     return re.split("[.@]", assignment(override).key)[0] not in EXECUTION_KEYS
 
 
-def sweep_name(swept: Collection[str], fixed: Mapping[str, str]) -> str:
-    """The name of a sweep folder: the swept keys, then the settings that all cells share."""
-    short = _short_keys([*swept, *fixed])
-    return _folder_name([short[key] for key in sorted(swept)] + _key_values(fixed, short))
+def sweep_name(swept: Sequence[str], fixed: Mapping[str, str]) -> str:
+    """The name of a sweep folder: the swept keys, and a hash if the cells share other settings."""
+    short = _short_keys(swept)
+    shared = "+".join(f"{key}={value}" for key, value in sorted(fixed.items()))
+    return _folder_name([short[key] for key in swept], shared)
+
+
+def sweep_folder(root: Path, swept: Sequence[str], fixed: Mapping[str, str]) -> Path:
+    """The folder of a sweep in `root`: an earlier one of its keys in any order, or a new one."""
+    folder = root / sweep_name(swept, fixed)
+    others = [] if folder.exists() or not root.is_dir() else sorted(root.iterdir())
+    for other in others:
+        order = order_in(other.name, swept)
+        if order and sweep_name(order, fixed) == other.name:
+            return other
+    return folder
+
+
+def order_in(name: str, keys: Collection[str]) -> list[str]:
+    """The keys in the order in which the name of a folder has them; [] if it lacks one of them."""
+    stem = re.sub("_[0-9a-f]{8}$", "", name)
+    found = {
+        key: re.search(rf"(^|\+){re.escape(short)}(?=[-+]|$)", stem)
+        for key, short in _short_keys(keys).items()
+    }
+    places = {key: match.start() for key, match in found.items() if match}
+    return sorted(places, key=lambda key: places[key]) if len(places) == len(keys) else []
 
 
 def cell_name(overrides: Sequence[str], fixed: Collection[str] = ()) -> str:
     """The name of a cell folder: the cell's overrides, without the keys that all cells share."""
     varying = {key: value for key, value in settings(overrides).items() if key not in fixed}
-    return _folder_name(_key_values(varying, _short_keys(varying))) or "all"
+    short = _short_keys(varying)
+    return _folder_name([f"{short[key]}-{value}" for key, value in varying.items()])
 
 
 def settings(overrides: Sequence[str]) -> dict[str, str]:
     """Key -> value of the overrides that affect the result. The last override of a key wins."""
     assignments = [assignment(text) for text in overrides if affects_result(text)]
     return {f"{a.prefix.strip('+')}{a.key}": a.value for a in assignments}
-
-
-def _key_values(chosen: Mapping[str, str], short: Mapping[str, str]) -> list[str]:
-    return [f"{short[key]}-{value}" for key, value in sorted(chosen.items())]
 
 
 def _short_keys(keys: Collection[str]) -> dict[str, str]:
@@ -68,17 +90,20 @@ def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _folder_name(parts: Sequence[str]) -> str:
-    """Join parts by "+" into a name that is safe for file systems and shells.
+def _folder_name(parts: Sequence[str], shared: str = "") -> str:
+    """Join parts by "+" into a name that is safe for file systems and shells; "all" without parts.
 
-    If the joined text is too long or holds other characters than a-z, 0-9, ".", "_" and "-", these
-    are replaced, the name is cut, and a hash of the full text is appended.
+    If there is shared text, or the joined text is too long or holds other characters than a-z,
+    0-9, ".", "_" and "-", these are replaced, the name is cut, and a hash of all text is appended.
     """
-    full = "+".join(parts)
+    full = "+".join(parts) or "all"
     safe = "+".join(re.sub("[^a-z0-9._-]+", "-", part.lower()).strip("-.") for part in parts)
-    if safe == full and len(full) <= _MAX_CHARACTERS and not full.startswith((".", "-")):
+    safe = safe or "all"
+    fits = safe == full and len(full) <= _MAX_CHARACTERS and not full.startswith((".", "-"))
+    if fits and not shared:
         return full
-    return f"{safe[: _MAX_CHARACTERS - 20]}_{blake2b(full.encode(), digest_size=4).hexdigest()}"
+    text = f"{full}+{shared}" if shared else full
+    return f"{safe[: _MAX_CHARACTERS - 20]}_{blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def find_runs(folder: Path) -> list[Run]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Settings, as_typed, read
+from dreambooth.runs.settings import Settings, as_typed, check_count, read
 
 _STEPS = "method.max_steps=... sets the number of steps"
 _VALIDATION = "a run has no validation; callbacks=score_curves scores images during training"
@@ -53,12 +53,13 @@ FOR_TRAINER = (
 )
 # The scores of each entry of the group `metrics`, and of the SR stage.
 SCORES = {
-    "fidelity": ("dino", "clip_i", "clip_t", "pres", "div", "copy", "copied"),
-    "oracle": ("identity", "class_accuracy", "context_accuracy", "drift", "diversity"),
+    "fidelity": ("dino", "clip_i", "clip_t", "pres", "div", "copy", "copied", "copied_null"),
+    "oracle": ("identity", "clean", "class_accuracy", "context_accuracy", "drift", "diversity"),
 }
 SR_SCORES = {
     "": ("detail", "sr_detail", "sr_kept", "sr_invented", "sr_psnr", "sr_ssim"),
-    "fidelity": ("sr_dino", "sr_lpips"),
+    "fidelity": ("sr_dino",),
+    "fidelity.distance": ("sr_lpips",),
     "oracle": ("sr_identity", "sr_layout_error"),
 }
 
@@ -68,6 +69,8 @@ def check_config(config: Mapping[str, Any]) -> Settings:
     settings = read(Settings, config)
     _check_trainer(config["trainer"])
     _check_adapter(config)
+    for group in ("metrics", "callbacks"):
+        _check_entries(group, config[group])
     _check_nouns(config)
     check_sr(config, settings, "sr" in settings.model.sampling.images)
     if settings.prior.weight > 0:
@@ -82,6 +85,18 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         if name not in (*FOR_TRAINER, "max_epochs", "_target_", "_partial_"):
             known = ", ".join(FOR_TRAINER)
             raise ValueError(f"trainer.{name} is no argument of lightning.Trainer: give {known}")
+
+
+def _check_entries(group: str, entries: Any) -> None:
+    """ValueError for a scorer or callback that is not described by its class."""
+    for name, entry in (entries or {}).items():
+        if not isinstance(entry, Mapping) or "_target_" not in entry:
+            raise ValueError(
+                f"{group}.{name}={as_typed(entry)}: give +{group}.{name}._target_=..., or leave it "
+                f"out by ~{group}.{name}"
+            )
+        if "every_n_steps" in entry:
+            check_count(f"{group}.{name}.every_n_steps", entry["every_n_steps"])
 
 
 def _check_adapter(config: Mapping[str, Any]) -> None:
@@ -140,7 +155,10 @@ def check_objective(objective: str | None, config: Mapping[str, Any]) -> None:
         return  # the names of other scorers' scores are not known here
     known = [name for group in metrics for name in SCORES[group]]
     if metrics and "sr" in config["model"]["sampling"]["images"]:
-        known += [name for group in ("", *metrics) for name in SR_SCORES[group]]
+        groups = ["", *metrics]
+        if metrics.get("fidelity", {}).get("distance") is not None:
+            groups.append("fidelity.distance")
+        known += [name for group in groups for name in SR_SCORES[group]]
     if not known:
         raise ValueError(f"objective={objective} needs scores: give metrics=miniature or =paper")
     if objective not in known:

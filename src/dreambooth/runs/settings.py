@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.dataclasses import dataclass
-from pydantic.functional_validators import AfterValidator, WrapValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -36,9 +36,7 @@ def _finite(**bounds: Any) -> Any:
 
 def _template(prompt: str) -> str:
     if not prompt.strip() or re.search("[{}]", prompt.replace("{}", "")):
-        raise PydanticCustomError(
-            "allowed", "a text in which {} stands for the subject, without other braces"
-        )
+        raise ValueError
     return prompt
 
 
@@ -49,8 +47,18 @@ def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return validate(prompts)
 
 
+def _some_text(value: Any) -> Any:
+    if value == "":
+        raise PydanticCustomError("allowed", "a folder")
+    return value
+
+
+_not_empty = BeforeValidator(_some_text)
 Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
 Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
+MaybePositive = Annotated[
+    Annotated[float, _finite(gt=0)] | None, _allowed("a number above 0, or null")
+]
 Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
@@ -66,7 +74,10 @@ Text = Annotated[_text, _allowed("text")]
 MaybeText = Annotated[_text | None, _allowed("text, or null")]
 _word = Annotated[str, Field(strict=True, pattern=r"^[^{}]*$")]
 Word = Annotated[_word | None, _allowed("text without braces, or null")]
-Template = Annotated[str, Field(strict=True), AfterValidator(_template)]
+Template = Annotated[
+    Annotated[str, Field(strict=True), AfterValidator(_template)],
+    _allowed("a text in which {} stands for the subject, without other braces"),
+]
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class Prior:
         _allowed("a number of 0 (no prior preservation) or more, 1 in the paper"),
     ]
     num_images: Count
-    cache: Path
+    cache: Annotated[Path, _not_empty, _allowed("a folder")]
     caption_dropout: ShareBelow1 = 0.0
 
 
@@ -303,8 +314,12 @@ class Evaluate:
 
     run: MaybeText
     images: MaybeText
-    name: MaybeText
+    name: Annotated[
+        Annotated[str, Field(strict=True, pattern=r"^[^/.][^/]*$")] | None,
+        _allowed("a name without slashes, or null"),
+    ]
     into: Text
+    bench: Annotated[dict[str, Any] | None, _allowed("experiment=metric_validity")]
 
 
 @dataclass(frozen=True)
@@ -331,7 +346,7 @@ class Plan(Sweeps):
     """The settings of src/plan.py."""
 
     metric: MaybeText
-    effect: Annotated[Annotated[float, _finite(gt=0)] | None, _allowed("a number above 0, or null")]
+    effect: MaybePositive
     power: Probability
 
 
@@ -364,6 +379,8 @@ def sentence_of(error: ValidationError, key: str = "") -> str:
     place = ".".join([*([key] if key else []), *map(str, first["loc"])])
     if first["type"] == "missing":
         return f"{place} is missing: give {place}=..."
+    if first["type"] in ("dataclass_type", "dict_type"):  # text where a group of settings belongs
+        return f"{place}={as_typed(first['input'])}: give the settings in it, as {place}.KEY=..."
     return f"{place}={as_typed(first['input'])}: give {first['msg']}"
 
 

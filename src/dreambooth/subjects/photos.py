@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dreambooth.subjects.files import SUFFIXES, image_files, visible
+from dreambooth.subjects.files import photo_files, visible
 
 log = logging.getLogger(__name__)
 
@@ -38,33 +38,16 @@ def load_photos(folder: Path, resolution_px: int, crop: str = "centre") -> Photo
     ValueError if the folder does not exist or holds no photo, if a photo cannot be read, or if it
     is not square and `crop` is "none".
     """
-    paths = photo_paths(folder)
-    images = torch.stack([read_photo(path, resolution_px, crop) for path in paths])
-    return Photos(paths, images)
-
-
-def photo_paths(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, sorted by name, without hidden files. Errors: `load_photos`."""
     folder = Path(folder).expanduser()
-    if not folder.exists():
-        raise ValueError(
-            f"there is no folder {folder}: give one that holds 3-5 photos of the subject"
-        )
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give the folder that holds the subject's photos")
-    paths = image_files(folder)
+    paths = photo_files(folder)
     others = [p.name for p in visible(folder) if p not in paths]
-    skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
-    if not paths:
-        raise ValueError(
-            f"no photos in {folder} (it holds {skipped or 'nothing'}): "
-            f"put 3-5 photos of the subject there, each a {', '.join(SUFFIXES)} file"
-        )
-    if skipped:
+    if others:
+        skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
         log.warning("%s: skipped these, which are not photos: %s", folder, skipped)
     if len(paths) == 1:
         log.warning("only one photo in %s: 3-5 photos give better results", folder)
-    return paths
+    images = torch.stack([read_photo(path, resolution_px, crop) for path in paths])
+    return Photos(paths, images)
 
 
 def read_photo(path: Path, resolution_px: int, crop: str = "centre") -> Tensor:

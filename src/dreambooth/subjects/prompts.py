@@ -20,6 +20,10 @@ DREAMBENCH_CLASSES = (
     "vase",
 )
 
+# The class nouns of DreamBench and of the drawn world whose kind is known.
+_LIVE = ("bird", "cat", "dog", "fish", "rabbit")
+_OBJECTS = (*(noun for noun in DREAMBENCH_CLASSES if noun not in _LIVE), "boat", "car")
+
 # DreamBench's 25 + 25 (github.com/google/dreambooth, prompts_and_classes.txt), CC BY 4.0.
 _DREAMBENCH_CONTEXTS = (
     "a {} in the jungle",
@@ -120,7 +124,32 @@ MINIBENCH = {
 }
 
 
+KINDS = ("live", "object")
 PROMPT_SETS = {"dreambench": DREAMBENCH, "minibench": MINIBENCH}
+
+
+def kind_of_noun(class_noun: str) -> str | None:
+    """ "live" or "object"; None for a noun that is not listed here."""
+    noun = class_noun.strip().lower()
+    return "live" if noun in _LIVE else "object" if noun in _OBJECTS else None
+
+
+def check_kind(kind: str | None, class_noun: str) -> str:
+    """The kind of a subject, which its class noun decides if it is not given.
+
+    ValueError for an empty noun, an unknown kind, and a noun that does not tell the kind.
+    """
+    if not class_noun.strip():
+        raise ValueError("subject.class_noun is empty: name what the photos show, such as dog")
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"subject.kind={kind!r} is not known; choose live or object")
+    kind = kind or kind_of_noun(class_noun)
+    if kind is None:
+        raise ValueError(
+            f"class_noun={class_noun} is in no list of live subjects and objects: give "
+            "subject.kind=live or subject.kind=object, which chooses the prompts"
+        )
+    return kind
 
 
 def subject_phrase(identifier: str, class_noun: str | None) -> str:

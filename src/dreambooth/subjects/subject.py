@@ -10,9 +10,7 @@ from torch import Tensor
 
 from dreambooth.randomness import generator
 from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
-from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS
-
-KINDS = ("live", "object")
+from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS, check_kind
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,7 @@ class Subject:
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"subject.kind={self.kind!r} is not known; choose live or object")
-        if not self.class_noun or not self.class_noun.strip():
-            raise ValueError("subject.class_noun is empty: name what the photos show, such as dog")
+        check_kind(self.kind, self.class_noun)
         if self.class_noun == self.wrong_class_noun:
             raise ValueError(
                 f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
@@ -46,7 +41,7 @@ class Subject:
 def subject_from_folder(
     photos: str,
     class_noun: str,
-    kind: str = "object",
+    kind: str | None = None,
     wrong_class_noun: str | None = None,
     name: str | None = None,
     description: str = "",
@@ -55,11 +50,11 @@ def subject_from_folder(
 ) -> Subject:
     """A subject from a folder of photos, evaluated on the prompts of DreamBench or MiniBench.
 
-    Every photo is read now, so that a broken one is reported before a model is loaded. If no wrong
-    class noun is given, it is another class of DreamBench, drawn with the true class as the seed.
+    Every photo is read now, so that a broken one is reported before a model is loaded. Without
+    `kind`, the class noun decides. If no wrong class noun is given, it is another class of
+    DreamBench, drawn with the true class as the seed.
     """
-    if kind not in KINDS:
-        raise ValueError(f"subject.kind={kind!r} is not known; choose live or object")
+    kind = check_kind(kind, class_noun)
     if prompts not in PROMPT_SETS:
         raise ValueError(
             f"subject.prompts={prompts!r} is not known; choose {' or '.join(PROMPT_SETS)}"
