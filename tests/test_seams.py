@@ -24,6 +24,11 @@ from dreambooth.schedules import FlowMatching
 class BiasesOnly:
     """Trains and keeps the biases of the denoiser alone (BitFit, arXiv 2106.10199)."""
 
+    stages = ("base", "sr")
+
+    def names(self, names, subject, backbone):
+        return names
+
     def prepare(self, stage):
         stage.denoiser.train().requires_grad_(False)
         for bias in self._biases(stage).values():

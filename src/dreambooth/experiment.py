@@ -132,7 +132,8 @@ class Experiment:
         """Score the pictures that `draw` has drawn; write scores.csv and metrics.json."""
         sr_sets = ("restored", "originals") if "sr" in self.backbone.stages else ()
         pictures = [self.run.images.read(name) for name in ("prompts", "class", *sr_sets)]
-        sets = PictureSets(self.subject, self.names.identifier, *pictures)
+        names = self.names
+        sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
         scores = evaluate(self.scorers, sets, self.seed)
 
         def write_and_publish() -> None:

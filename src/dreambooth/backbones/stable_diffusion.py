@@ -199,10 +199,11 @@ class LatentBackbone:
         scheduler = SCHEDULERS[sampler.name]
         settings = ", ".join(f"{k}={v!r}" for k, v in _SCHEDULER_SETTINGS.items())
         model, adapter, lora = weights, peft_model(stage.denoiser), ""
+        if not (weights / "model_index.json").exists():  # less than a whole model was saved
+            model = self._pipeline.name_or_path
         if adapter is not None:
             if not _is_lora(adapter):
                 return ""
-            model = self._pipeline.name_or_path
             lora = f"\npipeline.load_lora_weights({str(weights)!r})"
         return f"""\
 import torch

@@ -7,12 +7,14 @@ how to add a method, and which checks it must pass.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.runs.settings import Settings
 from dreambooth.subjects.prompts import PromptNames
+from dreambooth.subjects.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class TermPrompts:
     """The prompts of the two terms. `Draw.prompt` is an index into them."""
 
     subject: Sequence[str]
-    prior: Sequence[str]  # the class prompt, then the empty prompt, for caption dropout
+    # The class prompt, then the empty prompt, for caption dropout. Empty: there is no prior term.
+    prior: Sequence[str]
 
     @classmethod
     def of(cls, names: PromptNames) -> "TermPrompts":
@@ -43,6 +46,14 @@ class TermPrompts:
 
 class Method(Protocol):
     """A personalization method, such as fine-tuning, an adapter, or new tokens."""
+
+    stages: ClassVar[Sequence[str]]  # those that it can fine-tune, of "base" and "sr"
+
+    def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
+        """What the subject is called in the run's prompts: `names`, or other words for it.
+
+        ValueError if the subject or the pretrained model does not fit the method.
+        """
 
     def prepare(self, stage: Stage) -> None:
         """Add the method's new parts to the stage, and freeze everything that does not train."""
@@ -68,3 +79,16 @@ class Method(Protocol):
         `pretrained()` loads the model that the run started from. `pretrained(folder)` loads a model
         of the same format from another folder.
         """
+
+
+def check_method(method: Method, settings: Settings, names: PromptNames) -> None:
+    """ValueError for settings of a term or a stage that the method does not have."""
+    if settings.prior.weight and not method.prompts(names).prior:
+        raise ValueError(
+            f"prior.lambda={settings.prior.weight:g}: this method has no prior term, give prior=off"
+        )
+    if settings.sr.noise_level is not None and "sr" not in method.stages:
+        raise ValueError(
+            f"sr.noise_level={settings.sr.noise_level:g}: this method does not fine-tune the SR "
+            "stage, give sr=frozen"
+        )

@@ -3,8 +3,8 @@
 They are read from the resolved config, so that runs with the same settings belong to the same cell
 however their overrides were typed. Subject and seed are no axes: a cell averages over them. Left
 out are settings without effect on the images (loggers, devices, caches), metrics, which a protocol
-describes, and what a run does not use: the prior term's settings at lambda 0, and the settings of
-an SR stage that is not trained.
+describes, and what a run does not use: the prior term's settings at lambda 0, the settings of an
+SR stage that is not trained, and those of training and identifier with method=prompt_only.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     }
     settings = {axis: value for axis, value in known.items() if value is not None}
     unused = ["prior"] if settings.get("lambda") == "0" else []
+    if method == "prompt_only":  # its images have neither training nor identifier
+        unused += ["method", "adapter"]
+        settings = {k: v for k, v in settings.items() if k in ("method", "model", "sr")}
     unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []
     for key, value in _leaves(config):
         of_trainer = key.startswith("trainer.") and key not in _TRAINER_AXES
