@@ -37,7 +37,7 @@ class BiasesOnly:
     def trained(self, stage):
         return Trained({"denoiser": stage.denoiser}, [{"params": [*self._biases(stage).values()]}])
 
-    def prompts(self, names):
+    def prompts(self, names, backbone):
         return TermPrompts([names.subject_prompt], [names.class_prompt, ""])
 
     def state(self, stage):

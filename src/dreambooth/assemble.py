@@ -88,7 +88,7 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
         backbone.check_prompt(template.format(names.subject), names.identifier)
     backbone.check_prompt(names.class_prompt)
     check_sr(config, settings, "sr" in backbone.stages)
-    check_method(method, settings, names)
+    check_method(method, settings, method.prompts(names, backbone))
     _earlier_run(config, names)
     scorers = scorers_of(config["metrics"], subject, make)
     return Parts(
@@ -129,8 +129,8 @@ def assemble(run: Run) -> Experiment:
     fine_tuning = FineTuning(
         run=run,
         subject=subject,
-        names=names,
         method=parts.method,
+        prompts=parts.method.prompts(names, backbone),
         prior=settings.prior,
         stages=_trainings(config, settings, parts.method.stages),
         timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
@@ -335,6 +335,7 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
     # We never average sharded weights: see _trainer.
     warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # what is frozen
     # Our loader resumes at the right step: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_warning)

@@ -60,7 +60,7 @@ class AdapterTuning:
         parameters = [p for p in stage.denoiser.parameters() if p.requires_grad]
         return Trained({"denoiser": stage.denoiser}, [{"params": parameters}])
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         return TermPrompts.of(names)
 
     def state(self, stage: Stage) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class DreamBooth:
     def trained(self, stage: Stage) -> Trained:
         return Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         return TermPrompts.of(names)
 
     def state(self, stage: Stage) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ class Trained:
     modules: Mapping[str, nn.Module]  # the modules that contain the trainable parameters, by name
     groups: Sequence[dict[str, Any]]  # the parameter groups of the optimizer
     text: bool = False  # whether the encoded prompts depend on these parameters
+    after_step: Callable[[], None] = lambda: None  # called after each step of the optimizer
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -34,7 +35,7 @@ class Trained:
 class TermPrompts:
     """The prompts of the two terms. `Draw.prompt` is an index into them."""
 
-    subject: Sequence[str]
+    subject: Sequence[str]  # of several, each training sample draws one
     # The class prompt, then the empty prompt, for caption dropout. Empty: there is no prior term.
     prior: Sequence[str]
 
@@ -61,8 +62,8 @@ class Method(Protocol):
     def trained(self, stage: Stage) -> Trained:
         """The trainable parts of a prepared stage."""
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
-        """The prompts of the two terms."""
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
+        """The prompts of the two terms, which the pretrained model can take."""
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
         """The tensors in which a trained stage differs from the pretrained one."""
@@ -81,9 +82,9 @@ class Method(Protocol):
         """
 
 
-def check_method(method: Method, settings: Settings, names: PromptNames) -> None:
+def check_method(method: Method, settings: Settings, prompts: TermPrompts) -> None:
     """ValueError for settings of a term or a stage that the method does not have."""
-    if settings.prior.weight and not method.prompts(names).prior:
+    if settings.prior.weight and not prompts.prior:
         raise ValueError(
             f"prior.lambda={settings.prior.weight:g}: this method has no prior term, give prior=off"
         )

@@ -42,7 +42,7 @@ class PromptOnly:
     def trained(self, stage: Stage) -> Trained:
         return Trained({}, [])
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         return TermPrompts([names.subject_prompt], [])
 
     def state(self, stage: Stage) -> dict[str, Tensor]:

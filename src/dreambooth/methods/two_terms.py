@@ -62,6 +62,11 @@ class TwoTermModule(L.LightningModule):
     def configure_model(self) -> None:
         """With trainer.strategy=fsdp, shard the stage over the devices."""
         if isinstance(self.trainer.strategy, Sharded):
+            if self.trained.text:
+                raise ValueError(
+                    "trainer.strategy=fsdp splits the denoiser, and this method trains the text "
+                    "encoder: give trainer.strategy=auto"
+                )
             self.trainer.strategy.shard(self.stage)
             self._set_trained()
 
@@ -115,12 +120,16 @@ class TwoTermModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.trained.after_step()
+
     def _condition(self, name: str, draw: Draw) -> Condition:
         """The condition of each image in the draw of the term `name`."""
-        text = self.text.get(name)
-        if text is None:
-            text = self.stage.encode_prompts(self.prompts[name], with_gradient=True)
-        text = {key: value.to(self.device) for key, value in text.items()}
+        if self.trained.text:
+            prompts = [self.prompts[name][i] for i in draw.prompt.tolist()]
+            return {**self.stage.encode_prompts(prompts, with_gradient=True), **draw.added}
+        text = {key: value.to(self.device) for key, value in self.text[name].items()}
         return {**repeat(text, draw.prompt), **draw.added}
 
 

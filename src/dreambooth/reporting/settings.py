@@ -20,6 +20,7 @@ _NO_AXES = (  # covered by a known axis or by the subject, or without effect on 
     *("class", "identifier", "sr.enabled", "sr.noise_level", "sr.inference_noise_level"),
     *("prior.lambda", "prior.cache", "subject", "photos", "class_noun", "seed", "overrides"),
     *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
+    *("method.tuning.like", "method.tuning.num_vectors"),  # the subject's noun; method.num_vectors
     *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
     *("drawing", "stage", "run", "launcher", "force", "report", "images"),
 )

@@ -66,6 +66,8 @@ Text = Annotated[_text, _allowed("text")]
 MaybeText = Annotated[_text | None, _allowed("text, or null")]
 _word = Annotated[str, Field(strict=True, pattern=r"^[^{}]*$")]
 Word = Annotated[_word | None, _allowed("text without braces, or null")]
+_new_word = Annotated[str, Field(strict=True, pattern=r"^<[a-z0-9-]+>$")]
+NewWord = Annotated[_new_word, _allowed("a new word of small letters in <>, as <subject>")]
 Template = Annotated[str, Field(strict=True), AfterValidator(_template)]
 
 
@@ -142,6 +144,7 @@ class MethodSettings:
     ]
     timesteps: Timesteps
     module: ModuleSettings
+    num_vectors: Count = 1  # of method=textual_inversion
 
 
 @dataclass(frozen=True)
