@@ -156,7 +156,7 @@ def assemble(run: Run) -> Experiment:
         names=names,
         backbone=backbone,
         # Now, since a method may add to the model.
-        fingerprint=backbone.fingerprint() if settings.prior.weight else "",
+        fingerprint=backbone.fingerprint() if settings.prior.has_images else "",
         method=parts.method,
         prior=settings.prior,
         prior_sampling=Sampling(parts.samplers),

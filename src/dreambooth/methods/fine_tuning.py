@@ -52,6 +52,7 @@ class FineTuning:
             method=self.method,
             prompts=self.prompts,
             prior_weight=self.prior.weight,
+            prior_kind=self.prior.kind,
             steps_before=sum(steps[: names.index(stage.name)]) / sum(steps),
             steps_here=training.max_steps / sum(steps),
         )
@@ -79,8 +80,11 @@ class FineTuning:
         """Train a stage, from its newest checkpoint if there is one."""
         stage, steps = module.stage, trainer.max_steps
         batch_size = self.stages[stage.name].batch_size
+        photos = stage.encode(self.subject.photos(stage.resolution_px))
+        if self.prior.weight and not self.prior.has_images:
+            prior = photos  # at which the frozen model predicts
         draws = TrainingDraws(
-            stage.encode(self.subject.photos(stage.resolution_px)),
+            photos,
             prior,
             stage.schedule,
             self.timesteps,
@@ -88,7 +92,7 @@ class FineTuning:
             self.seed,
             stage.name,
             partial(stage.added_condition, noise_level=self.sr_noise_level),
-            self.prior.caption_dropout,
+            1.0 if self.prior.kind == "blank" else self.prior.caption_dropout,
             len(self.prompts.subject),
         )
         batch_sampler = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())

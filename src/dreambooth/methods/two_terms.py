@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
 from dreambooth.methods.method import Method, TermPrompts
+from dreambooth.methods.prior import FrozenStage
 from dreambooth.training.draws import Draw
 from dreambooth.training.fsdp import Sharded
 
@@ -21,8 +22,10 @@ class DivergedError(RuntimeError):
 class TwoTermModule(L.LightningModule):
     """Trains one stage with a personalization method on the two-term loss (paper, section 3.3).
 
-    `prior_weight` is lambda >= 0; with 0 there is no prior term. The learning rate is constant, or
-    falls linearly to 0 over the last `cooldown_fraction` (0..1) of the steps.
+    `prior_weight` is lambda >= 0; with 0 there is no prior term. `prior_kind`: "images", or
+    "output" or "blank", with which the frozen model's predictions are that term's targets.
+    The learning rate is constant, or falls linearly to 0 over the last `cooldown_fraction` (0..1)
+    of the steps.
     `optimizer`: called with the parameter groups and `lr`. `steps_before`: the fraction (0..1) of
     the run's steps that earlier stages take. `steps_here`: the fraction that this stage takes.
     """
@@ -39,6 +42,7 @@ class TwoTermModule(L.LightningModule):
         cooldown_fraction: float = 0.0,
         steps_before: float = 0.0,
         steps_here: float = 1.0,
+        prior_kind: str = "images",
     ):
         super().__init__()
         self.stage, self.method, self.prior_weight = stage, method, prior_weight
@@ -54,6 +58,8 @@ class TwoTermModule(L.LightningModule):
         self.prompts = {"subject": prompts.subject}
         if prior_weight:
             self.prompts["prior"] = prompts.prior
+        has_frozen = bool(prior_weight) and prior_kind != "images"
+        self.frozen = FrozenStage(stage) if has_frozen else None
         # Prompts are encoded once, unless what trains changes their encoding.
         self.text: dict[str, Condition] = {}
         if not self.trained.text:
@@ -103,8 +109,11 @@ class TwoTermModule(L.LightningModule):
 
         schedule = self.stage.schedule
         z_t = schedule.corrupt(x, eps, t)
-        prediction = self.stage.predict(z_t, t, concatenate(conditions))
+        condition = concatenate(conditions)
+        prediction = self.stage.predict(z_t, t, condition)
         target = schedule.target(x, eps, t)
+        if self.frozen is not None:  # on the same batch, so that equal weights give equal bits
+            target[len(subject.t) :] = self.frozen.predict(z_t, t, condition)[len(subject.t) :]
         weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
 
         sizes = [len(draw.t) for draw in draws.values()]

@@ -91,6 +91,9 @@ class Sampler:
 class Prior:
     """The prior term: its weight lambda, its images and the folder that caches them.
 
+    `kind`: what keeps the class. `images`: the error on prior images. `output` and `blank`: the
+    difference from the frozen model's prediction at photos of the subject, under the class prompt
+    or the empty one (methods/prior.py); there are no prior images then.
     `caption_dropout`: the fraction of prior samples whose prompt is empty, as in pretraining for
     classifier-free guidance. Without it, fine-tuning makes the empty prompt show the subject too,
     and guidance, which steers away from the empty prompt, then steers away from the subject.
@@ -104,6 +107,13 @@ class Prior:
     num_images: Count
     cache: Path
     caption_dropout: ShareBelow1 = 0.0
+    kind: Annotated[Literal["images", "output", "blank"], _allowed("images, output or blank")] = (
+        "images"
+    )
+
+    @property
+    def has_images(self) -> bool:
+        return self.weight > 0 and self.kind == "images"
 
 
 @dataclass(frozen=True)
