@@ -27,7 +27,8 @@ class File:
         comments, root = re.findall(r"\A(?:# .*\n)*", text)[0], yaml.compose(text)
         own_prefix = f"{group}." if path.parent != CONF else ""
         own = dict(keys_of(text, root, "" if "@package _global_" in comments else own_prefix))
-        parent = "".join(re.findall(r'^defaults: \["?([\w/]+)', text, re.MULTILINE))
+        line = r'^defaults:(?: \["?|\n  - (?=\S+@_here_))([\w/]+)'
+        parent = "".join(re.findall(line, text, re.MULTILINE))
         before = File(path.parent / f"{parent}.yaml").keys if parent else {}
         self.keys = before | {k: (v, c or before.get(k, ("", ""))[1]) for k, (v, c) in own.items()}
         self.has_new_keys = any(k.startswith(own_prefix) for k in own if k not in before)

@@ -89,6 +89,7 @@ def test_an_invalid_lambda_is_refused(tiny, tmp_path, value):
         ("method.ema_decay=1", "method.ema_decay=1: give a number between 0 and 1"),
         ("method.ema_decay=true", "method.ema_decay=true: give a number between 0 and 1"),
         ("prior.caption_dropout=1", "prior.caption_dropout=1: give a share from 0 to below 1"),
+        ("prior.kind=typo", "prior.kind=typo: give images, output or blank"),
         ("prior.num_images=0", "prior.num_images=0: give a whole number from 1 up"),
         ("method.max_steps=0", "method.max_steps=0: give a whole number from 1 up"),
         ("method.batch_size=many", "method.batch_size=many: give a whole number from 1 up"),

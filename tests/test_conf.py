@@ -34,6 +34,8 @@ OWN = [
     "experiment/metric_validity",  # these two: test_evaluate.py
     "launcher/local",  # tests/launchers
     "launcher/slurm",  # tests/slurm
+    "method/prompt_only",  # tests/methods; it has no prior term, no adapter, and trains no stage
+    "method/textual_inversion",  # the same, but that it trains the base stage
     "metrics/paper",
     "model/sd15",
     "report/auto",  # these two: test_report.py; they change no run

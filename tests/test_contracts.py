@@ -10,6 +10,7 @@ from tiny_encoders import miniature_folder
 
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.methods.textual_inversion import TextualInversion
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import PictureSets
 from dreambooth.miniature.scoring import OracleScorer, fidelity_scorer
@@ -27,6 +28,7 @@ METHODS = {
     "dreambooth": DreamBooth(),
     "cross_attention": DreamBooth("cross_attention"),
     "biases": BiasesOnly(),
+    "textual_inversion": TextualInversion("<subject>", "dog", num_vectors=2),
 } | {name: adapter_method(name) for name in NAMES}
 SCORERS = {
     "oracle": lambda _: OracleScorer(),
@@ -77,7 +79,9 @@ class TestEverySchedule:
 
 
 def weights_of(stage):
-    return {name: value.clone() for name, value in stage.denoiser.state_dict().items()}
+    """The weights of the denoiser, and the text of a prompt with a new word."""
+    weights = {name: value.clone() for name, value in stage.denoiser.state_dict().items()}
+    return weights | stage.encode_prompts(["a <subject>"])
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -110,12 +114,17 @@ class TestEveryMethod:
         for stage in trained.stages.values():
             own = {id(parameter) for parameter in method.trained(stage).parameters}
             assert own
-            assert own == {id(p) for p in stage.denoiser.parameters() if p.requires_grad}
+            every = [*stage.denoiser.parameters(), *stage.text_encoder.parameters()]
+            modules = method.trained(stage).modules.values()
+            assert own == {id(p) for m in modules for p in m.parameters() if p.requires_grad}
+            assert own <= {id(p) for p in every if p.requires_grad}
             assert stage.denoiser.training
 
     def test_the_state_turns_a_pretrained_stage_into_the_trained_one(self, method, trained, tiny):
-        for name, stage in CascadeBackbone.load(tiny).stages.items():
-            before = weights_of(stage)
+        stages = CascadeBackbone.load(tiny).stages
+        pretrained = {name: weights_of(stage) for name, stage in stages.items()}
+        for name, stage in stages.items():
+            before = pretrained[name]
             method.load_state(stage, method.state(trained.stages[name]))
             after, expected = weights_of(stage), weights_of(trained.stages[name])
             assert all(torch.equal(after[key], expected[key]) for key in expected)
@@ -130,10 +139,13 @@ class TestEveryMethod:
             after, expected = weights_of(found.stages[name]), weights_of(stage)
             assert all(torch.equal(after[key], expected[key]) for key in expected)
 
-    def test_a_dropped_caption_is_the_second_prompt_of_the_prior(self, method):
-        prompts = method.prompts(PromptNames("kzn", "dog", "dog"))
+    def test_a_dropped_caption_is_the_second_prompt_of_the_prior_if_it_has_one(self, method, tiny):
+        backbone = CascadeBackbone.load(tiny)
+        names = method.names(PromptNames("kzn", "dog", "dog"), SUBJECT, backbone)
+        prompts = method.prompts(names, backbone)
         assert prompts.subject[0]
-        assert prompts.prior[:2] == ["a dog", ""]
+        assert all(names.subject in prompt for prompt in prompts.subject)
+        assert prompts.prior in (["a dog", ""], [])
 
 
 @pytest.mark.parametrize("make", SCORERS.values(), ids=SCORERS)

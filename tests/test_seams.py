@@ -24,6 +24,11 @@ from dreambooth.schedules import FlowMatching
 class BiasesOnly:
     """Trains and keeps the biases of the denoiser alone (BitFit, arXiv 2106.10199)."""
 
+    stages = ("base", "sr")
+
+    def names(self, names, subject, backbone):
+        return names
+
     def prepare(self, stage):
         stage.denoiser.train().requires_grad_(False)
         for bias in self._biases(stage).values():
@@ -32,7 +37,7 @@ class BiasesOnly:
     def trained(self, stage):
         return Trained({"denoiser": stage.denoiser}, [{"params": [*self._biases(stage).values()]}])
 
-    def prompts(self, names):
+    def prompts(self, names, backbone):
         return TermPrompts([names.subject_prompt], [names.class_prompt, ""])
 
     def state(self, stage):

@@ -6,7 +6,7 @@ The objects receive explicit arguments. They know neither Hydra nor the config's
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,14 @@ from dreambooth.backbones.stage import Backbone, Sampling, Stage
 from dreambooth.distributed.ranks import check_batch_size, num_ranks
 from dreambooth.experiment import Experiment
 from dreambooth.methods.fine_tuning import FineTuning
-from dreambooth.methods.method import Method
+from dreambooth.methods.method import Method, check_method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
 from dreambooth.runs.building import build, callback_of, partial_of, problems_of
 from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import (
-    Sampler,
-    Settings,
-    Training,
-    read,
-)
+from dreambooth.runs.settings import Sampler, Settings, Training, read
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.subjects.identifiers import check_identifier, random_identifier, rare_identifier
 from dreambooth.subjects.photos import warn_of_photos
@@ -88,10 +83,12 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     identifier = _identifier(config["identifier"], config["model"], backbone)
     check_identifier_differs(identifier, (noun, subject.class_noun))
     names = PromptNames(identifier, noun, prior_noun=noun or subject.class_noun)
+    names = method.names(names, subject, backbone)
     for template in ("a {}", *subject.prompts):
-        backbone.check_prompt(template.format(names.subject), identifier)
+        backbone.check_prompt(template.format(names.subject), names.identifier)
     backbone.check_prompt(names.class_prompt)
     check_sr(config, settings, "sr" in backbone.stages)
+    check_method(method, settings, method.prompts(names, backbone))
     _earlier_run(config, names)
     scorers = scorers_of(config["metrics"], subject, make)
     return Parts(
@@ -132,10 +129,10 @@ def assemble(run: Run) -> Experiment:
     fine_tuning = FineTuning(
         run=run,
         subject=subject,
-        names=names,
         method=parts.method,
+        prompts=parts.method.prompts(names, backbone),
         prior=settings.prior,
-        stages=_trainings(config, settings),
+        stages=_trainings(config, settings, parts.method.stages),
         timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
         sr_noise_level=settings.sr.noise_level,
         ema_decay=settings.method.ema_decay,
@@ -159,7 +156,7 @@ def assemble(run: Run) -> Experiment:
         names=names,
         backbone=backbone,
         # Now, since a method may add to the model.
-        fingerprint=backbone.fingerprint() if settings.prior.weight else "",
+        fingerprint=backbone.fingerprint() if settings.prior.has_images else "",
         method=parts.method,
         prior=settings.prior,
         prior_sampling=Sampling(parts.samplers),
@@ -173,8 +170,10 @@ def assemble(run: Run) -> Experiment:
     )
 
 
-def _trainings(config: Mapping[str, Any], settings: Settings) -> dict[str, Training]:
-    """How to fine-tune the stages that train: the base stage, then SR if it has a noise level.
+def _trainings(
+    config: Mapping[str, Any], settings: Settings, stages: Sequence[str]
+) -> dict[str, Training]:
+    """How to fine-tune those of `stages` that train: base, then SR if it has a noise level.
 
     With stage=sr and no noise level no stage trains: the pretrained SR stage then enlarges the
     pictures of the earlier run's base stage.
@@ -185,7 +184,11 @@ def _trainings(config: Mapping[str, Any], settings: Settings) -> dict[str, Train
     if sr.noise_level is not None:
         make_sr_module = partial(make_module, learning_rate=sr.learning_rate)
         trainings["sr"] = Training(make_sr_module, sr.max_steps, sr.batch_size)
-    selected = {name: t for name, t in trainings.items() if settings.stage in (None, name)}
+    selected = {
+        name: training
+        for name, training in trainings.items()
+        if settings.stage in (None, name) and name in stages
+    }
     for name, training in selected.items():
         check_batch_size("method" if name == "base" else name, training.batch_size, num_ranks())
     return selected
@@ -332,6 +335,7 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a new torch
     # We never average sharded weights: see _trainer.
     warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # what is frozen
     # Our loader resumes at the right step: see Batches.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     logging.getLogger().addFilter(_is_warning)

@@ -40,7 +40,7 @@ class Experiment:
     subject: Subject
     names: PromptNames
     backbone: Backbone
-    fingerprint: str  # of the pretrained model; "" without a prior
+    fingerprint: str  # of the pretrained model; "" without prior images
     method: Method
     prior: Prior
     prior_sampling: Sampling
@@ -85,8 +85,8 @@ class Experiment:
         on_rank_zero(self._save)
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
-        """The prior images, encoded for a stage; None if lambda is 0."""
-        if self.prior.weight == 0:
+        """The prior images, encoded for a stage; None if the prior term has none."""
+        if not self.prior.has_images:
             return None
         backbone = to_device(self.backbone, self.drawing.device)
         prompt = self.names.class_prompt
@@ -132,7 +132,8 @@ class Experiment:
         """Score the pictures that `draw` has drawn; write scores.csv and metrics.json."""
         sr_sets = ("restored", "originals") if "sr" in self.backbone.stages else ()
         pictures = [self.run.images.read(name) for name in ("prompts", "class", *sr_sets)]
-        sets = PictureSets(self.subject, self.names.identifier, *pictures)
+        names = self.names
+        sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
         scores = evaluate(self.scorers, sets, self.seed)
 
         def write_and_publish() -> None:

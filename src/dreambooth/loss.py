@@ -4,7 +4,8 @@
       + lambda  *  w_t' || x_hat(alpha_t' x_pr + sigma_t' eps', c_pr) - x_pr ||^2    prior term
 
 x is a photo of the subject and c = "a [V] [class noun]"; x_pr is a sample of the frozen, pretrained
-model under c_pr = "a [class noun]". Each image has its own t and eps. For a batch:
+model under c_pr = "a [class noun]". Each image has its own t and eps. With prior=output or blank,
+x_pr is a photo instead, and the frozen model's prediction is the target. For a batch:
 
     loss = two_term_loss(
         subject=term(prediction, target, loss_weights(weighting, snr(t), prediction_type)),

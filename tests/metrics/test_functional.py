@@ -224,3 +224,9 @@ def test_shapes_that_would_broadcast_are_refused():
 )
 def test_the_identifier_leaves_the_text_as_whole_words(prompt, identifier, text):
     assert without_identifier(prompt, identifier) == text
+
+
+def test_a_noun_stands_in_the_text_in_place_of_a_description():
+    text = without_identifier("a brown dog in the snow", "brown dog", "dog")
+    assert text == "a dog in the snow"
+    assert without_identifier("a <subject>", "<subject>", "dog") == "a dog"

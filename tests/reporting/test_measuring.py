@@ -355,3 +355,17 @@ def test_other_methods_are_compared_with_dreambooth_as_in_the_paper(tmp_path):
     assert found.paper == pytest.approx(0.099)
     assert found.verdict == "agrees"
     assert compared(table, "dino", "DreamBooth, lambda 0", "Textual Inversion, lambda 0") is None
+
+
+def test_other_prior_terms_are_compared_with_the_papers_and_are_no_claim_of_it(tmp_path):
+    sweeps = [made_up_sweep(tmp_path / "a", FIVE, axes={"prior.lambda": ("0", "1")})]
+    kinds = {"prior.kind": ("output", "blank")}
+    sweeps.append(made_up_sweep(tmp_path / "b", FIVE, axes=kinds))
+    table = tables_by_key(*sweeps)["prior"]
+    labels = ["lambda 0", "lambda 1", "lambda 1, blank", "lambda 1, output"]
+    assert [row.label for row in table.rows[:4]] == labels
+    papers = [row.entries["pres"].paper for row in table.rows[:4]]
+    assert papers == [0.664, 0.493, None, None]
+    pairs = {c.sentence.partition(":")[0]: c.claim for c in table.comparisons if c.metric == "pres"}
+    assert len(pairs) == 6
+    assert [pair for pair, claim in pairs.items() if claim] == ["lambda 1 - lambda 0"]

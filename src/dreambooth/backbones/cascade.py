@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
+from dreambooth.backbones.new_word import with_all_tokens
 from dreambooth.backbones.stage import Condition, Encoded, Sampling
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
@@ -46,13 +47,17 @@ class PromptEncoder:
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Token ids (N, max_tokens), padded or truncated."""
         padded = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.max_tokens
+            [with_all_tokens(prompt, self.tokenizer) for prompt in prompts],
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_tokens,
         )
         return torch.tensor(padded.input_ids)
 
     def check_length(self, prompt: str) -> None:
         """ValueError if the prompt has more tokens than the text encoder takes."""
-        count = len(self.tokenizer(prompt, verbose=False).input_ids)
+        text = with_all_tokens(prompt, self.tokenizer)
+        count = len(self.tokenizer(text, verbose=False).input_ids)
         if count > self.max_tokens:
             raise ValueError(
                 f"the prompt {prompt!r} has {count} tokens, and this model's text encoder takes "
@@ -88,6 +93,14 @@ class CascadeStage:
         self.low_resolution_px = low_resolution_px
         self.x_shape: tuple[int, ...] = (3, resolution_px, resolution_px)
         assert low_resolution_px is None or self.schedule.prediction_type == "sample"
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.prompt_encoder.tokenizer
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.prompt_encoder.model
 
     def encode(self, images: Tensor) -> Encoded:
         return Encoded(images)

@@ -15,6 +15,7 @@ from dreambooth.backbones.adapters import (
     read_adapter,
     save_adapter,
 )
+from dreambooth.backbones.new_word import new_word_of, with_all_tokens
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
@@ -65,6 +66,14 @@ class LatentStage:
         self._text_cache: dict[str, Tensor] = {}  # prompt -> (tokens, width), on the CPU
 
     @property
+    def tokenizer(self) -> Any:
+        return self._pipeline.tokenizer
+
+    @property
+    def text_encoder(self) -> Any:
+        return self._pipeline.text_encoder
+
+    @property
     def _device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
@@ -104,7 +113,8 @@ class LatentStage:
 
     def check_prompt(self, prompt: str) -> None:
         tokenizer = self._pipeline.tokenizer
-        count, max_count = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
+        text, max_count = with_all_tokens(prompt, tokenizer), tokenizer.model_max_length
+        count = len(tokenizer(text).input_ids)
         if count > max_count:
             raise ValueError(
                 f"the prompt {prompt!r} has {count} tokens, start and end tokens included, and "
@@ -199,17 +209,20 @@ class LatentBackbone:
         stage, sampler = self._stage, sampling.samplers["base"]
         scheduler = SCHEDULERS[sampler.name]
         settings = ", ".join(f"{k}={v!r}" for k, v in _SCHEDULER_SETTINGS.items())
-        model, adapter, lora = weights, peft_model(stage.denoiser), ""
+        model, adapter, load = weights, peft_model(stage.denoiser), ""
+        if not (weights / "model_index.json").exists():  # less than a whole model was saved
+            model = self._pipeline.name_or_path
         if adapter is not None:
             if not _is_lora(adapter):
                 return ""
-            model = self._pipeline.name_or_path
-            lora = f"\npipeline.load_lora_weights({str(weights)!r})"
+            load = f"\npipeline.load_lora_weights({str(weights)!r})"
+        if new_word_of(stage) is not None:
+            load = f"\npipeline.load_textual_inversion({str(weights)!r})"
         return f"""\
 import torch
 from diffusers import {scheduler}, StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained({str(model)!r}, safety_checker=None){lora}
+pipeline = StableDiffusionPipeline.from_pretrained({str(model)!r}, safety_checker=None){load}
 pipeline.scheduler = {scheduler}.from_config(pipeline.scheduler.config, {settings})
 image = pipeline(
     {prompt!r},

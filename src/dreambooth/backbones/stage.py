@@ -59,6 +59,14 @@ class Stage(Protocol):
     x_shape: tuple[int, ...]
     resolution_px: int  # of the images that `encode` takes
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the prompts, from transformers."""
+
+    @property
+    def text_encoder(self) -> Any:
+        """The text encoder, from transformers; stages of a model may share it."""
+
     def encode(self, images: Tensor) -> Encoded:
         """Encode images [-1, 1] (N, 3, resolution_px, resolution_px), without gradient."""
 

@@ -38,7 +38,8 @@ def score_again(config: Mapping[str, Any]) -> None:
     scorers = _not_empty(scorers_of(config["metrics"], subject))
     pairs = ("restored", "originals") if run.images.has("restored") else ()
     pictures = [run.images.read(name) for name in ("prompts", "class", *pairs)]
-    sets = PictureSets(subject, PromptNames(**run.read_names()).identifier, *pictures)
+    names = PromptNames(**run.read_names())
+    sets = PictureSets(subject, names.identifier, *pictures, in_text=names.in_text)
     with claimed(run.folder):
         scores = evaluate(scorers, sets, run.config["seed"])
         run.write_scores(merge_rows(run.read_scores(), scores.rows))

@@ -1,9 +1,9 @@
 """DreamBooth with an adapter: small new weights are trained, the pretrained ones stay frozen."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -19,6 +19,7 @@ from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.runs.settings import Layers
 from dreambooth.subjects.prompts import PromptNames
+from dreambooth.subjects.subject import Subject
 
 
 def dreambooth(
@@ -45,6 +46,10 @@ class AdapterTuning:
     seed: int
     train: Layers = "all"
     train_sr: Layers = "all"
+    stages: ClassVar[Sequence[str]] = ("base", "sr")
+
+    def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
+        return names
 
     def prepare(self, stage: Stage) -> None:
         if peft_model(stage.denoiser) is None:
@@ -55,7 +60,7 @@ class AdapterTuning:
         parameters = [p for p in stage.denoiser.parameters() if p.requires_grad]
         return Trained({"denoiser": stage.denoiser}, [{"params": parameters}])
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         return TermPrompts.of(names)
 
     def state(self, stage: Stage) -> dict[str, Tensor]:

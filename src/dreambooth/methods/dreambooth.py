@@ -1,7 +1,8 @@
 """DreamBooth: fine-tune the denoiser itself (Ruiz et al., arXiv 2208.12242, section 3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.runs.settings import Layers
 from dreambooth.subjects.prompts import PromptNames
+from dreambooth.subjects.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class DreamBooth:
 
     train: Layers = "all"
     train_sr: Layers = "all"
+    stages: ClassVar[Sequence[str]] = ("base", "sr")
+
+    def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
+        return names
 
     def prepare(self, stage: Stage) -> None:
         stage.denoiser.train().requires_grad_(False)
@@ -30,7 +36,7 @@ class DreamBooth:
     def trained(self, stage: Stage) -> Trained:
         return Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         return TermPrompts.of(names)
 
     def state(self, stage: Stage) -> dict[str, Tensor]:

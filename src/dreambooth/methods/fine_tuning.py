@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Encoded, Stage
 from dreambooth.distributed.ranks import num_ranks, rank
-from dreambooth.methods.method import Method
+from dreambooth.methods.method import Method, TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Prior, Training
 from dreambooth.schedules import TimestepDistribution
-from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.checkpoints import AtomicCheckpoints, newest_checkpoint
 from dreambooth.training.draws import Batches, TrainingDraws
@@ -33,8 +32,8 @@ class FineTuning:
 
     run: Run
     subject: Subject
-    names: PromptNames
     method: Method
+    prompts: TermPrompts
     prior: Prior
     stages: Mapping[str, Training]  # the stages to fine-tune, in this order
     timesteps: TimestepDistribution
@@ -51,8 +50,9 @@ class FineTuning:
         module: TwoTermModule = training.module(
             stage=stage,
             method=self.method,
-            prompts=self.method.prompts(self.names),
+            prompts=self.prompts,
             prior_weight=self.prior.weight,
+            prior_kind=self.prior.kind,
             steps_before=sum(steps[: names.index(stage.name)]) / sum(steps),
             steps_here=training.max_steps / sum(steps),
         )
@@ -80,8 +80,11 @@ class FineTuning:
         """Train a stage, from its newest checkpoint if there is one."""
         stage, steps = module.stage, trainer.max_steps
         batch_size = self.stages[stage.name].batch_size
+        photos = stage.encode(self.subject.photos(stage.resolution_px))
+        if self.prior.weight and not self.prior.has_images:
+            prior = photos  # at which the frozen model predicts
         draws = TrainingDraws(
-            stage.encode(self.subject.photos(stage.resolution_px)),
+            photos,
             prior,
             stage.schedule,
             self.timesteps,
@@ -89,7 +92,8 @@ class FineTuning:
             self.seed,
             stage.name,
             partial(stage.added_condition, noise_level=self.sr_noise_level),
-            self.prior.caption_dropout,
+            1.0 if self.prior.kind == "blank" else self.prior.caption_dropout,
+            len(self.prompts.subject),
         )
         batch_sampler = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
         checkpoint = newest_checkpoint(self.run, stage.name)

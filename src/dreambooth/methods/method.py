@@ -7,12 +7,14 @@ how to add a method, and which checks it must pass.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.runs.settings import Settings
 from dreambooth.subjects.prompts import PromptNames
+from dreambooth.subjects.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Trained:
     modules: Mapping[str, nn.Module]  # the modules that contain the trainable parameters, by name
     groups: Sequence[dict[str, Any]]  # the parameter groups of the optimizer
     text: bool = False  # whether the encoded prompts depend on these parameters
+    after_step: Callable[[], None] = lambda: None  # called after each step of the optimizer
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -32,8 +35,9 @@ class Trained:
 class TermPrompts:
     """The prompts of the two terms. `Draw.prompt` is an index into them."""
 
-    subject: Sequence[str]
-    prior: Sequence[str]  # the class prompt, then the empty prompt, for caption dropout
+    subject: Sequence[str]  # of several, each training sample draws one
+    # The class prompt, then the empty prompt, for caption dropout. Empty: there is no prior term.
+    prior: Sequence[str]
 
     @classmethod
     def of(cls, names: PromptNames) -> "TermPrompts":
@@ -44,14 +48,22 @@ class TermPrompts:
 class Method(Protocol):
     """A personalization method, such as fine-tuning, an adapter, or new tokens."""
 
+    stages: ClassVar[Sequence[str]]  # those that it can fine-tune, of "base" and "sr"
+
+    def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
+        """What the subject is called in the run's prompts: `names`, or other words for it.
+
+        ValueError if the subject or the pretrained model does not fit the method.
+        """
+
     def prepare(self, stage: Stage) -> None:
         """Add the method's new parts to the stage, and freeze everything that does not train."""
 
     def trained(self, stage: Stage) -> Trained:
         """The trainable parts of a prepared stage."""
 
-    def prompts(self, names: PromptNames) -> TermPrompts:
-        """The prompts of the two terms."""
+    def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
+        """The prompts of the two terms, which the pretrained model can take."""
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
         """The tensors in which a trained stage differs from the pretrained one."""
@@ -68,3 +80,16 @@ class Method(Protocol):
         `pretrained()` loads the model that the run started from. `pretrained(folder)` loads a model
         of the same format from another folder.
         """
+
+
+def check_method(method: Method, settings: Settings, prompts: TermPrompts) -> None:
+    """ValueError for settings of a term or a stage that the method does not have."""
+    if settings.prior.weight and not prompts.prior:
+        raise ValueError(
+            f"prior.lambda={settings.prior.weight:g}: this method has no prior term, give prior=off"
+        )
+    if settings.sr.noise_level is not None and "sr" not in method.stages:
+        raise ValueError(
+            f"sr.noise_level={settings.sr.noise_level:g}: this method does not fine-tune the SR "
+            "stage, give sr=frozen"
+        )

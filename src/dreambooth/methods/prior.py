@@ -1,17 +1,54 @@
-"""Prior images: samples of the frozen model under the class prompt (paper, section 3.3)."""
+"""What the prior term compares with: prior images, or the frozen model's own prediction.
 
+Prior images are samples of the frozen model under the class prompt (paper, section 3.3).
+"""
+
+import copy
 import logging
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from dreambooth.backbones.stage import Backbone, Encoded, Sampling
+from dreambooth.backbones.adapters import peft_model
+from dreambooth.backbones.stage import Backbone, Condition, Encoded, Sampling, Stage
 from dreambooth.runs.prior_cache import key_digest, prior_images
 from dreambooth.runs.settings import Prior
 from dreambooth.subjects.photos import from_uint8
 
 log = logging.getLogger(__name__)
+
+
+class FrozenStage:
+    """A stage as it was pretrained, whose predictions are the targets of prior=output and blank.
+
+    The fine-tuned model is to predict the same as the frozen one under the class prompt (output) or
+    the empty prompt (blank), at noised photos of the subject: Learning without Forgetting (Li and
+    Hoiem, arXiv 1606.09282). For adapters it is known as differential output preservation and blank
+    prompt preservation (github.com/ostris/ai-toolkit).
+
+    A stage with an adapter predicts with the adapter turned off; else a copy of the denoiser does,
+    made now, before training.
+    """
+
+    def __init__(self, stage: Stage):
+        self.stage, self.copy = stage, None
+        if peft_model(stage.denoiser) is None:
+            self.copy = copy.deepcopy(stage.denoiser).requires_grad_(False)
+
+    @torch.no_grad()
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What `Stage.predict` returned before training."""
+        if self.copy is None:
+            with peft_model(self.stage.denoiser).disable_adapter():
+                return self.stage.predict(z_t, t, condition)
+        trained = self.stage.denoiser
+        self.stage.denoiser = self.copy.to(next(trained.parameters()))  # its device and precision
+        try:
+            return self.stage.predict(z_t, t, condition)
+        finally:
+            self.stage.denoiser = trained
 
 
 def encode_prior(

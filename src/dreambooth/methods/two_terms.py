@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
 from dreambooth.methods.method import Method, TermPrompts
+from dreambooth.methods.prior import FrozenStage
 from dreambooth.training.draws import Draw
 from dreambooth.training.fsdp import Sharded
 
@@ -21,8 +22,10 @@ class DivergedError(RuntimeError):
 class TwoTermModule(L.LightningModule):
     """Trains one stage with a personalization method on the two-term loss (paper, section 3.3).
 
-    `prior_weight` is lambda >= 0; with 0 there is no prior term. The learning rate is constant, or
-    falls linearly to 0 over the last `cooldown_fraction` (0..1) of the steps.
+    `prior_weight` is lambda >= 0; with 0 there is no prior term. `prior_kind`: "images", or
+    "output" or "blank", with which the frozen model's predictions are that term's targets.
+    The learning rate is constant, or falls linearly to 0 over the last `cooldown_fraction` (0..1)
+    of the steps.
     `optimizer`: called with the parameter groups and `lr`. `steps_before`: the fraction (0..1) of
     the run's steps that earlier stages take. `steps_here`: the fraction that this stage takes.
     """
@@ -39,6 +42,7 @@ class TwoTermModule(L.LightningModule):
         cooldown_fraction: float = 0.0,
         steps_before: float = 0.0,
         steps_here: float = 1.0,
+        prior_kind: str = "images",
     ):
         super().__init__()
         self.stage, self.method, self.prior_weight = stage, method, prior_weight
@@ -54,6 +58,8 @@ class TwoTermModule(L.LightningModule):
         self.prompts = {"subject": prompts.subject}
         if prior_weight:
             self.prompts["prior"] = prompts.prior
+        has_frozen = bool(prior_weight) and prior_kind != "images"
+        self.frozen = FrozenStage(stage) if has_frozen else None
         # Prompts are encoded once, unless what trains changes their encoding.
         self.text: dict[str, Condition] = {}
         if not self.trained.text:
@@ -62,6 +68,11 @@ class TwoTermModule(L.LightningModule):
     def configure_model(self) -> None:
         """With trainer.strategy=fsdp, shard the stage over the devices."""
         if isinstance(self.trainer.strategy, Sharded):
+            if self.trained.text:
+                raise ValueError(
+                    "trainer.strategy=fsdp splits the denoiser, and this method trains the text "
+                    "encoder: give trainer.strategy=auto"
+                )
             self.trainer.strategy.shard(self.stage)
             self._set_trained()
 
@@ -98,8 +109,11 @@ class TwoTermModule(L.LightningModule):
 
         schedule = self.stage.schedule
         z_t = schedule.corrupt(x, eps, t)
-        prediction = self.stage.predict(z_t, t, concatenate(conditions))
+        condition = concatenate(conditions)
+        prediction = self.stage.predict(z_t, t, condition)
         target = schedule.target(x, eps, t)
+        if self.frozen is not None:  # on the same batch, so that equal weights give equal bits
+            target[len(subject.t) :] = self.frozen.predict(z_t, t, condition)[len(subject.t) :]
         weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
 
         sizes = [len(draw.t) for draw in draws.values()]
@@ -115,12 +129,16 @@ class TwoTermModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.trained.after_step()
+
     def _condition(self, name: str, draw: Draw) -> Condition:
         """The condition of each image in the draw of the term `name`."""
-        text = self.text.get(name)
-        if text is None:
-            text = self.stage.encode_prompts(self.prompts[name], with_gradient=True)
-        text = {key: value.to(self.device) for key, value in text.items()}
+        if self.trained.text:
+            prompts = [self.prompts[name][i] for i in draw.prompt.tolist()]
+            return {**self.stage.encode_prompts(prompts, with_gradient=True), **draw.added}
+        text = {key: value.to(self.device) for key, value in self.text[name].items()}
         return {**repeat(text, draw.prompt), **draw.added}
 
 

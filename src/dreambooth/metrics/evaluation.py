@@ -1,7 +1,7 @@
 """Scoring pictures from any source: one row for each picture, and metrics over all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dreambooth.metrics.columns import interval_of_run
@@ -24,6 +24,8 @@ class PictureSets:
     class_prompts: Sequence[Picture]  # the class, drawn from the class prompt
     restored: Sequence[Picture] = ()  # photos that were shrunk and enlarged again
     originals: Sequence[Picture] = ()  # the original of each restored photo
+    # What stands for the identifier in the text of CLIP-T.
+    in_text: str = field(default="", kw_only=True)
 
     @property
     def scored(self) -> list[Picture]:

@@ -148,18 +148,20 @@ def copied_of_unseen(real: Tensor, unseen: Tensor | None = None) -> Tensor:
     return torch.cat(each)
 
 
-def without_identifier(prompt: str, identifier: str) -> str:
+def without_identifier(prompt: str, identifier: str, in_its_place: str = "") -> str:
     """The text for CLIP-T: "a kzn dog in the snow" without "kzn" is "a dog in the snow".
 
     CLIP cannot know [V], and the paper does not say whether it stays in the text. All occurrences
     as whole words are removed, ignoring case. Nothing else changes: "a kzn in the snow" becomes "a
     in the snow", "a kzn" becomes "a", and "kzn" becomes "". An empty identifier removes nothing. So
-    every prompt counts in the mean.
+    every prompt counts in the mean. `in_its_place`: a noun, where the identifier is all that
+    stands for the subject, so that all methods are compared on the same text.
     """
     if not identifier.split():
         return prompt
     words = r"\s+".join(map(re.escape, identifier.split()))
-    return re.sub(rf"(?<![\w-]){words}(?![\w-])\s*", "", prompt, flags=re.IGNORECASE).strip()
+    pattern = rf"(?<![\w-]){words}(?![\w-])\s*"
+    return re.sub(pattern, f"{in_its_place} ".lstrip(), prompt, flags=re.IGNORECASE).strip()
 
 
 def _pairs(prompts: Sequence[Hashable]) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from dreambooth.runs.cells import read_cells
 from dreambooth.runs.overrides import assignment
 
 _SPELLINGS = {  # axis -> the override keys that set it
-    "lambda": ("prior.lambda", "prior"),
+    "lambda": ("prior.lambda", "prior.kind", "prior"),
     "class": ("class", "class.noun", "class.choice"),
     "sr": ("sr", "sr.noise_level", "sr.enabled", "sr.inference_noise_level", "stage"),
     "num_photos": ("subject.num_photos",),

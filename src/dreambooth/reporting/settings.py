@@ -3,8 +3,8 @@
 They are read from the resolved config, so that runs with the same settings belong to the same cell
 however their overrides were typed. Subject and seed are no axes: a cell averages over them. Left
 out are settings without effect on the images (loggers, devices, caches), metrics, which a protocol
-describes, and what a run does not use: the prior term's settings at lambda 0, and the settings of
-an SR stage that is not trained.
+describes, and what a run does not use: the prior term's settings at lambda 0, the settings of an
+SR stage that is not trained, and those of training and identifier with method=prompt_only.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ ABSENT = "-"  # the value on an axis that a run lacks: images of another system 
 
 _NO_AXES = (  # covered by a known axis or by the subject, or without effect on the images
     *("class", "identifier", "sr.enabled", "sr.noise_level", "sr.inference_noise_level"),
-    *("prior.lambda", "prior.cache", "subject", "photos", "class_noun", "seed", "overrides"),
+    *("prior.lambda", "prior.kind", "prior.cache", "subject", "photos", "class_noun", "seed"),
     *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
+    *("method.tuning.like", "method.tuning.num_vectors"),  # the subject's noun; method.num_vectors
     *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
-    *("drawing", "stage", "run", "launcher", "force", "report", "images"),
+    *("overrides", "drawing", "stage", "run", "launcher", "force", "report", "images"),
 )
 _TRAINER_AXES = ("trainer.precision",)  # other trainer settings do not change what is computed
 _NAMES = {
@@ -57,7 +58,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     known: dict[str, str | None] = {
         "method": method,
         "model": _model(config.get("model", {}).get("backbone", {})),
-        "lambda": words(config.get("prior", {}).get("lambda")),
+        "lambda": _prior(config.get("prior", {})),
         "class": _class(config.get("class", {}), config.get("subject", {})),
         "sr": _super_resolution(config.get("sr", {}), config.get("stage")),
         "num_photos": words(config.get("subject", {}).get("num_photos")),
@@ -65,6 +66,9 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     }
     settings = {axis: value for axis, value in known.items() if value is not None}
     unused = ["prior"] if settings.get("lambda") == "0" else []
+    if method == "prompt_only":  # its images have neither training nor identifier
+        unused += ["method", "adapter"]
+        settings = {k: v for k, v in settings.items() if k in ("method", "model", "sr")}
     unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []
     for key, value in _leaves(config):
         of_trainer = key.startswith("trainer.") and key not in _TRAINER_AXES
@@ -168,6 +172,12 @@ def _class(choice: Mapping[str, Any], subject: Mapping[str, Any]) -> str | None:
     if noun is None:
         return words(choice.get("choice"))
     return "correct" if noun == subject.get("class_noun") else str(noun)
+
+
+def _prior(prior: Mapping[str, Any]) -> str | None:
+    """Return lambda, and what keeps the class if it is not prior images: "1, output"."""
+    weight, kind = words(prior.get("lambda")), prior.get("kind", "images")
+    return weight if weight in (None, "0") or kind == "images" else f"{weight}, {kind}"
 
 
 def _super_resolution(sr: Mapping[str, Any], stage: Any) -> str | None:

@@ -73,7 +73,7 @@ def check_config(config: Mapping[str, Any]) -> Settings:
         _check_entries(group, config[group])
     _check_nouns(config)
     check_sr(config, settings, "sr" in settings.model.sampling.images)
-    if settings.prior.weight > 0:
+    if settings.prior.has_images:
         check_writable("prior.cache", settings.prior.cache)
     return settings
 

@@ -74,6 +74,8 @@ Text = Annotated[_text, _allowed("text")]
 MaybeText = Annotated[_text | None, _allowed("text, or null")]
 _word = Annotated[str, Field(strict=True, pattern=r"^[^{}]*$")]
 Word = Annotated[_word | None, _allowed("text without braces, or null")]
+_new_word = Annotated[str, Field(strict=True, pattern=r"^<[a-z0-9-]+>$")]
+NewWord = Annotated[_new_word, _allowed("a new word of small letters in <>, as <subject>")]
 Template = Annotated[
     Annotated[str, Field(strict=True), AfterValidator(_template)],
     _allowed("a text in which {} stands for the subject, without other braces"),
@@ -100,6 +102,9 @@ class Sampler:
 class Prior:
     """The prior term: its weight lambda, its images and the folder that caches them.
 
+    `kind`: what keeps the class. `images`: the error on prior images. `output` and `blank`: the
+    difference from the frozen model's prediction at photos of the subject, under the class prompt
+    or the empty one (methods/prior.py); there are no prior images then.
     `caption_dropout`: the fraction of prior samples whose prompt is empty, as in pretraining for
     classifier-free guidance. Without it, fine-tuning makes the empty prompt show the subject too,
     and guidance, which steers away from the empty prompt, then steers away from the subject.
@@ -113,6 +118,13 @@ class Prior:
     num_images: Count
     cache: Annotated[Path, _not_empty, _allowed("a folder")]
     caption_dropout: ShareBelow1 = 0.0
+    kind: Annotated[Literal["images", "output", "blank"], _allowed("images, output or blank")] = (
+        "images"
+    )
+
+    @property
+    def has_images(self) -> bool:
+        return self.weight > 0 and self.kind == "images"
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,7 @@ class MethodSettings:
     ]
     timesteps: Timesteps
     module: ModuleSettings
+    num_vectors: Count = 1  # of method=textual_inversion
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class TrainingDraws(Dataset):
     they depend neither on the number of processes, nor on the batches, nor on a resume. The two
     terms draw their image, t and eps independently (paper, section 3.3).
 
-    `Draw.prompt` is 0, the term's first prompt. In a fraction `caption_dropout` of the prior term's
+    `Draw.prompt` is 0, the term's first prompt; of `num_prompts` prompts of the subject, one is
+    drawn uniformly. In a fraction `caption_dropout` of the prior term's
     samples, evenly spaced, it is 1, the empty prompt.
     """
 
@@ -47,12 +48,14 @@ class TrainingDraws(Dataset):
         stage: str,
         added_condition: Callable[[Tensor, torch.Generator], Condition],
         caption_dropout: float = 0.0,
+        num_prompts: int = 1,
     ):
         self.terms = {"subject": photos} | ({"prior": prior} if prior is not None else {})
         self.schedule, self.timesteps = schedule, timesteps
         self.num_samples, self.seed, self.stage = num_samples, seed, stage
         self.added_condition = added_condition
         self.dropout = {"subject": 0.0, "prior": caption_dropout}
+        self.num_prompts = {"subject": num_prompts, "prior": 1}
 
     def __len__(self) -> int:
         return self.num_samples
@@ -69,6 +72,9 @@ class TrainingDraws(Dataset):
         t = self.schedule.draw_t(self.timesteps, rng)
         eps = torch.randn(images.mean.shape[1:], generator=rng)
         prompt = int((i + 1) * self.dropout[term]) - int(i * self.dropout[term])
+        if (num_prompts := self.num_prompts[term]) > 1:
+            prompt_rng = generator(self.seed, self.stage, term, "prompt", i)
+            prompt = int(torch.randint(num_prompts, (), generator=prompt_rng))
         x = images.sample(index, rng)
         return Draw(x, eps, t, torch.tensor(prompt), self.added_condition(x, rng))
 

@@ -90,7 +90,8 @@ class ScoreCurves(L.Callback):
         started = time.monotonic()
         with isolate_rng(), averaged(trainer, pl_module):
             pictures = self.draw(self.jobs), self.draw(self.class_jobs)
-            sets = PictureSets(self.subject, self.names.identifier, *pictures)
+            names = self.names
+            sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
             metrics = evaluate(self.scorers, sets).metrics
         seconds = time.monotonic() - started
         self.seconds += seconds
