@@ -55,7 +55,7 @@ def _unknown_option(words: Sequence[str]) -> str:
         if text in ("-m", "--multirun") and not _is_training():
             return f"{text} is for src/train.py alone: leave it out"
         name, equals, value = text.partition("=")
-        if equals and not name:
+        if value and not name:
             return f"{text} has no key: write KEY=VALUE"
         if text.startswith("-") and not any(option.startswith(name) for option in known):
             setting = f"{name.lstrip('-')}={value}" if equals else "KEY=VALUE"
