@@ -112,7 +112,7 @@ def test_the_configuration_files_on_the_page_compose_from_a_folder_of_ones_own(t
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", *chosen])
     assert dict(cfg.method.tuning) == {"_target_": "test_seams.BiasesOnly"}
-    assert cfg.method.max_steps == 500
+    assert cfg.method.max_steps == 150
     assert cfg.adapter.learning_rate == 3e-3
     for built in (
         cfg.adapter.config,

@@ -88,7 +88,7 @@ def losses(run):
 def test_two_processes_train_as_one_does(runs):
     one, two = Run.load_finished(runs / "1"), Run.load_finished(runs / "2")
     assert losses(one).shape == (6, 2)
-    torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-5)
+    torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-4)
     for path in one.weights.rglob("diffusion_pytorch_model.safetensors"):
         ours, theirs = (read(run.weights / path.relative_to(one.weights)) for run in (two, one))
         for name, weight in theirs.items():

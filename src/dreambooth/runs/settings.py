@@ -48,23 +48,18 @@ def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _some_text(value: Any) -> Any:
-    if value == "":
-        raise PydanticCustomError("allowed", "a folder")
-    return value
+    return None if value == "" else value  # None is no path
 
 
 _not_empty = BeforeValidator(_some_text)
 Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
 Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
-MaybePositive = Annotated[
-    Annotated[float, _finite(gt=0)] | None, _allowed("a number above 0, or null")
-]
+_positive = Annotated[float, _finite(gt=0)]
+MaybePositive = Annotated[_positive | None, _allowed("a number above 0, or null")]
 Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
-Variance = Annotated[
-    float, _finite(ge=0, lt=1), _allowed("a variance from 0 to below 1, as in 1e-3")
-]
+Variance = Annotated[float, _finite(ge=0, lt=1), _allowed("a variance from 0 to below 1, as 1e-3")]
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
 Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
@@ -104,10 +99,8 @@ class Prior:
 
     `kind`: what keeps the class. `images`: the error on prior images. `output` and `blank`: the
     difference from the frozen model's prediction at photos of the subject, under the class prompt
-    or the empty one (methods/prior.py); there are no prior images then.
-    `caption_dropout`: the fraction of prior samples whose prompt is empty, as in pretraining for
-    classifier-free guidance. Without it, fine-tuning makes the empty prompt show the subject too,
-    and guidance, which steers away from the empty prompt, then steers away from the subject.
+    or the empty one (methods/prior.py). `caption_dropout`: the fraction of prior samples whose
+    prompt is empty, as in pretraining for classifier-free guidance.
     """
 
     weight: Annotated[
