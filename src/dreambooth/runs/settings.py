@@ -47,11 +47,7 @@ def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return validate(prompts)
 
 
-def _some_text(value: Any) -> Any:
-    return None if value == "" else value  # None is no path
-
-
-_not_empty = BeforeValidator(_some_text)
+_not_empty = BeforeValidator(lambda value: None if value == "" else value)  # None is no path
 Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
 Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
 _positive = Annotated[float, _finite(gt=0)]
@@ -59,7 +55,8 @@ MaybePositive = Annotated[_positive | None, _allowed("a number above 0, or null"
 Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
-Variance = Annotated[float, _finite(ge=0, lt=1), _allowed("a variance from 0 to below 1, as 1e-3")]
+_variance = Annotated[float, _finite(ge=0, lt=1)]
+Variance = Annotated[_variance, _allowed("a variance from 0 to below 1, as in 1e-3")]
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
 Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
