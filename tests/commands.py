@@ -8,7 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,3 +110,22 @@ def same_files(a: Path, b: Path, pattern: str) -> bool:
     left, right = ({p.relative_to(f): p.read_bytes() for p in f.rglob(pattern)} for f in (a, b))
     assert left, f"{a} has no {pattern}"
     return left == right
+
+
+@contextlib.contextmanager
+def stopped_before_step(step: int) -> Iterator[None]:
+    """Commands in this process are asked to stop, as by SIGTERM, before this training step."""
+    from dreambooth.distributed import preemption
+    from dreambooth.training.checkpoints import Checkpoints
+
+    begin = Checkpoints.on_train_batch_start
+
+    def stop(self, trainer, module, batch, index):  # type: ignore[no-untyped-def]
+        if trainer.global_step == step:
+            preemption.stop_requested.set()
+        begin(self, trainer, module, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_start", stop)
+        yield
+    preemption.stop_requested.clear()

@@ -72,3 +72,13 @@ def test_a_class_is_right_only_if_the_picture_is_clean_for_person_and_oracle_ali
         [{"class": noun} for noun in nouns], torch.zeros(5, EMBEDDING), torch.tensor(clean)
     )
     assert labels.agreement(seen, reading) == {"clean": (0.8, [4]), "class": (0.6, [2, 3])}
+
+
+def test_the_shipped_labels_are_of_200_pictures_of_three_checkpoints(labels):
+    tables = sorted((ROOT / "benchmarks" / "labels").glob("*.csv"))
+    counts = [len(labels.read_labels(table)) for table in tables]
+    pictures = [
+        len(labels.read_pictures(table, count)) for table, count in zip(tables, counts, strict=True)
+    ]
+    assert pictures == counts
+    assert (len(counts), sum(counts)) == (3, 200)

@@ -88,11 +88,13 @@ def losses(run):
 def test_two_processes_train_as_one_does(runs):
     one, two = Run.load_finished(runs / "1"), Run.load_finished(runs / "2")
     assert losses(one).shape == (6, 2)
-    torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-4)
+    torch.testing.assert_close(losses(two), losses(one), rtol=0, atol=1e-5)
     for path in one.weights.rglob("diffusion_pytorch_model.safetensors"):
         ours, theirs = (read(run.weights / path.relative_to(one.weights)) for run in (two, one))
         for name, weight in theirs.items():
-            torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-5)
+            # Six steps move a weight by up to 3.6e-3. Adam divides by the gradient's size, so where
+            # that is near 0, the order of a sum can move it by some of a step of 6e-4.
+            torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-4)
 
 
 def read(path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from adapters_of_conf import adapter_method
-from commands import command, train
+from commands import command, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
@@ -104,10 +104,7 @@ def test_a_checkpoint_has_the_adapter_alone(tiny):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path, monkeypatch):
-    from dreambooth.distributed import preemption
-    from dreambooth.training.checkpoints import Checkpoints
-
+def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
     def run(name):
         return command(
             "train",
@@ -121,17 +118,8 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path, m
         )
 
     assert run("whole").code == 0
-    with monkeypatch.context() as patch:
-        begin = Checkpoints.on_train_batch_start
-
-        def stop_at_2(self, trainer, module, batch, index):
-            if trainer.global_step == 2:
-                preemption.stop_requested.set()
-            begin(self, trainer, module, batch, index)
-
-        patch.setattr(Checkpoints, "on_train_batch_start", stop_at_2)
+    with stopped_before_step(2):
         assert run("stopped").code != 0
-    preemption.stop_requested.clear()
     checkpoint = tmp_path / "stopped/checkpoints/base-00000002.ckpt"
     assert checkpoint.stat().st_size < 500_000
     assert run("stopped").code == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from adapters_of_conf import adapter_method
-from commands import train
+from commands import stopped_before_step, train
 from diffusers import UNet2DConditionModel
 
 from dreambooth.backbones.cascade import CascadeBackbone
@@ -110,9 +110,6 @@ def test_the_frozen_copy_is_neither_trained_nor_in_a_checkpoint(tiny):
 def test_a_run_draws_no_prior_images_and_resumes_to_the_same_bits(
     tiny, tmp_path, monkeypatch, words
 ):
-    from dreambooth.distributed import preemption
-    from dreambooth.training.checkpoints import Checkpoints
-
     indices = set()
     calc_loss = TwoTermModule.calc_loss
 
@@ -130,17 +127,8 @@ def test_a_run_draws_no_prior_images_and_resumes_to_the_same_bits(
     assert len(losses) == 4
     assert losses[0] == 0 < losses[-1]
 
-    with monkeypatch.context() as patch:
-        begin = Checkpoints.on_train_batch_start
-
-        def stop_at_2(self, trainer, module, batch, index):
-            if trainer.global_step == 2:
-                preemption.stop_requested.set()
-            begin(self, trainer, module, batch, index)
-
-        patch.setattr(Checkpoints, "on_train_batch_start", stop_at_2)
+    with stopped_before_step(2):
         assert train(tiny, tmp_path / "stopped", *words).code != 0
-    preemption.stop_requested.clear()
     assert train(tiny, tmp_path / "stopped", *words).code == 0
     for file in whole.weights.rglob("*.safetensors"):
         again = tmp_path / "stopped/weights" / file.relative_to(whole.weights)

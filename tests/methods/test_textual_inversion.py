@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import command, train
+from commands import command, stopped_before_step, train
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
@@ -177,27 +177,13 @@ def run_of(tmp_path, name, *overrides):
 
 
 @pytest.mark.parametrize("model", ["cascade", "latent"])
-def test_a_stopped_run_goes_on_to_the_same_vectors(
-    tiny, stable_diffusion, tmp_path, monkeypatch, model
-):
-    from dreambooth.distributed import preemption
-    from dreambooth.training.checkpoints import Checkpoints
-
+def test_a_stopped_run_goes_on_to_the_same_vectors(tiny, stable_diffusion, tmp_path, model):
     own = stable_diffusion if model == "latent" else (f"model.backbone.pretrained={tiny}",)
     own = (*own, "metrics=none", "method.num_vectors=2")
     ended = run_of(tmp_path, "whole", *own)
     assert ended.code == 0, ended.output
-    with monkeypatch.context() as patch:
-        begin = Checkpoints.on_train_batch_start
-
-        def stop_at_2(self, trainer, module, batch, index):
-            if trainer.global_step == 2:
-                preemption.stop_requested.set()
-            begin(self, trainer, module, batch, index)
-
-        patch.setattr(Checkpoints, "on_train_batch_start", stop_at_2)
+    with stopped_before_step(2):
         assert run_of(tmp_path, "stopped", *own).code != 0
-    preemption.stop_requested.clear()
     checkpoint = tmp_path / "stopped/checkpoints/base-00000002.ckpt"
     assert checkpoint.stat().st_size < 50_000
     assert run_of(tmp_path, "stopped", *own).code == 0
