@@ -6,4 +6,4 @@
 # 0.493); DINO 0.744 with the correct noun, 0.454 with a wrong one, 0.303 with none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python src/train.py -m prior.lambda=0,1 class=none,wrong,correct subject=biscuit,olive,clover,pepper,coral "$@"
+python src/train.py -m prior.lambda=0,1 class=none,wrong,correct subject=biscuit,olive,clover,pepper,coral -- "$@"
