@@ -21,7 +21,8 @@ from dreambooth.backbones.adapters import (
     save_adapter,
 )
 from dreambooth.backbones.new_word import new_word_of, with_all_tokens
-from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
+from dreambooth.backbones.parity import checks_of
+from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling, Stage
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
@@ -133,6 +134,14 @@ class LatentStage:
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         raise NotImplementedError
+
+    def to_pipeline(self, x: Tensor) -> Tensor:
+        """x (B, *x_shape) as the pipeline lays it out."""
+        return x
+
+    def from_pipeline(self, x: Tensor) -> Tensor:
+        """The inverse of `to_pipeline`."""
+        return x
 
     def pipeline_arguments(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the pipeline's call takes in place of the prompts."""
@@ -267,6 +276,9 @@ class LatentBackbone:
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.enable_slicing()  # decodes one image at a time
         return pipeline.to(next(self._stage.denoiser.parameters()).device)
+
+    def parity(self) -> Sequence[ParityCheck]:
+        return checks_of(self._pipeline_with(self._pipeline.scheduler), self._stage)
 
     def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
         stage, sampler = self._stage, sampling.samplers["base"]
