@@ -28,6 +28,15 @@ def stable_diffusion(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def stable_diffusion_xl(tmp_path_factory):
+    """Overrides of model=sdxl that put a tiny random Stable Diffusion XL in its place."""
+    from tiny_models import stable_diffusion_xl_folder
+
+    folder = stable_diffusion_xl_folder(tmp_path_factory.mktemp("models") / "stable-diffusion-xl")
+    return ("model=sdxl", f"model.backbone.pretrained={folder}", "model.rare_token_ids=[592,722]")
+
+
+@pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
     """Overrides of metrics=miniature with tiny random encoders."""
     from tiny_encoders import miniature_folder

@@ -35,6 +35,21 @@ def plain_stable_diffusion(folder: Path, stage: str) -> PlainStage:
     return PlainStage(pipeline.unet, scheduler, predict)
 
 
+def plain_stable_diffusion_xl(folder: Path, stage: str) -> PlainStage:
+    from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+
+    assert stage == "base"
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder)
+
+    def predict(z_t, t, prompts, added):
+        text, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
+        conditions = {"text_embeds": pooled.detach(), "time_ids": added["time_ids"]}
+        return pipeline.unet(z_t, t, text.detach(), added_cond_kwargs=conditions).sample
+
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    return PlainStage(pipeline.unet, scheduler, predict)
+
+
 def plain_cascade(folder: Path, stage: str) -> PlainStage:
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "report": {"launch", "reporting", "runs"},
     "plan": {"launch", "reporting", "runs"},
     "pretrain": {"launch", "miniature", "runs"},
+    "check": {"launch", "runs"},
     "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
     | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}

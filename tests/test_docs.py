@@ -135,13 +135,13 @@ def test_the_readme_is_short():
 
 
 def test_the_readmes_code_loads_what_a_run_saves(tmp_path, monkeypatch, stable_diffusion):
-    from dreambooth.backbones.stable_diffusion import LatentBackbone
+    from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 
     (code,) = [code for language, code in _CODE.findall(README.read_text()) if language == "python"]
     monkeypatch.chdir(tmp_path)
     run = Path("runs/2026-01-31_12-00-00")
     pretrained = next(o for o in stable_diffusion if o.startswith("model.backbone.pretrained="))
-    LatentBackbone.load(pretrained.partition("=")[2]).save(run / "weights")
+    StableDiffusionBackbone.load(pretrained.partition("=")[2]).save(run / "weights")
     names = {"identifier": "qa", "class_noun": "dog", "prior_noun": "dog"}
     (run / "names.json").write_text(json.dumps(names))
     assert ".to(" in code

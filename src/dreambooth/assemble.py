@@ -75,7 +75,7 @@ def checker() -> Callable[[Mapping[str, Any]], Any]:
 def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     quieten_libraries()
     settings = check_config(config)
-    device = _device(config["trainer"]["accelerator"])
+    device = device_of(config["trainer"]["accelerator"])
     method: Method = make(config["method"]["tuning"], "method.tuning")
     subject: Subject = make(config["subject"], "subject")
     noun = _class_noun(config["class"], subject)
@@ -166,6 +166,7 @@ def assemble(run: Run) -> Experiment:
         loggers=loggers,
         scorers=scorers,
         seed=settings.seed,
+        check=settings.check,
         base_state=base_state,
     )
 
@@ -317,7 +318,7 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
 
     backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
-        stage.denoiser.to(_device("auto"))
+        stage.denoiser.to(device_of("auto"))
     return Reloaded(backbone, PromptNames(**run.read_names()), _sampling(settings, backbone.stages))
 
 
@@ -363,7 +364,7 @@ def _check_samplers(
     return {name: samplers[name] for name in stages}
 
 
-def _device(accelerator: str) -> Any:
+def device_of(accelerator: str) -> Any:
     """The torch device on which Lightning will train. ValueError if it is not available."""
     import torch
 

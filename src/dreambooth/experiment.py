@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from dreambooth.backbones.drawing import Drawing, Job, pictures_of, to_device
+from dreambooth.backbones.parity import check_parity
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import on_rank_zero
@@ -50,6 +51,7 @@ class Experiment:
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
+    check: bool = True  # whether a training forward is compared with the model's own pipeline
     base_state: Mapping[str, Tensor] | None = None  # the trained base stage of an earlier run
 
     def train(self) -> None:
@@ -63,6 +65,8 @@ class Experiment:
         # Built first, because they may raise ValueError and prior images take long.
         modules = {n: self.fine_tuning.module(self.backbone.stages[n]) for n in untrained}
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
+        if untrained and self.check:
+            on_rank_zero(self._check_parity)
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         photos = self._photos(self.subject.photos)
         on_rank_zero(partial(self._save_photos, photos))
@@ -83,6 +87,10 @@ class Experiment:
                 log.info("%s: already trained", name)
                 self.method.load_state(stage, state)
         on_rank_zero(self._save)
+
+    def _check_parity(self) -> None:
+        if sentence := check_parity(to_device(self.backbone, self.drawing.device)):
+            log.info("%s", sentence)
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
         """The prior images, encoded for a stage; None if the prior term has none."""

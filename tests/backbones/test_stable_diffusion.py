@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_models import stable_diffusion_folder
 from transformers import CLIPTextModel
 
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.miniature.drawing import draw
@@ -48,8 +48,8 @@ def epsilon_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def backbone(epsilon_folder) -> LatentBackbone:
-    return LatentBackbone.load(epsilon_folder)
+def backbone(epsilon_folder) -> StableDiffusionBackbone:
+    return StableDiffusionBackbone.load(epsilon_folder)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> int:
 
 
 def test_encode_is_the_vaes_posterior_times_its_scaling_factor(folder):
-    stage = LatentBackbone.load(folder).stages["base"]
+    stage = StableDiffusionBackbone.load(folder).stages["base"]
     encoded = stage.encode(images(3))
     with torch.no_grad():
         posterior = AutoencoderKL.from_pretrained(folder / "vae").encode(images(3)).latent_dist
@@ -113,7 +113,7 @@ def test_the_subjects_photos_are_encoded(backbone, tmp_path):
 
 
 def test_the_condition_is_the_text_embedding_of_plain_diffusers(folder):
-    condition = LatentBackbone.load(folder).stages["base"].encode_prompts([*PROMPTS, ""])
+    condition = StableDiffusionBackbone.load(folder).stages["base"].encode_prompts([*PROMPTS, ""])
     with torch.no_grad():
         expected, null = plain(folder).encode_prompt(PROMPTS, "cpu", 1, True)
     assert condition["text"].shape == (4, 77, 32)
@@ -148,7 +148,7 @@ def test_latents_are_not_clipped_even_if_an_old_scheduler_config_asks_for_it(cop
     index["scheduler"] = ["diffusers", "DDIMScheduler"]
     (copied / "model_index.json").write_text(json.dumps(index))
     assert schedule_of(DDIMScheduler.from_pretrained(file.parent)).clip_sample
-    assert not LatentBackbone.load(copied).stages["base"].schedule.clip_sample
+    assert not StableDiffusionBackbone.load(copied).stages["base"].schedule.clip_sample
 
 
 # --- the backbone ---------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ SCHEDULERS = {
 @pytest.mark.parametrize("name", ["ancestral", "ddim", "dpm"])
 def test_a_trained_and_saved_model_draws_the_same_images_in_plain_diffusers(folder, tmp_path, name):
     sampling = Sampling({"base": Sampler(name, num_steps=10, guidance_scale=5.0)})
-    backbone = LatentBackbone.load(folder)
+    backbone = StableDiffusionBackbone.load(folder)
     stage = backbone.stages["base"]
     before = backbone.generate(PROMPTS, KEYS, sampling)
 
@@ -203,12 +203,12 @@ def test_a_trained_and_saved_model_draws_the_same_images_in_plain_diffusers(fold
 def test_a_half_precision_folder_is_loaded_in_float32(epsilon_folder, tmp_path):
     plain(epsilon_folder).to(torch.float16).save_pretrained(tmp_path)
     assert CLIPTextModel.from_pretrained(tmp_path / "text_encoder").dtype == torch.float16
-    pipeline = LatentBackbone.load(tmp_path)._pipeline
+    pipeline = StableDiffusionBackbone.load(tmp_path)._pipeline
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
 
 
 def test_another_resolution_is_drawn_by_plain_diffusers_too_once_saved(epsilon_folder, tmp_path):
-    backbone = LatentBackbone.load(epsilon_folder, resolution_px=32)
+    backbone = StableDiffusionBackbone.load(epsilon_folder, resolution_px=32)
     stage = backbone.stages["base"]
     assert stage.x_shape == (4, 4, 4)
     assert stage.encode(images(1, 32)).mean.shape == (1, 4, 4, 4)
@@ -216,7 +216,7 @@ def test_another_resolution_is_drawn_by_plain_diffusers_too_once_saved(epsilon_f
     backbone.save(tmp_path)
     drawn = plain(tmp_path)("a dog", num_inference_steps=1, output_type="np").images
     assert drawn.shape == (1, 32, 32, 3)
-    assert LatentBackbone.load(tmp_path).stages["base"].resolution_px == 32
+    assert StableDiffusionBackbone.load(tmp_path).stages["base"].resolution_px == 32
 
 
 def test_rare_identifiers_come_from_the_models_tokenizer(backbone):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_models import stable_diffusion_folder
 
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.runs.settings import Sampler
 
@@ -20,8 +20,8 @@ def epsilon_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def backbone(epsilon_folder) -> LatentBackbone:
-    return LatentBackbone.load(epsilon_folder)
+def backbone(epsilon_folder) -> StableDiffusionBackbone:
+    return StableDiffusionBackbone.load(epsilon_folder)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def copied(epsilon_folder, tmp_path) -> Path:
 
 def error_of(pretrained: Path | str, **options) -> str:
     with pytest.raises(ValueError, match=r"\S") as error:
-        LatentBackbone.load(pretrained, **options)
+        StableDiffusionBackbone.load(pretrained, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 

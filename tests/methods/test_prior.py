@@ -8,7 +8,7 @@ from commands import stopped_before_step, train
 from diffusers import UNet2DConditionModel
 
 from dreambooth.backbones.cascade import CascadeBackbone
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
@@ -25,7 +25,7 @@ def stage_and_folder(request, tiny, stable_diffusion):
     """A stage, and the folder of its pretrained U-Net."""
     if request.param == "latent":
         folder = stable_diffusion[1].partition("=")[2]
-        return LatentBackbone.load(folder).stages["base"], f"{folder}/unet"
+        return StableDiffusionBackbone.load(folder).stages["base"], f"{folder}/unet"
     return CascadeBackbone.load(tiny).stages[request.param], tiny / request.param
 
 

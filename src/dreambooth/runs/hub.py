@@ -12,7 +12,10 @@ from threading import Thread
 from typing import Any
 
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
-_FROM_HUB = {"dreambooth.backbones.stable_diffusion.LatentBackbone.load": "model_index.json"}
+_FROM_HUB = {
+    "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load": "model_index.json",
+    "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
+}
 
 _silent_since: dict[str, float] = {}  # a server that did not answer -> when
 
