@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
                 f"not {' and '.join(given) or 'none'}"
             )
         read(Evaluate, config)
-        check_subject(config.get("subject"))
+        check_subject(config)
         check_writable("into", config["into"])
 
         # Here, because these are slow to import.

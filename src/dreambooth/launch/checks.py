@@ -22,7 +22,8 @@ from dreambooth.runs.hub import check_model
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Execution, as_typed, check_count, read
-from dreambooth.subjects.files import photo_files
+from dreambooth.subjects.dreambench import DreamBench
+from dreambooth.subjects.files import photo_files, read_description
 from dreambooth.subjects.prompts import check_kind, kind_of_noun
 
 _NEEDED = (
@@ -81,24 +82,36 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     groups = [str(key) for key in config if key != "hydra"]
     plain = plain_config(OmegaConf.masked_copy(config, groups), kept)
     check_config(plain)
-    check_subject(plain["subject"])
+    check_subject(plain)
     checked_num_ranks(config)
     check_objective(execution.objective, plain)
     check_count("launcher.jobs", config.launcher.jobs)
     return plain
 
 
-def check_subject(subject: Any) -> None:
+def check_subject(config: Mapping[str, Any]) -> None:
     """ValueError for missing photos, and for a kind that contradicts the class noun.
 
     Older runs may have such a kind.
     """
+    subject = config.get("subject")
     if not isinstance(subject, Mapping) or "kind" not in subject:
         return  # a subject of the drawn world
     photos = subject.get("photos")
+    if photos is None:
+        raise ValueError("photos has no default: give photos=DIR, with 3-5 photos of the subject")
     if not isinstance(photos, str) or not photos:
         raise ValueError(f"photos={as_typed(photos)}: give the folder with photos of the subject")
-    photo_files(Path(photos).expanduser())
+    if "dreambench" in config:
+        DreamBench.read(config["dreambench"]).check(subject["name"])
+    folder = Path(photos).expanduser()
+    photo_files(folder)
+    read_description(folder)
+    if subject["class_noun"] is None:
+        raise ValueError(
+            "class_noun has no default: give class_noun=NOUN for what the photos show, or write "
+            f"class_noun: NOUN into {folder / 'subject.yaml'}"
+        )
     noun, given = as_typed(subject["class_noun"]), subject["kind"]
     kind, known = check_kind(given, noun), kind_of_noun(noun)
     if known not in (kind, None):

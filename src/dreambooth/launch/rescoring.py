@@ -65,7 +65,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     sets = PictureSets(subject, identifier, *read_external(images, subject, identifier))
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
-    groups = ("subject", "photos", "class_noun")
+    groups = ("subject", "photos", "class_noun", "dreambench")
     kept = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in groups]
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
