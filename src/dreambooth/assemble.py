@@ -89,6 +89,7 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     backbone.check_prompt(names.class_prompt)
     check_sr(config, settings, "sr" in backbone.stages)
     check_method(method, settings, method.prompts(names, backbone))
+    _check_annotations(subject, names, backbone, method)
     _earlier_run(config, names)
     scorers = scorers_of(config["metrics"], subject, make)
     return Parts(
@@ -131,6 +132,7 @@ def assemble(run: Run) -> Experiment:
         subject=subject,
         method=parts.method,
         prompts=parts.method.prompts(names, backbone),
+        captions=[text and text.format(names.subject) for text in subject.captions],
         prior=settings.prior,
         stages=_trainings(config, settings, parts.method.stages),
         timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
@@ -168,6 +170,24 @@ def assemble(run: Run) -> Experiment:
         seed=settings.seed,
         base_state=base_state,
     )
+
+
+def _check_annotations(
+    subject: Subject, names: PromptNames, backbone: Backbone, method: Method
+) -> None:
+    """ValueError for a caption without the subject, and for masks that do not fit the model."""
+    if not method.stages:
+        return  # nothing is trained on them
+    for text in filter(None, subject.captions):
+        if "{}" not in text and names.identifier not in text.split():
+            raise ValueError(
+                f"the caption {text!r} does not name the subject: write {{}} where it stands, as "
+                f"in 'a {{}} on a sofa', or the identifier {names.identifier}"
+            )
+        backbone.check_prompt(text.format(names.subject), names.identifier)
+    for stage in backbone.stages.values():
+        if subject.masks is not None and len(stage.x_shape) != 3:
+            raise ValueError("this model does not take masks: take them out of the photos' folder")
 
 
 def _trainings(

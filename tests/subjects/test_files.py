@@ -157,7 +157,7 @@ def test_what_subject_yaml_says_is_the_default_of_the_settings(folder):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("class: dog", "subject.yaml has no setting class: give class_noun, wrong_class_noun"),
+        ("breed: lab", "subject.yaml has no setting breed: give class_noun, wrong_class_noun"),
         ("class_nuon: dog", "subject.yaml has no setting class_nuon: did you mean class_noun?"),
         ("dog", "subject.yaml has no settings: write lines such as class_noun: dog"),
         ("a: [", "cannot read "),

@@ -22,6 +22,13 @@ def load_masks(photos: Sequence[Path], resolution_px: int, crop: str = "centre")
     return torch.stack([white if p is None else _read(p, resolution_px, crop) for p in paths])
 
 
+def overlay(pixels: Tensor, mask: Tensor) -> Tensor:
+    """A photo, uint8 (3, R, R), with red over what its mask (1, R, R) leaves out."""
+    red = torch.tensor([255.0, 0.0, 0.0]).view(3, 1, 1)
+    outside = 0.4 * pixels + 0.6 * red
+    return (mask * pixels + (1 - mask) * outside).round().to(torch.uint8)
+
+
 def check_masks(photos: Sequence[Path], crop: str) -> bool:
     """Whether any photo has a mask.
 
