@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         check_writable("into", config["into"])
 
         # Here, because these are slow to import.
-        from dreambooth.assemble import quieten_libraries, scorers_of
+        from dreambooth.assemble import quieten_libraries
         from dreambooth.launch.rescoring import score_again, score_external
 
         quieten_libraries()
@@ -47,6 +47,7 @@ def main(cfg: DictConfig) -> None:
         elif given == ["images"]:
             score_external(config)
         else:
+            from dreambooth.metrics.loading import scorers_of
             from dreambooth.miniature.metricbench import bench, report
 
             print(report(bench(scorers_of(config["metrics"]), **config["bench"])))

@@ -124,8 +124,9 @@ def test_a_command_that_does_not_compose_is_detected():
 
 def test_metrics_given_with_stable_diffusion_are_taken():
     own = ("model=sd15", "subject=folder", "photos=my_dog", "class_noun=dog")
-    assert composed("train", own)["metrics"] == {}
-    assert composed("train", (*own, "metrics=paper"))["metrics"] != {}
+    paper = composed("train", (*own, "metrics=paper"))["metrics"]
+    assert paper == composed("train", own)["metrics"] != {}
+    assert composed("train", (*own, "metrics=none"))["metrics"] == {}
 
 
 def test_the_readme_is_short():

@@ -17,13 +17,14 @@ from lightning import Trainer
 
 from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
-from dreambooth.distributed.ranks import check_batch_size, num_ranks
+from dreambooth.distributed.ranks import check_batch_size, merge_over_ranks, num_ranks, rank
 from dreambooth.experiment import Experiment
 from dreambooth.methods.fine_tuning import FineTuning
-from dreambooth.methods.method import Method, check_method
+from dreambooth.methods.method import Method, check_method, check_photos
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
-from dreambooth.runs.building import build, callback_of, partial_of, problems_of
+from dreambooth.metrics.loading import checked, chosen, load_scorers
+from dreambooth.runs.building import build, callback_of, partial_of
 from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
@@ -49,6 +50,7 @@ class Parts:
     backbone: Backbone
     names: PromptNames
     scorers: list[Scorer]
+    unscored: str  # the encoders that cannot be had, if there are therefore no scorers
     samplers: dict[str, Sampler]  # of the prior images
     sampling: Sampling  # of all other images
     device: Any
@@ -61,18 +63,18 @@ def checker() -> Callable[[Mapping[str, Any]], Any]:
     """
     built: dict[str, Any] = {}
 
-    def make(settings: Any, key: str) -> Any:
+    def make(settings: Any, key: str, how: Callable[[Any, str], Any] = build) -> Any:
         name = f"{key}: {settings!r}"
         if name not in built:
             for other in [other for other in built if key == "model.backbone" and key in other]:
                 del built[other]
-            built[name] = build(settings, key)
+            built[name] = how(settings, key)
         return built[name]
 
     return lambda config: _parts(config, make)
 
 
-def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
+def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
     quieten_libraries()
     settings = check_config(config)
     device = _device(config["trainer"]["accelerator"])
@@ -89,9 +91,10 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     backbone.check_prompt(names.class_prompt)
     check_sr(config, settings, "sr" in backbone.stages)
     check_method(method, settings, method.prompts(names, backbone))
-    _check_annotations(subject, names, backbone, method)
+    check_photos(method, subject, names, backbone)
     _earlier_run(config, names)
-    scorers = scorers_of(config["metrics"], subject, make)
+    loaded = make(config["metrics"], "metrics", load_scorers)
+    scorers = checked(loaded, subject, by_choice=chosen(config["overrides"]))
     return Parts(
         settings=settings,
         method=method,
@@ -99,6 +102,7 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
         backbone=backbone,
         names=names,
         scorers=scorers,
+        unscored="" if loaded[1] is None else loaded[1].what,
         samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
         sampling=_sampling(settings, backbone.stages),
         device=device,
@@ -108,9 +112,11 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
 def assemble(run: Run) -> Experiment:
     """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
     config = run.config
-    parts = _parts(config, build)
+    parts = _parts(config, lambda settings, key, how=build: how(settings, key))
     settings, subject, backbone = parts.settings, parts.subject, parts.backbone
-    names, device, scorers = parts.names, parts.device, parts.scorers
+    names, device = parts.names, parts.device
+    unscored = next(filter(None, merge_over_ranks({rank(): parts.unscored}).values()), "")
+    scorers = [] if unscored else [*parts.scorers]
     _warn_of_unused_sr_settings(config)
     last_stage = list(backbone.stages.values())[-1]
     warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
@@ -148,8 +154,10 @@ def assemble(run: Run) -> Experiment:
     )
     if not scorers:
         log.warning(
-            "metrics=none: this run is not scored; to score its images later: "
+            "%s: this run is not scored; to score its images later: %s"
             "python src/evaluate.py run=%s metrics=paper",
+            f"{unscored} cannot be had" if unscored else "metrics=none",
+            "python src/fetch.py metrics=paper, where there is a network, and " if unscored else "",
             run.folder,
         )
     return Experiment(
@@ -170,24 +178,6 @@ def assemble(run: Run) -> Experiment:
         seed=settings.seed,
         base_state=base_state,
     )
-
-
-def _check_annotations(
-    subject: Subject, names: PromptNames, backbone: Backbone, method: Method
-) -> None:
-    """ValueError for a caption without the subject, and for masks that do not fit the model."""
-    if not method.stages:
-        return  # nothing is trained on them
-    for text in filter(None, subject.captions):
-        if "{}" not in text and names.identifier not in text.split():
-            raise ValueError(
-                f"the caption {text!r} does not name the subject: write {{}} where it stands, as "
-                f"in 'a {{}} on a sofa', or the identifier {names.identifier}"
-            )
-        backbone.check_prompt(text.format(names.subject), names.identifier)
-    for stage in backbone.stages.values():
-        if subject.masks is not None and len(stage.x_shape) != 3:
-            raise ValueError("this model does not take masks: take them out of the photos' folder")
 
 
 def _trainings(
@@ -277,25 +267,6 @@ def _drop_storage_keys(settings: Any) -> Any:
 def subject_of(config: Mapping[str, Any]) -> Subject:
     subject: Subject = build(config["subject"], "subject")
     return subject
-
-
-def scorers_of(
-    metrics: dict[str, Any],
-    subject: Subject | None = None,
-    make: Callable[[Any, str], Any] = build,
-) -> list[Scorer]:
-    """Build the scorers of the group `metrics`, and check that they can score the subject.
-
-    ValueError that names all encoders that cannot be loaded, not just the first.
-    """
-    try:
-        scorers = list(make(metrics, "metrics").values())
-    except ValueError as error:
-        raise ValueError("; ".join(problems_of(metrics, "metrics")) or str(error)) from error
-    if subject is not None:
-        for scorer in scorers:
-            scorer.check(subject)
-    return scorers
 
 
 def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:

@@ -156,5 +156,5 @@ class Experiment:
             publish(self.loggers, scores.metrics, scores.rows, sets.scored)
 
         on_rank_zero(write_and_publish)
-        log.info("scores: %s", summary_line(scores.metrics) or "none (metrics=none)")
+        log.info("scores: %s", summary_line(scores.metrics) or "none")
         return scores.metrics

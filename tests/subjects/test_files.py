@@ -161,7 +161,7 @@ def test_what_subject_yaml_says_is_the_default_of_the_settings(folder):
         ("class_nuon: dog", "subject.yaml has no setting class_nuon: did you mean class_noun?"),
         ("dog", "subject.yaml has no settings: write lines such as class_noun: dog"),
         ("a: [", "cannot read "),
-        ("kind: live", "class_noun has no default: give class_noun=NOUN for what the photos show"),
+        ("kind: live", "class_noun has no default: give class_noun=... on the command line, or"),
         ("{class_noun: dog, kind: alive}", "subject.kind='alive' is not known; choose live or obj"),
         ("{class_noun: dog, kind: object}", "subject.kind=object contradicts class_noun=dog"),
         ("class_noun: 5", "subject.class_noun=5: give a noun, such as dog"),

@@ -99,7 +99,7 @@ def check_subject(config: Mapping[str, Any]) -> None:
         return  # a subject of the drawn world
     photos = subject.get("photos")
     if photos is None:
-        raise ValueError("photos has no default: give photos=DIR, with 3-5 photos of the subject")
+        raise ValueError("photos has no default: give photos=... on the command line")
     if not isinstance(photos, str) or not photos:
         raise ValueError(f"photos={as_typed(photos)}: give the folder with photos of the subject")
     if "dreambench" in config:
@@ -109,8 +109,8 @@ def check_subject(config: Mapping[str, Any]) -> None:
     read_description(folder)
     if subject["class_noun"] is None:
         raise ValueError(
-            "class_noun has no default: give class_noun=NOUN for what the photos show, or write "
-            f"class_noun: NOUN into {folder / 'subject.yaml'}"
+            "class_noun has no default: give class_noun=... on the command line, or the line "
+            f"class_noun: ... in {folder / 'subject.yaml'}"
         )
     noun, given = as_typed(subject["class_noun"]), subject["kind"]
     kind, known = check_kind(given, noun), kind_of_noun(noun)

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.assemble import loggers_of, scorers_of, subject_of
+from dreambooth.assemble import loggers_of, subject_of
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.launch.outcome import record_outcome
 from dreambooth.launch.sweep import print_sweep_table
 from dreambooth.metrics.evaluation import PictureSets, evaluate, merge_rows, summary_line
 from dreambooth.metrics.external import read_external
+from dreambooth.metrics.loading import scorers_of
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run

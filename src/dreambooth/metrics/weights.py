@@ -19,6 +19,14 @@ from dreambooth.runs.hub import answer_of, problem_of, unreachable
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
 
+class UnavailableError(ValueError):
+    """Weights of encoders cannot be loaded. `what` names the encoders."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
 def load_vit(pretrained: str | Path) -> Any:
     """Load a ViT in the transformers layout, by its folder or its Hugging Face id."""
     from transformers import PretrainedConfig, ViTModel
@@ -98,8 +106,9 @@ def load_lpips(net: str, backbone: str | Path | None) -> nn.Module:
         if not file.exists():
             if backbone:
                 raise FileNotFoundError("there is no such file")
-            if answer_of(urlsplit(url).netloc, lambda: _first_byte(url)) is None:
-                raise FileNotFoundError(f"there is no such file, and {unreachable(url)}")
+            server = urlsplit(url).netloc
+            if answer_of(server, lambda: _first_byte(url)) is None:
+                raise FileNotFoundError(f"there is no such file, and {unreachable(server)}")
             hub_file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(url, str(hub_file), hub_file.stem.rpartition("-")[2])
@@ -143,12 +152,13 @@ def _first_byte(url: str) -> str:
 
 @contextmanager
 def _one_sentence(subject: str, remedy: str) -> Iterator[None]:
-    """Turn the errors of all libraries into a ValueError of one sentence."""
+    """Turn the errors of all libraries into an UnavailableError of one sentence."""
     try:
         yield
     except Exception as error:
         reason = shorten(str(error), 240, placeholder=" ...").rstrip(".:")
-        raise ValueError(f"{subject} cannot be used ({reason}): give {remedy}") from error
+        sentence = f"{subject} cannot be used ({reason}): give {remedy}"
+        raise UnavailableError(sentence, subject) from error
 
 
 def weights_sha(module: nn.Module) -> str:
