@@ -101,6 +101,12 @@ def test_an_encoding_does_not_depend_on_its_batch(backbone):
     assert torch.equal(together.std[1:2], alone.std)
 
 
+def test_an_encoding_does_not_depend_on_the_layout_in_memory(backbone):
+    stage, given = backbone.stages["base"], images(2)
+    other = given.contiguous(memory_format=torch.channels_last)  # as images read from a file
+    assert torch.equal(stage.encode(given).mean, stage.encode(other).mean)
+
+
 def test_the_subjects_photos_are_encoded(backbone, tmp_path):
     if dreambench := os.environ.get("DREAMBENCH_DIR"):
         photos_folder = Path(dreambench) / "dog"
