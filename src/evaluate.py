@@ -21,6 +21,7 @@ def main(cfg: DictConfig) -> None:
 
     from dreambooth.launch.checks import check_subject
     from dreambooth.launch.start import plain_config
+    from dreambooth.metrics.sources import check_encoders
     from dreambooth.runs.checks import check_writable
     from dreambooth.runs.settings import Evaluate, read
 
@@ -36,6 +37,7 @@ def main(cfg: DictConfig) -> None:
         read(Evaluate, config)
         check_subject(config.get("subject"))
         check_writable("into", config["into"])
+        check_encoders(config["metrics"])
 
         # Here, because these are slow to import.
         from dreambooth.assemble import quieten_libraries, scorers_of

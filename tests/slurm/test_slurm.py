@@ -71,9 +71,8 @@ def cluster(tmp_path_factory):
 class Submitted:
     """Sweeps of the tiny cascade as SLURM jobs; all at once, so that they share the waiting."""
 
-    def __init__(self, folder, tiny):
-        self.folder, self.tiny = folder, tiny
-        self.own = (*smoke(tiny, folder / "prior"), "logger=csv")
+    def __init__(self, folder, own):
+        self.folder, self.own = folder, own
 
     def submit(self, name, *overrides):
         folder = self.folder / name
@@ -116,9 +115,16 @@ def slow(seconds, folder="null"):
 
 
 @pytest.fixture(scope="module")
-def jobs(cluster, tmp_path_factory, tiny):
+def own(tmp_path_factory, tiny):
+    """Overrides of all runs. They share their prior images: two processes draw them in other
+    batches than one, and on some CPUs the batch changes a pixel by 1 of 255 (docs/runs.md)."""
+    return (*smoke(tiny, tmp_path_factory.mktemp("prior")), "logger=csv")
+
+
+@pytest.fixture(scope="module")
+def jobs(cluster, tmp_path_factory, own):
     """Everything is submitted here; the signals are sent to those that wait for them."""
-    jobs = Submitted(tmp_path_factory.mktemp("jobs"), tiny)
+    jobs = Submitted(tmp_path_factory.mktemp("jobs"), own)
     held = {name: tmp_path_factory.mktemp(name) for name in ("stop", "once", "nodes")}
     # SLURM would end it after 9 minutes: any signal is then taken for that end.
     once = ("launcher.max_num_timeout=0", "launcher.time=9")
@@ -142,13 +148,12 @@ def said(*words):
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory, tiny):
+def local(tmp_path_factory, own):
     """The same commands, undisturbed and without SLURM."""
     folder = tmp_path_factory.mktemp("local")
 
     def run(name, *overrides):
-        own = (*smoke(tiny, folder / "prior"), "logger=csv", f"hydra.sweep.dir={folder / name}")
-        ended = command("train", "-m", *own, *overrides)
+        ended = command("train", "-m", *own, f"hydra.sweep.dir={folder / name}", *overrides)
         assert ended.code == 0, ended.output
         return find_runs(folder / name)
 

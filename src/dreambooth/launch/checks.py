@@ -16,6 +16,7 @@ from dreambooth.distributed.ranks import rank
 from dreambooth.launch.hydra_messages import choices, no_such_setting, sentence_of
 from dreambooth.launch.processes import check_one_node, checked_num_ranks
 from dreambooth.launch.start import compose_sr_stage, plain_config
+from dreambooth.metrics.sources import check_encoders
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
 from dreambooth.runs.hub import check_model
@@ -23,7 +24,7 @@ from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Execution, as_typed, check_count, read
 from dreambooth.subjects.files import photo_files
-from dreambooth.subjects.prompts import check_kind, kind_of_noun
+from dreambooth.subjects.prompts import check_kind, check_one_word, kind_of_noun
 
 _NEEDED = (
     *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
@@ -47,6 +48,7 @@ class Checks(Callback):
             check_writable("hydra.run.dir", config.hydra.run.dir)
             if cell:
                 check_model(cell)
+                check_encoders(cell["metrics"])
 
 
 @contextmanager
@@ -82,6 +84,8 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     plain = plain_config(OmegaConf.masked_copy(config, groups), kept)
     check_config(plain)
     check_subject(plain["subject"])
+    if plain["identifier"]["text"] is not None:
+        check_one_word(plain["identifier"]["text"])
     checked_num_ranks(config)
     check_objective(execution.objective, plain)
     check_count("launcher.jobs", config.launcher.jobs)
@@ -136,6 +140,7 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
     for cell, label in new:
         with _named(label):
             check_model(cell)
+            check_encoders(cell["metrics"])
     from dreambooth.assemble import checker  # here, because it is slow to import
 
     check = checker()

@@ -40,7 +40,7 @@ def check_model(config: Mapping[str, Any]) -> None:
 def absence_of(pretrained: str | Path, file: str) -> str:
     """Why a model, which has `file`, is neither a folder nor in the cache nor on the Hub, or ""."""
     folder = Path(pretrained).expanduser()
-    if folder.exists() or _is_cached(str(pretrained), file):
+    if folder.exists() or is_cached(str(pretrained), file):
         return ""
     if not (problem := problem_of(str(pretrained))):
         return ""
@@ -96,7 +96,7 @@ def answer_of(server: str, ask: Callable[[], str]) -> str | None:
     return answers[0] if answers else None
 
 
-def _is_cached(repository: str, file: str) -> bool:
+def is_cached(repository: str, file: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
