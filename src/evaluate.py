@@ -35,12 +35,12 @@ def main(cfg: DictConfig) -> None:
                 f"not {' and '.join(given) or 'none'}"
             )
         read(Evaluate, config)
-        check_subject(config.get("subject"))
+        check_subject(config)
         check_writable("into", config["into"])
         check_encoders(config["metrics"])
 
         # Here, because these are slow to import.
-        from dreambooth.assemble import quieten_libraries, scorers_of
+        from dreambooth.assemble import quieten_libraries
         from dreambooth.launch.rescoring import score_again, score_external
 
         quieten_libraries()
@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> None:
         elif given == ["images"]:
             score_external(config)
         else:
+            from dreambooth.metrics.loading import scorers_of
             from dreambooth.miniature.metricbench import bench, report
 
             print(report(bench(scorers_of(config["metrics"]), **config["bench"])))

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
     "train": {"launch", "assemble", "distributed", "runs"},
     "generate": {"launch"},
-    "evaluate": {"launch", "assemble", "miniature", "runs"},
+    "evaluate": {"launch", "assemble", "metrics", "miniature", "runs"},
     "report": {"launch", "reporting", "runs"},
     "plan": {"launch", "reporting", "runs"},
     "pretrain": {"launch", "miniature", "runs"},

@@ -173,7 +173,7 @@ def test_all_missing_encoders_are_named_at_once():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from dreambooth.assemble import scorers_of
+    from dreambooth.metrics.loading import scorers_of
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         fidelity = "metrics.fidelity"

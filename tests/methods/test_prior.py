@@ -113,9 +113,9 @@ def test_a_run_draws_no_prior_images_and_resumes_to_the_same_bits(
     indices = set()
     calc_loss = TwoTermModule.calc_loss
 
-    def watched(self, subject, prior):
+    def watched(self, subject, prior, mask=None):
         indices.update(prior.prompt.tolist())
-        return calc_loss(self, subject, prior)
+        return calc_loss(self, subject, prior, mask)
 
     monkeypatch.setattr(TwoTermModule, "calc_loss", watched)
     words = (*words, "metrics=none", "method.max_steps=4", "prior.caption_dropout=0")

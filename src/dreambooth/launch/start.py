@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,33 @@ from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.ownership import is_a_runs
 from dreambooth.runs.run import Run, delete_unless_begun
+from dreambooth.subjects.dreambench import DreamBench
+from dreambooth.subjects.files import read_description
+
+
+def _of_folder(key: str, photos: str | None, default: Any) -> Any:
+    """What subject.yaml in the folder of photos says of a key, for conf/subject/folder.yaml."""
+    value = default
+    with suppress(ValueError):  # `check_subject` reports it
+        value = read_description(Path(photos or "").expanduser()).get(key, default)
+    return OmegaConf.create(value) if isinstance(value, list | dict) else value
+
+
+def _of_dreambench(key: str, folder: str, name: str, kind: str | None = None) -> Any:
+    """The class noun or the prompts of a subject of DreamBench, for conf/subject/dreambench.yaml.
+
+    None if there is no such subject, which `check_subject` reports.
+    """
+    with suppress(ValueError, KeyError):
+        bench = DreamBench.read(folder)
+        if key == "class_noun":
+            return bench.classes[name]
+        return OmegaConf.create(bench.prompts_of(name, kind))
+    return None
+
+
+OmegaConf.register_new_resolver("of_folder", _of_folder, replace=True)
+OmegaConf.register_new_resolver("of_dreambench", _of_dreambench, replace=True)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Where the weights of the encoders come from, and why they cannot be had. It imports no torch."""
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from dreambooth.runs.hub import answer_of, is_cached, problem_of, unreachable
+from dreambooth.runs.overrides import assignment
 
 # The repository of open_clip's tag that conf/metrics/paper.yaml uses; open_clip knows the others.
 CLIP_REPOSITORIES = {("ViT-B-32", "openai"): "timm/vit_base_patch32_clip_224.openai"}
@@ -30,8 +32,13 @@ class Source:
     remedy: str
 
     def refusal(self, reason: object) -> str:
-        short = shorten(str(reason), 240, placeholder=" ...").rstrip(".:")
+        short = shorten(str(reason), 240, placeholder=" ...").rstrip(" .:,")
         return f"{self.title} cannot be used ({short}): give {self.remedy}"
+
+
+def chosen(overrides: Sequence[str]) -> bool:
+    """Whether the command line says anything of the metrics."""
+    return any(re.match(r"metrics\b", assignment(text).key) for text in overrides)
 
 
 def check_encoders(metrics: Mapping[str, Any] | None) -> None:

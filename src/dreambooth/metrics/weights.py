@@ -15,6 +15,14 @@ from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.hub import problem_of
 
 
+class UnavailableError(ValueError):
+    """Weights of encoders cannot be loaded. `what` names the encoders."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
 def load_vit(pretrained: str | Path) -> Any:
     """Load a ViT in the transformers layout, by its folder or its Hugging Face id."""
     from transformers import PretrainedConfig, ViTModel
@@ -116,11 +124,11 @@ def _from_hub(repository: str, files: list[str], elsewhere: str = "") -> Path:
 
 @contextmanager
 def _one_sentence(source: sources.Source) -> Iterator[None]:
-    """Turn the errors of all libraries into a ValueError of one sentence."""
+    """Turn the errors of all libraries into an UnavailableError of one sentence."""
     try:
         yield
     except Exception as error:
-        raise ValueError(source.refusal(error)) from error
+        raise UnavailableError(source.refusal(error), source.title) from error
 
 
 def weights_sha(module: nn.Module) -> str:
