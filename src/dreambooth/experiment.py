@@ -64,6 +64,8 @@ class Experiment:
         modules = {n: self.fine_tuning.module(self.backbone.stages[n]) for n in untrained}
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
+        families = {prompt: self.subject.family_of(prompt) for prompt in self.subject.prompts}
+        on_rank_zero(lambda: self.run.write_prompts(families))
         photos = self._photos(self.subject.photos)
         on_rank_zero(partial(self._save_photos, photos))
         # The prior images of all stages, before training changes the model.

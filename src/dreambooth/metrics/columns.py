@@ -28,8 +28,8 @@ _COLUMNS = {
 _MEANS_OVER_PAIRS = ("diversity",)
 _COSINES = ("dino", "clip_i", "clip_t", "pres", "copy", "sr_dino", "sr_ssim")
 _FROM_0_TO_1 = (
-    *("identity", "drift", "clean", "class_accuracy", "context_accuracy", "asked"),
-    *("copied", "copied_null"),
+    *("identity", "drift", "clean", "class_accuracy", "context_accuracy"),
+    *("asked", "kept", "both", "copied", "copied_null"),
     *("sr_layout_error", "sr_identity"),
 )
 _FROM_0 = ("div", "diversity", "sr_invented", "sr_lpips")

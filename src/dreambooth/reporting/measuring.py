@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from dreambooth.reporting.claims import judge
-from dreambooth.reporting.families import applications, limitations
+from dreambooth.reporting.families import applications, limitations, limitations_by_context
 from dreambooth.reporting.notes import floor_row, has_wrong_class_prompt, notes_on, remark
 from dreambooth.reporting.paper import (
     PAPER_TABLES,
@@ -51,6 +51,7 @@ def tables_of(study: Study) -> list[Table]:
             tables.append(_along(plan, part, reader))
     for part in uniform_parts(study):
         tables += [applications(part, reader), limitations(part, reader)]
+        tables.append(limitations_by_context(part, reader))
     return judge(_with_unique_keys([table for table in tables if table is not None]))
 
 

@@ -6,6 +6,7 @@
     checkpoints/     for resuming an unfinished run; see training/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
     names.json       the identifier and the nouns in the run's prompts
+    prompts.json     the run's prompts, and what each asks for
     images/SET/      PNG files; the metadata of each says what it was made from
     scores.csv       a row per image
     metrics.json     each number with its count and its protocol
@@ -47,7 +48,10 @@ from dreambooth.runs.records import (
 from dreambooth.runs.status import STATES, Status, current_job, describe, this_host
 
 _REPLACED = "replaced"
-_RESULTS = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
+_RESULTS = (
+    *("names.json", "prompts.json", "checkpoints", "weights", "images"),
+    *("scores.csv", "metrics.json"),
+)
 _CONTENT = (
     *("config.yaml", "inputs.json", "status.json", *_RESULTS),
     *("history.csv", "provenance.json", "wandb"),
@@ -280,6 +284,15 @@ class Run:
 
     def read_names(self) -> dict[str, Any]:
         return read_json(self.folder / "names.json")
+
+    def write_prompts(self, families: Mapping[str, str]) -> None:
+        """Write prompts.json: template -> what it asks for, of the images that are scored."""
+        write_json(self.folder / "prompts.json", families)
+
+    def read_prompts(self) -> dict[str, str]:
+        """Read prompts.json; {} if it does not exist, as in older folders."""
+        exists = (self.folder / "prompts.json").exists()
+        return read_json(self.folder / "prompts.json") if exists else {}
 
     def write_metrics(self, metrics: Mapping[str, Metric]) -> None:
         """Write metrics.json. NaN and infinity are written as null and read as NaN."""

@@ -1,7 +1,7 @@
 """A subject to personalize a model on, and how to load one from a folder of photos."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dreambooth.randomness import generator
 from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
-from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS, check_kind
+from dreambooth.subjects.prompt_sets import PROMPT_SETS, application_of, prompt_set
+from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, check_kind
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Subject:
     held_out: Callable[[int], Tensor] | None = None  # photos unseen in training
     crop: str = "centre"  # how photos are made square, of CROPS in photos.py
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
+    # What prompts ask for (prompts.py); for those that it lacks, `application_of`.
+    families: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_kind(self.kind, self.class_noun)
@@ -36,6 +39,10 @@ class Subject:
                 f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
                 "set subject.wrong_class_noun to another class"
             )
+
+    def family_of(self, template: str) -> str:
+        """What a prompt asks for; "" if it is not known."""
+        return self.families.get(template) or application_of(template)
 
 
 def subject_from_folder(
@@ -48,17 +55,14 @@ def subject_from_folder(
     prompts: str = "dreambench",
     crop: str = "centre",
 ) -> Subject:
-    """A subject from a folder of photos, evaluated on the prompts of DreamBench or MiniBench.
+    """A subject from a folder of photos, evaluated on one of `PROMPT_SETS`.
 
     Every photo is read now, so that a broken one is reported before a model is loaded. Without
     `kind`, the class noun decides. If no wrong class noun is given, it is another class of
     DreamBench, drawn with the true class as the seed.
     """
     kind = check_kind(kind, class_noun)
-    if prompts not in PROMPT_SETS:
-        raise ValueError(
-            f"subject.prompts={prompts!r} is not known; choose {' or '.join(PROMPT_SETS)}"
-        )
+    families = prompt_set(PROMPT_SETS, prompts)[kind]
     if crop not in CROPS:
         raise ValueError(f"subject.crop={crop!r} is not known; choose centre, pad or none")
     folder = Path(photos).expanduser()
@@ -70,9 +74,10 @@ def subject_from_folder(
         kind=kind,
         photos=lambda size_px: torch.stack([read_photo(p, size_px, crop) for p in paths]),
         originals=lambda: [read_original(p) for p in paths],
-        prompts=PROMPT_SETS[prompts][kind],
+        prompts=tuple(families),
         description=description,
         crop=crop,
+        families=families,
     )
 
 
