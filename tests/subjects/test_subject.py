@@ -130,5 +130,5 @@ def test_a_folders_prompts_are_dreambenchs_or_the_miniatures(tmp_path):
     told = {name: subject_from_folder(str(tmp_path), "dog", prompts=name) for name in PROMPT_SETS}
     assert told["dreambench"].prompts == DREAMBENCH["live"]
     assert told["minibench"].prompts == MINIBENCH["live"]
-    with pytest.raises(ValueError, match="subject.prompts=mine is not known: choose dreambench, "):
+    with pytest.raises(ValueError, match="prompts=mine is not known: choose dreambench, "):
         subject_from_folder(str(tmp_path), "dog", prompts="mine")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import torch.nn.functional as F
@@ -33,6 +34,11 @@ from dreambooth.subjects.prompt_sets import (
 from dreambooth.subjects.subject import Subject, other_class
 
 NUM_HELD_OUT = 16  # casual photos that are never trained on
+# Each class twice, in two of the contexts.
+_UNRELATED = tuple(
+    f"a {noun} {context}"
+    for noun, context in zip(2 * CLASSES, cycle(CONTEXTS.values()), strict=False)
+)
 
 
 def drawn_subject(
@@ -45,7 +51,8 @@ def drawn_subject(
 ) -> Subject:
     """Return individual number `seed` (0 and up) of a class, with `num_photos` casual photos.
 
-    `prompts`: one of `MINIATURE_SETS`, or limitations, which depend on the photos. Without `wrong_class_noun`, another class of the world is drawn, seeded by the true one.
+    `prompts`: one of `MINIATURE_SETS`, or limitations, which depend on the photos. Without
+    `wrong_class_noun`, another class of the world is drawn, seeded by the true one.
     """
     kind = kind_of(class_noun)
     if not isinstance(seed, int) or seed < 0:
@@ -72,6 +79,7 @@ def drawn_subject(
         description=" ".join(w for w in words if w),
         truth=who,
         families=asked,
+        unrelated=_UNRELATED,
     )
 
 

@@ -34,6 +34,7 @@ HEADINGS = {
     "identity": Heading("identity", "higher"),
     "drift": Heading("drift", "lower"),
     "diversity": Heading("diversity", "higher"),
+    "unrelated_change": Heading("change of unrelated", "lower"),
     "clean": Heading("clean", "higher"),
     "class_accuracy": Heading("class", "higher"),
     "context_accuracy": Heading("context", "higher"),

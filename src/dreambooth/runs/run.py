@@ -10,6 +10,7 @@
     images/SET/      PNG files; the metadata of each says what it was made from
     scores.csv       a row per image
     metrics.json     each number with its count and its protocol
+    frontier.csv     a row per image at each strength of the training (experiment=frontier)
     history.csv      a row per logged step: losses, curves, times
     provenance.json  command, code, versions, hardware, seconds of each phase
     replaced/        the previous run in this folder, until this one is finished (force=true)
@@ -50,7 +51,7 @@ from dreambooth.runs.status import STATES, Status, current_job, describe, this_h
 _REPLACED = "replaced"
 _RESULTS = (
     *("names.json", "prompts.json", "checkpoints", "weights", "images"),
-    *("scores.csv", "metrics.json"),
+    *("scores.csv", "metrics.json", "frontier.csv"),
 )
 _CONTENT = (
     *("config.yaml", "inputs.json", "status.json", *_RESULTS),
@@ -258,6 +259,15 @@ class Run:
     def read_scores(self) -> list[dict[str, Score]]:
         """Read scores.csv. Every number becomes a float, every empty cell None."""
         return read_rows(self.folder / "scores.csv")
+
+    def write_frontier(self, rows: Sequence[Mapping[str, Score]]) -> None:
+        """Write frontier.csv: rows as those of scores.csv, with the `strength` of the model."""
+        write_atomically(self.folder / "frontier.csv", csv_of(rows).encode())
+
+    def read_frontier(self) -> list[dict[str, Score]]:
+        """Read frontier.csv; [] if it does not exist."""
+        path = self.folder / "frontier.csv"
+        return read_rows(path) if path.exists() else []
 
     def write_history(self, rows: Sequence[Mapping[str, Score]]) -> None:
         """Write history.csv: `step`, and logged values in columns prefixed with their stage."""

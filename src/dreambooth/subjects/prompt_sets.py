@@ -221,6 +221,33 @@ MINI_RARE = (
     "a sketch of a {} on the moon from behind",
 )
 
+# Prompts without the subject, and without its class unless that is left out (`unrelated_to`).
+UNRELATED = (
+    "a bowl of fruit on a kitchen table",
+    "a sailing boat on a lake at sunset",
+    "a red car on a mountain road",
+    "a castle on a hill in the fog",
+    "a horse in a field of flowers",
+    "a cup of coffee next to a book",
+    "an old man reading a newspaper",
+    "a city street at night in the rain",
+    "a lighthouse on a rocky coast",
+    "a plate of pasta with basil",
+    "a steam train crossing a bridge",
+    "a snowy forest with a wooden cabin",
+    "a hot air balloon above the desert",
+    "an astronaut floating in space",
+    "a violin on a velvet chair",
+    "a woman with an umbrella in a park",
+)
+
+
+def unrelated_to(nouns: Iterable[str | None], prompts: Iterable[str]) -> list[str]:
+    """The prompts that contain none of the nouns, of which some may be None."""
+    words = {word for noun in nouns if noun for word in noun.lower().split()}
+    return [prompt for prompt in prompts if not words & set(prompt.lower().split())]
+
+
 Families = Mapping[str, str]
 """Template -> what it asks for: one of `APPLICATIONS`, `SEVERAL`, or one of `LIMITATIONS`."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreambooth.randomness import generator
 from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
-from dreambooth.subjects.prompt_sets import PROMPT_SETS, application_of, prompt_set
+from dreambooth.subjects.prompt_sets import PROMPT_SETS, UNRELATED, application_of, prompt_set
 from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, check_kind
 
 
@@ -31,6 +31,7 @@ class Subject:
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
     # What prompts ask for (prompts.py); for those that it lacks, `application_of`.
     families: Mapping[str, str] = field(default_factory=dict)
+    unrelated: tuple[str, ...] = UNRELATED  # whole prompts that show how far a model has changed
 
     def __post_init__(self) -> None:
         check_kind(self.kind, self.class_noun)
