@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
 
     from dreambooth.launch.checks import check_subject
     from dreambooth.launch.start import plain_config
+    from dreambooth.metrics.sources import check_encoders
     from dreambooth.runs.checks import check_writable
     from dreambooth.runs.settings import Evaluate, read
 
@@ -35,13 +36,14 @@ def main(cfg: DictConfig) -> None:
                 f"not {' and '.join(given) or 'none'}"
             )
         read(Evaluate, config)
-        check_subject(config.get("subject"))
+        check_subject(config)
         check_writable("into", config["into"])
         if config["frontier"] is not None and given != ["run"]:
             raise ValueError("experiment=frontier draws a finished run: give run=DIR")
+        check_encoders(config["metrics"])
 
         # Here, because these are slow to import.
-        from dreambooth.assemble import quieten_libraries, scorers_of
+        from dreambooth.assemble import quieten_libraries
         from dreambooth.launch.frontier import draw_frontier
         from dreambooth.launch.rescoring import score_again, score_external
 
@@ -51,6 +53,7 @@ def main(cfg: DictConfig) -> None:
         elif given == ["images"]:
             score_external(config)
         else:
+            from dreambooth.metrics.loading import scorers_of
             from dreambooth.miniature.metricbench import bench, report
 
             print(report(bench(scorers_of(config["metrics"]), **config["bench"])))

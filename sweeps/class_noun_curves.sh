@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python src/train.py -m class=none,wrong,correct seed=0,1 subject=miniature subject.seed=701 \
     subject.class_noun=dog,cat,rabbit,bird,fish,car,boat,clock,backpack,teapot \
-    callbacks=score_curves callbacks.score_curves.every_n_steps=25 "$@"
+    callbacks=score_curves callbacks.score_curves.every_n_steps=25 -- "$@"

@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python src/train.py -m hydra/sweeper=optuna hydra.sweeper.direction=maximize hydra.sweeper.n_trials=20 \
     hydra.sweeper.n_jobs=1 hydra.sweeper.max_failure_rate=1 hydra.sweeper.sampler.seed=0 objective=identity \
-    'method.module.learning_rate=tag(log, interval(1e-4, 2e-3))' 'method.max_steps=range(100, 801, step=100)' "$@"
+    'method.module.learning_rate=tag(log, interval(1e-4, 2e-3))' 'method.max_steps=range(100, 801, step=100)' -- "$@"

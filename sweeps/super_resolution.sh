@@ -13,12 +13,13 @@ for noun in ${SUBJECTS:-rabbit bird boat backpack teapot}; do
     for seed in 0 1; do
         folder=runs/super_resolution/$noun-$seed
         common=(subject=miniature "subject.class_noun=$noun" subject.seed=601 "seed=$seed"
-            drawing.images_per_prompt=1 drawing.num_class_images=8 "$@")
-        python src/train.py stage=base sr=frozen "${common[@]}" "hydra.run.dir=$folder/frozen"
-        python src/train.py stage=sr "run=$folder/frozen" sr=off "${common[@]}" "hydra.run.dir=$folder/off"
+            drawing.images_per_prompt=1 drawing.num_class_images=8)
+        python src/train.py stage=base sr=frozen "${common[@]}" "hydra.run.dir=$folder/frozen" -- "$@"
+        python src/train.py stage=sr "run=$folder/frozen" sr=off "${common[@]}" \
+            "hydra.run.dir=$folder/off" -- "$@"
         for level in 0.3 0.1 1e-2 1e-3 1e-4 1e-5; do
             python src/train.py stage=sr "run=$folder/frozen" "sr.noise_level=$level" "${common[@]}" \
-                "hydra.run.dir=$folder/$level"
+                "hydra.run.dir=$folder/$level" -- "$@"
         done
         sweeps+=("$folder")
     done

@@ -20,11 +20,23 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stable_diffusion(tmp_path_factory):
-    """Overrides of model=sd15 that put a tiny random Stable Diffusion in its place."""
+    """Overrides of model=sd15 that put a tiny random Stable Diffusion in its place, unscored."""
     from tiny_models import stable_diffusion_folder
 
     folder = stable_diffusion_folder(tmp_path_factory.mktemp("models") / "stable-diffusion")
-    return ("model=sd15", f"model.backbone.pretrained={folder}", "model.rare_token_ids=[592,722]")
+    return (
+        *("model=sd15", f"model.backbone.pretrained={folder}", "model.rare_token_ids=[592,722]"),
+        "metrics=none",
+    )
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_xl(tmp_path_factory):
+    """Overrides of model=sdxl that put a tiny random Stable Diffusion XL in its place."""
+    from tiny_models import stable_diffusion_xl_folder
+
+    folder = stable_diffusion_xl_folder(tmp_path_factory.mktemp("models") / "stable-diffusion-xl")
+    return ("model=sdxl", f"model.backbone.pretrained={folder}", "model.rare_token_ids=[592,722]")
 
 
 @pytest.fixture(scope="session")

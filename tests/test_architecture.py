@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "hydra_plugins": {"launch", "distributed", "runs"},
     "train": {"launch", "assemble", "distributed", "runs"},
     "generate": {"launch"},
-    "evaluate": {"launch", "assemble", "miniature", "runs"},
+    "evaluate": {"launch", "assemble", "metrics", "miniature", "runs"},
     "report": {"launch", "reporting", "runs"},
     "plan": {"launch", "reporting", "runs"},
     "pretrain": {"launch", "miniature", "runs"},
+    "check": {"launch", "runs"},
     "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
     | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}

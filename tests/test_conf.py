@@ -145,7 +145,6 @@ def test_stable_diffusion_on_a_folder_of_photos_is_trained_saved_and_reloaded(
     ended = train(tiny, tmp_path / "run", *folder, *stable_diffusion)
     assert ended.code == 0, ended.output
     run = Run.load_finished(tmp_path / "run")
-    assert run.config["metrics"] == {}  # which model=sd15 chooses
     assert len(run.images.read("prompts")) == 25
     assert "2 of 'a dog' (2 made now)" in ended.output
     arguments = ("prompts=['a red {}']", "images_per_prompt=1")

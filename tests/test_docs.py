@@ -118,14 +118,15 @@ def test_the_commands_of_every_entry_point_are_among_them():
 def test_a_command_that_does_not_compose_is_detected():
     with pytest.raises(Exception, match="no_such_option"):
         composed("train", ("class=no_such_option",))
-    with pytest.raises(ValueError, match="class_noun"):
-        composed("train", ("subject=folder", "photos=my_dog"))
+    with pytest.raises(ValueError, match="dreambench"):
+        composed("train", ("subject=dreambench",))
 
 
 def test_metrics_given_with_stable_diffusion_are_taken():
     own = ("model=sd15", "subject=folder", "photos=my_dog", "class_noun=dog")
-    assert composed("train", own)["metrics"] == {}
-    assert composed("train", (*own, "metrics=paper"))["metrics"] != {}
+    paper = composed("train", (*own, "metrics=paper"))["metrics"]
+    assert paper == composed("train", own)["metrics"] != {}
+    assert composed("train", (*own, "metrics=none"))["metrics"] == {}
 
 
 def test_the_readme_is_short():
@@ -135,13 +136,13 @@ def test_the_readme_is_short():
 
 
 def test_the_readmes_code_loads_what_a_run_saves(tmp_path, monkeypatch, stable_diffusion):
-    from dreambooth.backbones.stable_diffusion import LatentBackbone
+    from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 
     (code,) = [code for language, code in _CODE.findall(README.read_text()) if language == "python"]
     monkeypatch.chdir(tmp_path)
     run = Path("runs/2026-01-31_12-00-00")
     pretrained = next(o for o in stable_diffusion if o.startswith("model.backbone.pretrained="))
-    LatentBackbone.load(pretrained.partition("=")[2]).save(run / "weights")
+    StableDiffusionBackbone.load(pretrained.partition("=")[2]).save(run / "weights")
     names = {"identifier": "qa", "class_noun": "dog", "prior_noun": "dog"}
     (run / "names.json").write_text(json.dumps(names))
     assert ".to(" in code

@@ -132,3 +132,28 @@ def test_min_snr_of_flow_matching_weighs_the_error_of_x():
     x_error = (s.to_x(velocity, z_t, sigma) - x).square().mean((1, 2, 3))
     expected = (((1 - sigma) / sigma) ** 2).clamp(max=5) * x_error
     torch.testing.assert_close(found, expected.mean(), rtol=1e-4, atol=0)
+
+
+def test_a_masked_term_is_the_mean_over_the_area_of_the_mask():
+    prediction, target, mask = noise(1).requires_grad_(), noise(2), torch.rand(4, 1, 8, 8)
+    mask[0] = 0
+    mask[0, 0, 2:4, 3] = 1  # two pixels
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    found = term(prediction, target, weights, mask)
+    errors = ((prediction - target) ** 2).detach().double().numpy()
+    areas = mask.double().numpy()
+    each = [(m * e).sum() / (3 * m.sum()) for m, e in zip(areas, errors, strict=True)]
+    assert found.item() == pytest.approx(np.mean(weights.numpy() * each), rel=1e-5)
+    assert each[0] == pytest.approx(errors[0, :, 2:4, 3].mean())
+    found.backward()
+    assert ((prediction.grad != 0).any(1, keepdim=True) == (mask > 0)).all()
+
+
+def test_a_mask_of_ones_changes_no_bit_of_loss_and_gradient():
+    plain, masked = noise(1).requires_grad_(), noise(1).requires_grad_()
+    target, weights = noise(2), torch.tensor([1.0, 2.0, 0.5, 3.0])
+    losses = term(plain, target, weights), term(masked, target, weights, torch.ones(4, 1, 8, 8))
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(plain.grad, masked.grad)

@@ -95,6 +95,104 @@ def stable_diffusion_folder(folder: Path, v_prediction: bool = False, seed: int 
     return folder
 
 
+def stable_diffusion_xl_folder(
+    folder: Path, v_prediction: bool = False, latents_mean: bool = False, seed: int = 0
+) -> Path:
+    """A Stable Diffusion XL of about 0.3 M parameters for 64x64 images (8x8 latents), in `folder`.
+
+    Shaped as the base model: two text encoders of different widths, the second with a projection
+    and "!" as padding; the pooled text and sizes are added to the timestep. `latents_mean`: the VAE
+    has a mean and a deviation for each channel, as that of some fine-tuned models.
+    """
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    vocabulary = clip_tokenizer_folder(folder / "tokenizer")
+    clip_tokenizer_folder(folder / "tokenizer_2", pad="!")
+
+    def text_config(width: int, pad: str, activation: str) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=24,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            hidden_act=activation,
+            bos_token_id=vocabulary["<|startoftext|>"],
+            eos_token_id=vocabulary["<|endoftext|>"],
+            pad_token_id=vocabulary[pad],
+            initializer_factor=5.0,  # so that prompts matter as they do in a trained model
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(text_config(16, "<|endoftext|>", "quick_gelu"))
+        text_encoder_2 = CLIPTextModelWithProjection(text_config(32, "!", "gelu"))
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            transformer_layers_per_block=(1, 2),
+            norm_num_groups=8,
+            cross_attention_dim=16 + 32,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=24 + 6 * 8,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=8,
+            sample_size=64,
+            scaling_factor=0.13025,
+            latents_mean=(0.3, -0.2, 0.1, 0.5) if latents_mean else None,
+            latents_std=(0.9, 1.2, 0.7, 1.1) if latents_mean else None,
+        )
+        with torch.no_grad():  # so that decoded images use the whole range, and text reaches them
+            vae.decoder.conv_out.weight.mul_(4)
+            for name, weight in unet.named_parameters():
+                if name.endswith("attn2.to_out.0.weight"):
+                    weight.mul_(4)
+    scheduler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="v_prediction" if v_prediction else "epsilon",
+    )
+    for name, part in (
+        ("text_encoder", text_encoder),
+        ("text_encoder_2", text_encoder_2),
+        ("unet", unet),
+        ("vae", vae),
+        ("scheduler", scheduler),
+    ):
+        part.save_pretrained(folder / name)
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "_diffusers_version": "0.20.0",
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
+
+
 def clip_tokenizer_folder(folder: Path, pad: str | None = None) -> dict[str, int]:
     """A byte-level BPE tokenizer in CLIP's file layout and order of ids; returns its vocabulary.
 

@@ -17,13 +17,15 @@ from lightning import Trainer
 
 from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
-from dreambooth.distributed.ranks import check_batch_size, num_ranks
+from dreambooth.distributed.ranks import check_batch_size, merge_over_ranks, num_ranks, rank
 from dreambooth.experiment import Experiment
 from dreambooth.methods.fine_tuning import FineTuning
-from dreambooth.methods.method import Method, check_method
+from dreambooth.methods.method import Method, check_method, check_photos
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
-from dreambooth.runs.building import build, callback_of, partial_of, problems_of
+from dreambooth.metrics.loading import checked, load_scorers
+from dreambooth.metrics.sources import chosen
+from dreambooth.runs.building import build, callback_of, partial_of
 from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
@@ -49,6 +51,7 @@ class Parts:
     backbone: Backbone
     names: PromptNames
     scorers: list[Scorer]
+    unscored: str  # the encoders that cannot be had, if there are therefore no scorers
     samplers: dict[str, Sampler]  # of the prior images
     sampling: Sampling  # of all other images
     device: Any
@@ -61,21 +64,21 @@ def checker() -> Callable[[Mapping[str, Any]], Any]:
     """
     built: dict[str, Any] = {}
 
-    def make(settings: Any, key: str) -> Any:
+    def make(settings: Any, key: str, how: Callable[[Any, str], Any] = build) -> Any:
         name = f"{key}: {settings!r}"
         if name not in built:
             for other in [other for other in built if key == "model.backbone" and key in other]:
                 del built[other]
-            built[name] = build(settings, key)
+            built[name] = how(settings, key)
         return built[name]
 
     return lambda config: _parts(config, make)
 
 
-def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
+def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
     quieten_libraries()
     settings = check_config(config)
-    device = _device(config["trainer"]["accelerator"])
+    device = device_of(config["trainer"]["accelerator"])
     method: Method = make(config["method"]["tuning"], "method.tuning")
     subject: Subject = make(config["subject"], "subject")
     noun = _class_noun(config["class"], subject)
@@ -89,8 +92,10 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
     backbone.check_prompt(names.class_prompt)
     check_sr(config, settings, "sr" in backbone.stages)
     check_method(method, settings, method.prompts(names, backbone))
+    check_photos(method, subject, names, backbone)
     _earlier_run(config, names)
-    scorers = scorers_of(config["metrics"], subject, make)
+    loaded = make(config["metrics"], "metrics", load_scorers)
+    scorers = checked(loaded, subject, by_choice=chosen(config["overrides"]))
     return Parts(
         settings=settings,
         method=method,
@@ -98,6 +103,7 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
         backbone=backbone,
         names=names,
         scorers=scorers,
+        unscored="" if loaded[1] is None else loaded[1].what,
         samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
         sampling=_sampling(settings, backbone.stages),
         device=device,
@@ -107,9 +113,11 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
 def assemble(run: Run) -> Experiment:
     """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
     config = run.config
-    parts = _parts(config, build)
+    parts = _parts(config, lambda settings, key, how=build: how(settings, key))
     settings, subject, backbone = parts.settings, parts.subject, parts.backbone
-    names, device, scorers = parts.names, parts.device, parts.scorers
+    names, device = parts.names, parts.device
+    unscored = next(filter(None, merge_over_ranks({rank(): parts.unscored}).values()), "")
+    scorers = [] if unscored else [*parts.scorers]
     _warn_of_unused_sr_settings(config)
     last_stage = list(backbone.stages.values())[-1]
     warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
@@ -131,6 +139,7 @@ def assemble(run: Run) -> Experiment:
         subject=subject,
         method=parts.method,
         prompts=parts.method.prompts(names, backbone),
+        captions=[text and text.format(names.subject) for text in subject.captions],
         prior=settings.prior,
         stages=_trainings(config, settings, parts.method.stages),
         timesteps=TimestepDistribution(**asdict(settings.method.timesteps)),
@@ -146,8 +155,10 @@ def assemble(run: Run) -> Experiment:
     )
     if not scorers:
         log.warning(
-            "metrics=none: this run is not scored; to score its images later: "
+            "%s: this run is not scored; to score its images later: %s"
             "python src/evaluate.py run=%s metrics=paper",
+            f"{unscored} cannot be had" if unscored else "metrics=none",
+            "python src/fetch.py metrics=paper, where there is a network, and " if unscored else "",
             run.folder,
         )
     return Experiment(
@@ -166,6 +177,7 @@ def assemble(run: Run) -> Experiment:
         loggers=loggers,
         scorers=scorers,
         seed=settings.seed,
+        check=settings.check,
         base_state=base_state,
     )
 
@@ -259,25 +271,6 @@ def subject_of(config: Mapping[str, Any]) -> Subject:
     return subject
 
 
-def scorers_of(
-    metrics: dict[str, Any],
-    subject: Subject | None = None,
-    make: Callable[[Any, str], Any] = build,
-) -> list[Scorer]:
-    """Build the scorers of the group `metrics`, and check that they can score the subject.
-
-    ValueError that names all encoders that cannot be loaded, not just the first.
-    """
-    try:
-        scorers = list(make(metrics, "metrics").values())
-    except ValueError as error:
-        raise ValueError("; ".join(problems_of(metrics, "metrics")) or str(error)) from error
-    if subject is not None:
-        for scorer in scorers:
-            scorer.check(subject)
-    return scorers
-
-
 def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
     """Build the logger of the group `logger`, if any, and the run folder's history."""
     history = History(run)
@@ -317,7 +310,7 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
 
     backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
-        stage.denoiser.to(_device("auto"))
+        stage.denoiser.to(device_of("auto"))
     return Reloaded(backbone, PromptNames(**run.read_names()), _sampling(settings, backbone.stages))
 
 
@@ -363,7 +356,7 @@ def _check_samplers(
     return {name: samplers[name] for name in stages}
 
 
-def _device(accelerator: str) -> Any:
+def device_of(accelerator: str) -> Any:
     """The torch device on which Lightning will train. ValueError if it is not available."""
     import torch
 

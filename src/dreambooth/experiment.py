@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from dreambooth.backbones.drawing import Drawing, Job, pictures_of, to_device
+from dreambooth.backbones.parity import check_parity
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import on_rank_zero
@@ -21,10 +22,11 @@ from dreambooth.runs.provenance import timed
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import NumImages, Prior
+from dreambooth.subjects.masks import overlay
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.checkpoints import read_trained, save_trained
-from dreambooth.training.loggers import publish
+from dreambooth.training.loggers import log_image, publish
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Experiment:
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
+    check: bool = True  # whether a training forward is compared with the model's own pipeline
     base_state: Mapping[str, Tensor] | None = None  # the trained base stage of an earlier run
 
     def train(self) -> None:
@@ -63,10 +66,12 @@ class Experiment:
         # Built first, because they may raise ValueError and prior images take long.
         modules = {n: self.fine_tuning.module(self.backbone.stages[n]) for n in untrained}
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
+        if untrained and self.check:
+            on_rank_zero(self._check_parity)
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
         families = {prompt: self.subject.family_of(prompt) for prompt in self.subject.prompts}
         on_rank_zero(lambda: self.run.write_prompts(families))
-        photos = self._photos(self.subject.photos)
+        photos = self._captioned(self._photos(self.subject.photos))
         on_rank_zero(partial(self._save_photos, photos))
         # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
@@ -86,6 +91,10 @@ class Experiment:
                 self.method.load_state(stage, state)
         on_rank_zero(self._save)
 
+    def _check_parity(self) -> None:
+        if sentence := check_parity(to_device(self.backbone, self.drawing.device)):
+            log.info("%s", sentence)
+
     def encode_prior(self, stage_name: str) -> Encoded | None:
         """The prior images, encoded for a stage; None if the prior term has none."""
         if not self.prior.has_images:
@@ -104,9 +113,22 @@ class Experiment:
         resolution_px = list(self.backbone.stages.values())[-1].resolution_px
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
 
+    def _captioned(self, photos: list[Picture]) -> list[Picture]:
+        """The photos with their captions as prompts."""
+        captions = [c and c.format(self.names.subject) for c in self.subject.captions]
+        pairs = zip(photos, captions or [None] * len(photos), strict=True)
+        return [replace(photo, prompt=caption or photo.prompt) for photo, caption in pairs]
+
     def _save_photos(self, photos: Sequence[Picture]) -> None:
         self.run.images.save("photos", photos)
+        if self.subject.masks is not None:
+            masks = self.subject.masks(photos[0].pixels.shape[-1])
+            photos = [
+                replace(photo, pixels=overlay(photo.pixels, mask))
+                for photo, mask in zip(photos, masks, strict=True)
+            ]
         path = self.run.images.save_contact_sheet("photos", photos)
+        log_image(self.loggers, "photos", path)
         log.info("the photos as training sees them: %s", path)
 
     def draw(self) -> None:
@@ -144,5 +166,5 @@ class Experiment:
             publish(self.loggers, scores.metrics, scores.rows, sets.scored)
 
         on_rank_zero(write_and_publish)
-        log.info("scores: %s", summary_line(scores.metrics) or "none (metrics=none)")
+        log.info("scores: %s", summary_line(scores.metrics) or "none")
         return scores.metrics

@@ -41,14 +41,21 @@ def two_term_loss(subject: Tensor, prior: Tensor | None, prior_weight: float) ->
     return Losses(subject + prior_weight * prior, subject, prior)
 
 
-def term(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def term(prediction: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
     """One of the two terms: the mean of weight * mean squared error over the batch, a scalar.
 
-    prediction and target (B, C, H, W); weights (B,), from this term's timesteps.
+    prediction and target (B, C, H, W); weights (B,), from this term's timesteps. With a mask in
+    [0, 1], (B, 1, H, W), the mean squared error of an image is over the area of its mask:
+    sum(mask * error) / (C * sum(mask)).
     """
     assert prediction.shape == target.shape, "a difference that broadcasts is not the error"
     assert weights.shape == prediction.shape[:1], "one weight for each image of this term"
-    mean_square = (prediction - target).square().flatten(start_dim=1).mean(dim=1)  # (B,)
+    square = (prediction - target).square()
+    if mask is None:
+        mean_square = square.flatten(start_dim=1).mean(dim=1)  # (B,)
+    else:  # where the mask is 1 everywhere, the same bits
+        mean_square = (square * mask).flatten(start_dim=1).mean(dim=1)
+        mean_square = mean_square / mask.flatten(start_dim=1).mean(dim=1)
     return (weights * mean_square).mean()
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT, command
+from commands import ROOT, command, typed
 from lightning import Trainer
 
 from dreambooth.runs.checks import FOR_TRAINER, NOT_FOR_TRAINER
@@ -20,7 +20,13 @@ def refused(*words, script="train"):
 
 
 @pytest.mark.parametrize(
-    "words", [("prior.lambda=-1",), ("-m", "class=none,wrong", "modle=sd15"), ("+trainer.foo=1",)]
+    "words",
+    [
+        ("prior.lambda=-1",),
+        ("-m", "class=none,wrong", "modle=sd15"),
+        ("+trainer.foo=1",),
+        ("metrics=paper",),
+    ],
 )
 def test_a_refused_command_never_imports_torch(words):
     code = (
@@ -68,6 +74,7 @@ def test_a_refused_command_never_imports_torch(words):
         ("objective=dino metrics=none", "objective=dino needs scores"),
         ("hydra.run.dir=Makefile", "Makefile is a file, give a folder"),
         ("hydra.run.dir=Makefile/a/b", "Makefile is a file, give a folder"),
+        ("hydra.run.dir=/proc/a/b", "/proc cannot be written to, give another folder"),
         (f"hydra.run.dir={'x' * 300}", "give a folder that can be made"),
         ("hydra.run.dir=null", "hydra.run.dir=null: give a value"),
         ("prior.cache=Makefile", "prior.cache=Makefile:"),
@@ -79,6 +86,16 @@ def test_a_refused_command_never_imports_torch(words):
 )
 def test_a_setting_that_cannot_be(words, said):
     assert said in refused(*words.split())
+
+
+def test_settings_after_two_dashes_replace_those_before():
+    own = ["-m", "seed=0,1", "+prior.lambda=-1", "class=typo"]
+    assert "seed is given twice" in typed("train", *own, "seed=2").sentence
+    assert "class=typo does not exist" in typed("train", *own, "--", "seed=2").sentence
+    assert typed("train", *own[1:], "--", "seed=2", "class=none", "prior.lambda=-2").sentence == (
+        "prior.lambda=-2: give a number of 0 (no prior preservation) or more, 1 in the paper"
+    )
+    assert "seed is given twice" in typed("train", "--", "seed=2", "seed=3").sentence
 
 
 @pytest.mark.parametrize(
@@ -156,7 +173,7 @@ def test_all_missing_encoders_are_named_at_once():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from dreambooth.assemble import scorers_of
+    from dreambooth.metrics.loading import scorers_of
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         fidelity = "metrics.fidelity"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dreambooth.assemble import reload
 from dreambooth.backbones.cascade import CascadeBackbone
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
@@ -40,7 +40,7 @@ def test_plain_diffusers_draws_the_same_pictures_with_a_saved_lora(
     stable_diffusion, tmp_path, name
 ):
     folder = stable_diffusion[1].partition("=")[2]
-    backbone, method = LatentBackbone.load(folder), adapter_method(name)
+    backbone, method = StableDiffusionBackbone.load(folder), adapter_method(name)
     plain = backbone.generate(["a dog"], [KEY], SAMPLING)[0]
     shifted(backbone.stages["base"], method)
     ours = backbone.generate(["a dog"], [KEY], SAMPLING)[0]

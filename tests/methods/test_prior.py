@@ -8,7 +8,7 @@ from commands import stopped_before_step, train
 from diffusers import UNet2DConditionModel
 
 from dreambooth.backbones.cascade import CascadeBackbone
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
@@ -25,7 +25,7 @@ def stage_and_folder(request, tiny, stable_diffusion):
     """A stage, and the folder of its pretrained U-Net."""
     if request.param == "latent":
         folder = stable_diffusion[1].partition("=")[2]
-        return LatentBackbone.load(folder).stages["base"], f"{folder}/unet"
+        return StableDiffusionBackbone.load(folder).stages["base"], f"{folder}/unet"
     return CascadeBackbone.load(tiny).stages[request.param], tiny / request.param
 
 
@@ -113,9 +113,9 @@ def test_a_run_draws_no_prior_images_and_resumes_to_the_same_bits(
     indices = set()
     calc_loss = TwoTermModule.calc_loss
 
-    def watched(self, subject, prior):
+    def watched(self, subject, prior, mask=None):
         indices.update(prior.prompt.tolist())
-        return calc_loss(self, subject, prior)
+        return calc_loss(self, subject, prior, mask)
 
     monkeypatch.setattr(TwoTermModule, "calc_loss", watched)
     words = (*words, "metrics=none", "method.max_steps=4", "prior.caption_dropout=0")

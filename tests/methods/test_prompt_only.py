@@ -4,7 +4,7 @@ import pytest
 from commands import command, train
 
 from dreambooth.backbones.cascade import CascadeBackbone
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.prompt_only import PromptOnly
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.reporting.settings import label_of, settings_of
@@ -85,6 +85,6 @@ def test_the_recipe_is_that_of_the_pretrained_model(stable_diffusion, tmp_path):
     from dreambooth.runs.settings import Sampler
 
     folder = stable_diffusion[1].partition("=")[2]
-    backbone = LatentBackbone.load(folder)
+    backbone = StableDiffusionBackbone.load(folder)
     sampling = Sampling({"base": Sampler("ddim", 2, 1.0)})
     assert repr(folder) in backbone.recipe(tmp_path, "a red toy", ("t", 0), sampling)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from dreambooth.assemble import reload
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.new_word import embedding_of, new_word_of
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.textual_inversion import FILE, TEMPLATES, TextualInversion
@@ -34,7 +34,7 @@ def method(num_vectors=1):
 
 
 def latent(stable_diffusion):
-    return LatentBackbone.load(stable_diffusion[1].partition("=")[2])
+    return StableDiffusionBackbone.load(stable_diffusion[1].partition("=")[2])
 
 
 @pytest.fixture(params=["cascade", "latent"])

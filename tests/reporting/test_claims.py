@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from dreambooth.reporting.claims import claims_in
-from dreambooth.reporting.findings import findings
+from dreambooth.reporting.findings import by_verdict, findings
 from dreambooth.reporting.floor import measure
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.needed import units_needed, with_needed_runs
@@ -62,10 +62,10 @@ def ten(tmp_path_factory):
 def test_six_runs_give_no_verdict_and_say_what_would(demo):
     tables, found = report_of(demo)
     assert {f.verdict for f in found} == {"cannot be judged", ""}
-    judged = [f.sentence for f in found if f.verdict]
+    judged = [str(f) for f in found if f.verdict]
     assert len(judged) == len(CLAIMS)
     for sentence in judged:
-        assert "one training run: intervals are the spread over its prompts" in sentence
+        assert "One training run: intervals are the spread over its prompts" in sentence
         assert "At least 8 more runs of the two settings are needed" in sentence
         assert "p = " not in sentence
         assert "p < " not in sentence
@@ -82,11 +82,23 @@ def test_six_runs_give_no_verdict_and_say_what_would(demo):
         assert units <= {"prompts", "pictures"}
 
 
+def test_what_limits_all_findings_of_a_group_is_said_once(demo):
+    _, found = report_of(demo)
+    groups = {verdict: (shared, group) for verdict, shared, group in by_verdict(found)}
+    assert set(groups) == {"cannot be judged", ""}
+    for shared, group in groups.values():
+        assert "One training run: intervals are the spread over its prompts or pictures." in shared
+        assert not any(limit in shared for finding in group for limit in finding.limits)
+    assert sum(len(group) for _, group in groups.values()) == len(found)
+    (alone,) = by_verdict(found[:1])
+    assert alone == ("cannot be judged", [], found[:1])
+
+
 def test_several_seeds_of_one_subject_are_its_trainings_and_about_it_only(three_seeds):
     tables, found = report_of(three_seeds)
     assert {f.verdict for f in found} == {"cannot be judged", ""}
     for one in found:
-        assert "over 3 trainings of one subject, and about it only" in one.sentence
+        assert "Over 3 trainings of one subject, and about it only." in one.limits
     prior = tables[0]
     assert any("are about biscuit only, not about other subjects" in note for note in prior.notes)
     assert {e.estimate.unit for e in prior.rows[0].entries.values() if e.estimate} == {"trainings"}
@@ -98,7 +110,7 @@ def test_five_seeds_of_one_subject_have_a_verdict_about_it(tmp_path):
     tables, found = report_of(made_up_sweep(tmp_path / "s", seeds=range(5), axes=axes))
     drift = next(f for f in found if "language drift" in f.sentence)
     assert drift.verdict == "agrees"
-    assert "over 5 trainings of one subject, and about it only" in drift.sentence
+    assert drift.limits == ["Over 5 trainings of one subject, and about it only."]
     assert not [note for note in tables[0].notes if "cannot be judged" in note]
 
 
@@ -111,7 +123,7 @@ def test_ten_subjects_of_two_seeds_give_each_claim_exactly_one_verdict(ten):
     assert {c.metric for c in verdicts} == {"pres", "div", "dino", "clip_t"}
     for claim in CLAIMS:
         assert sum(claim in f.sentence for f in found) == 1
-    assert all("over 10 subjects (20 trainings)" in f.sentence for f in found)
+    assert all(f.limits == ["Over 10 subjects (20 trainings)."] for f in found)
     others = [c for table in tables for c in table.comparisons if not c.verdict]
     assert all(math.isnan(c.difference.p_holm) for c in others)
     assert any(note.startswith("A/A tests") and " of 48 have" in note for note in tables[0].notes)
@@ -190,7 +202,7 @@ def test_a_floor_that_was_measured_before_stands_beside_studies_of_one_seed(
     sd = content["metrics"]["pres"]["sd"]
     assert row.entries["pres"].text == f"{sd:.3f} (18 trainings)"
     assert any(content["command"] in note for note in tables[0].notes)
-    told = next(f.sentence for f in found if "language drift" in f.sentence)
+    told = next(str(f) for f in found if "language drift" in f.sentence)
     assert "more runs would settle it" in told
     own = report_of(three_seeds)[0][0].rows[-1]
     assert own.label == "SD between seeds of a setting"

@@ -151,7 +151,8 @@ def test_findings_say_what_agrees_what_does_not_and_what_is_not_settled(tmp_path
     assert drift.verdict == "opposite"
     assert "PRES +0." in drift.sentence
     assert "; the paper -0.171)" in drift.sentence
-    assert "; over 5 subjects. Beside it, without a verdict: drift +0." in drift.sentence
+    assert ". Beside it, without a verdict: drift +0." in drift.sentence
+    assert drift.limits == ["Over 5 subjects."]
     assert drift.table == "prior"
     cost = by_words["As in the paper, the prior term costs some fidelity to the subject"]
     assert cost.verdict == "agrees"

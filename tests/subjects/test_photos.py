@@ -161,7 +161,7 @@ def test_colours_hidden_under_transparency_do_not_bleed_into_the_resized_photo(t
 def test_photos_are_sorted_by_name_and_only_images_count(tmp_path, caplog):
     for value, name in [(30, "b.png"), (20, "a10.JPG"), (10, "C.jpeg"), (40, "c.webp")]:
         Image.new("L", (8, 8), value).convert("RGB").save(tmp_path / name)
-    for name in [".DS_Store", "._b.png", "Thumbs.db", "caption.txt"]:
+    for name in [".DS_Store", "._b.png", "Thumbs.db", "notes.md"]:
         (tmp_path / name).write_text("no image")
     (tmp_path / "nested").mkdir()
     (tmp_path / "folder.jpg").mkdir()
@@ -169,7 +169,7 @@ def test_photos_are_sorted_by_name_and_only_images_count(tmp_path, caplog):
     photos = load_photos(tmp_path, 8)
     assert [p.name for p in photos.paths] == ["C.jpeg", "a10.JPG", "b.png", "c.webp"]
     np.testing.assert_allclose(levels(photos.images)[:, 0, 0, 0], [10, 20, 30, 40], atol=2)
-    assert "Thumbs.db, caption.txt, folder.jpg, nested" in caplog.text
+    assert "Thumbs.db, folder.jpg, nested, notes.md" in caplog.text
     assert "DS_Store" not in caplog.text
 
 

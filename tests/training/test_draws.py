@@ -141,3 +141,28 @@ def test_the_schedule_draws_the_timesteps():
     t = flat(DataLoader(draws_of(schedule=FlowMatching()), batch_size=70))["subject", "t"]
     assert t.dtype == torch.float32
     assert ((t > 0) & (t < 1)).all()
+
+
+def test_a_photo_with_a_prompt_and_a_mask_of_its_own_has_them_in_each_sample():
+    masks = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 2, 2)
+    own = [None, 2, None, 3, None]
+    draws = TrainingDraws(
+        *(PHOTOS, PRIOR, SCHEDULE, UNIFORM, 70, 0, "base", nothing_added),
+        num_prompts=2,
+        own_prompts=own,
+        masks=masks,
+    )
+    plain = TrainingDraws(
+        *(PHOTOS, PRIOR, SCHEDULE, UNIFORM, 70, 0, "base", nothing_added), num_prompts=2
+    )
+    batch = next(iter(DataLoader(draws, batch_size=70)))
+    photos = batch["subject"].x[:, 0, 0, 0].long()
+    assert torch.equal(batch["mask"], masks[photos])
+    assert not batch["prior"].prompt.any()
+    for i, photo in enumerate(photos.tolist()):
+        drawn, before = draws[i]["subject"], plain[i]["subject"]
+        expected = before.prompt.item() if own[photo] is None else own[photo]
+        assert drawn.prompt.item() == expected
+        assert all(torch.equal(getattr(drawn, n), getattr(before, n)) for n in ("x", "eps", "t"))
+        assert "mask" not in plain[i]
+    assert {0, 1, 2, 3} == set(batch["subject"].prompt.tolist())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
 from dreambooth.backbones.new_word import with_all_tokens
-from dreambooth.backbones.stage import Condition, Encoded, Sampling
+from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
 from dreambooth.runs.hashes import sha256_of
@@ -284,6 +284,9 @@ class CascadeBackbone:
         self, low: Tensor, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling
     ) -> Tensor:
         return self._draw(prompts, keys, sampling, low)
+
+    def parity(self) -> Sequence[ParityCheck]:
+        return []
 
     def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
         return ""

@@ -40,6 +40,8 @@ class NewWord(nn.Module):
 
 def new_word_of(stage: Stage) -> NewWord | None:
     """The new word of a stage's text encoder, if it has one."""
+    if stage.text_encoder is None:
+        return None
     embedding = stage.text_encoder.get_input_embeddings()
     return embedding if isinstance(embedding, NewWord) else None
 

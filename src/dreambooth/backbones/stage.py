@@ -65,7 +65,10 @@ class Stage(Protocol):
 
     @property
     def text_encoder(self) -> Any:
-        """The text encoder, from transformers; stages of a model may share it."""
+        """The text encoder, from transformers; stages of a model may share it.
+
+        None if a new word cannot be added to it, as where a model has several.
+        """
 
     def encode(self, images: Tensor) -> Encoded:
         """Encode images [-1, 1] (N, 3, resolution_px, resolution_px), without gradient."""
@@ -104,6 +107,22 @@ class Sampling:
     negative_prompt: str = ""  # guidance leads away from it
 
 
+@dataclass(frozen=True)
+class ParityCheck:
+    """One comparison of a training forward with the model's own pipeline; see parity.py.
+
+    `difference`: the largest, relative to the largest value of the pipeline. `where`: in what.
+    """
+
+    name: str
+    difference: float
+    where: str
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= 1e-3  # more than rounding, less than any mistake
+
+
 class Backbone(Protocol):
     """A pretrained text-to-image model: its stages, its tokenizer, and how it draws images."""
 
@@ -133,6 +152,12 @@ class Backbone(Protocol):
         """Like `generate`, but from given images `low` of the base stage, [-1, 1] (N, 3, h, w).
 
         ValueError if the model has no SR stage.
+        """
+
+    def parity(self) -> Sequence[ParityCheck]:
+        """Compare the training forward with one step of the model's own pipeline (parity.py).
+
+        Empty if the model has no pipeline but our own `sample`, which calls `Stage.predict` itself.
         """
 
     def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dreambooth.assemble import quieten_libraries, scorers_of, subject_of
+from dreambooth.assemble import quieten_libraries, subject_of
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.metrics.applications import OUTCOMES, outcome_of
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
+from dreambooth.metrics.loading import checked, load_scorers
 from dreambooth.metrics.summaries import summary_of, text_table
 from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
@@ -44,7 +45,10 @@ class Applications:
                 f"application={application} is for live subjects, and {subject.name} is an object: "
                 "give another one, or all"
             )
-        scorers = scorers_of(run.config["metrics"], subject)
+        scorers, missing = load_scorers(run.config["metrics"])
+        if missing is not None:
+            print(f"the images are not scored: {missing}")
+        scorers = checked((scorers, missing), subject, by_choice=False)
         return cls(run, subject, scorers, {name: texts for name, texts in prompts.items() if texts})
 
     def save(self, drawn: Mapping[str, Sequence[Picture]], names: PromptNames) -> None:

@@ -16,14 +16,16 @@ from dreambooth.distributed.ranks import rank
 from dreambooth.launch.hydra_messages import choices, no_such_setting, sentence_of
 from dreambooth.launch.processes import check_one_node, checked_num_ranks
 from dreambooth.launch.start import compose_sr_stage, plain_config
+from dreambooth.metrics.sources import check_encoders, chosen
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
 from dreambooth.runs.hub import check_model
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Execution, as_typed, check_count, read
-from dreambooth.subjects.files import photo_files
-from dreambooth.subjects.prompts import check_kind, kind_of_noun
+from dreambooth.subjects.dreambench import DreamBench
+from dreambooth.subjects.files import photo_files, read_description
+from dreambooth.subjects.prompts import check_kind, check_one_word, kind_of_noun
 
 _NEEDED = (
     *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
@@ -46,7 +48,14 @@ class Checks(Callback):
             check_one_node(config)
             check_writable("hydra.run.dir", config.hydra.run.dir)
             if cell:
-                check_model(cell)
+                _check_weights(cell)
+
+
+def _check_weights(cell: dict[str, Any]) -> None:
+    """ValueError without the model's weights, or those of encoders that the user has chosen."""
+    check_model(cell)
+    if chosen(cell["overrides"]):
+        check_encoders(cell["metrics"])
 
 
 @contextmanager
@@ -81,24 +90,38 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     groups = [str(key) for key in config if key != "hydra"]
     plain = plain_config(OmegaConf.masked_copy(config, groups), kept)
     check_config(plain)
-    check_subject(plain["subject"])
+    check_subject(plain)
+    if plain["identifier"]["text"] is not None:
+        check_one_word(plain["identifier"]["text"])
     checked_num_ranks(config)
     check_objective(execution.objective, plain)
     check_count("launcher.jobs", config.launcher.jobs)
     return plain
 
 
-def check_subject(subject: Any) -> None:
+def check_subject(config: Mapping[str, Any]) -> None:
     """ValueError for missing photos, and for a kind that contradicts the class noun.
 
     Older runs may have such a kind.
     """
+    subject = config.get("subject")
     if not isinstance(subject, Mapping) or "kind" not in subject:
         return  # a subject of the drawn world
     photos = subject.get("photos")
+    if photos is None:
+        raise ValueError("photos has no default: give photos=... on the command line")
     if not isinstance(photos, str) or not photos:
         raise ValueError(f"photos={as_typed(photos)}: give the folder with photos of the subject")
-    photo_files(Path(photos).expanduser())
+    if "dreambench" in config:
+        DreamBench.read(config["dreambench"]).check(subject["name"])
+    folder = Path(photos).expanduser()
+    photo_files(folder)
+    read_description(folder)
+    if subject["class_noun"] is None:
+        raise ValueError(
+            "class_noun has no default: give class_noun=... on the command line, or the line "
+            f"class_noun: ... in {folder / 'subject.yaml'}"
+        )
     noun, given = as_typed(subject["class_noun"]), subject["kind"]
     kind, known = check_kind(given, noun), kind_of_noun(noun)
     if known not in (kind, None):
@@ -135,7 +158,7 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
         return  # a login node may be unable to load a model
     for cell, label in new:
         with _named(label):
-            check_model(cell)
+            _check_weights(cell)
     from dreambooth.assemble import checker  # here, because it is slow to import
 
     check = checker()

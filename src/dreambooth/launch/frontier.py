@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from dreambooth.assemble import reload, scorers_of, subject_of
+from dreambooth.assemble import reload, subject_of
 from dreambooth.backbones.drawing import draw_pictures
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.methods.method import Method
 from dreambooth.methods.strength import strength_setter
 from dreambooth.metrics.evaluation import PictureSets, Row, Scorer, evaluate, row_of
+from dreambooth.metrics.loading import scorers_of
 from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.metrics.summaries import summary_of, text_table
 from dreambooth.runs.building import build

@@ -31,6 +31,7 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     def wrapped() -> Any:
         if os.environ.get(_FULL_ERROR) == "1":
             return main()
+        sys.argv[1:] = _replaced(sys.argv[1:])
         if mistake := _unknown_option(sys.argv[1:]) or _given_twice(sys.argv[1:]):
             sys.exit(mistake)
         os.environ[_FULL_ERROR] = "1"
@@ -46,6 +47,23 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
             del os.environ[_FULL_ERROR]
 
     return wrapped
+
+
+def _replaced(words: Sequence[str]) -> list[str]:
+    """The words of a command, without those before "--" whose setting is given again after it.
+
+    The scripts of sweeps/ thus have settings of their own that their user replaces.
+    """
+    if "--" not in words:
+        return list(words)
+    end = list(words).index("--")
+    own, users = words[:end], words[end + 1 :]
+    keys = {_key(text) for text in users if "=" in text}
+    return [*(text for text in own if "=" not in text or _key(text) not in keys), *users]
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+").partition("=")[0]
 
 
 def _unknown_option(words: Sequence[str]) -> str:
@@ -71,8 +89,8 @@ def _given_twice(words: Sequence[str]) -> str:
     """A sentence for the first setting that is given with two values; Hydra takes the last."""
     given: dict[str, str] = {}
     for text in words:
-        key, equals, value = text.lstrip("+").partition("=")
-        if not equals or text.startswith(("-", "~")) or re.match(r"hydra[./]", key):
+        key, value = _key(text), text.partition("=")[2]
+        if "=" not in text or text.startswith(("-", "~")) or re.match(r"hydra[./]", key):
             continue  # of Hydra's own settings the last counts, as our child processes need
         first = given.setdefault(key, text)
         if first.partition("=")[2] != value:

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth.assemble import loggers_of, scorers_of, subject_of
+from dreambooth.assemble import loggers_of, subject_of
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.launch.outcome import record_outcome
 from dreambooth.launch.sweep import print_sweep_table
 from dreambooth.metrics.evaluation import PictureSets, evaluate, merge_rows, summary_line
 from dreambooth.metrics.external import read_external
+from dreambooth.metrics.loading import scorers_of
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
@@ -65,7 +66,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     sets = PictureSets(subject, identifier, *read_external(images, subject, identifier))
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
-    groups = ("subject", "photos", "class_noun")
+    groups = ("subject", "photos", "class_noun", "dreambench")
     kept = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in groups]
     folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):

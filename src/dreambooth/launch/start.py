@@ -2,23 +2,52 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from dreambooth.distributed.preemption import listen_for
-from dreambooth.distributed.ranks import on_rank_zero
+from dreambooth.distributed.ranks import num_ranks, on_rank_zero
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.launch.outcome import record_outcome
 from dreambooth.runs.cells import EXECUTION_KEYS, affects_result
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.run import Run
+from dreambooth.runs.ownership import is_a_runs
+from dreambooth.runs.run import Run, delete_unless_begun
+from dreambooth.subjects.dreambench import DreamBench
+from dreambooth.subjects.files import read_description
+
+
+def _of_folder(key: str, photos: str | None, default: Any) -> Any:
+    """What subject.yaml in the folder of photos says of a key, for conf/subject/folder.yaml."""
+    value = default
+    with suppress(ValueError):  # `check_subject` reports it
+        value = read_description(Path(photos or "").expanduser()).get(key, default)
+    return OmegaConf.create(value) if isinstance(value, list | dict) else value
+
+
+def _of_dreambench(key: str, folder: str, name: str, kind: str | None = None) -> Any:
+    """The class noun or the prompts of a subject of DreamBench, for conf/subject/dreambench.yaml.
+
+    None if there is no such subject, which `check_subject` reports.
+    """
+    with suppress(ValueError, KeyError):
+        bench = DreamBench.read(folder)
+        if key == "class_noun":
+            return bench.classes[name]
+        return OmegaConf.create(bench.prompts_of(name, kind))
+    return None
+
+
+OmegaConf.register_new_resolver("of_folder", _of_folder, replace=True)
+OmegaConf.register_new_resolver("of_dreambench", _of_dreambench, replace=True)
 
 
 @contextmanager
@@ -26,11 +55,15 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     """Start the run that the command line asks for, lock its folder, and record how it ends.
 
     This is a new run in Hydra's output folder, or the unfinished run `run`. FinishedRunError if it
-    is already finished; with `force` it is run again.
+    is already finished; with `force` it is run again. A new run that is refused leaves no folder;
+    that of a cell of a sweep stays, because the table of the sweep names the reason.
     """
     folder, begin = _requested_run(cfg)
+    is_new = not is_a_runs(folder)
     listen_for(signal.SIGTERM, signal.SIGINT)
     with ExitStack() as stack:
+        if is_new and HydraConfig.get().mode == RunMode.RUN and num_ranks() == 1:
+            stack.enter_context(_nothing_left_if_refused(folder))
 
         def claim_and_begin() -> Run:
             stack.enter_context(claimed(folder))
@@ -39,6 +72,15 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
         run = on_rank_zero(claim_and_begin)
         with record_outcome(run):
             yield run
+
+
+@contextmanager
+def _nothing_left_if_refused(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        delete_unless_begun(folder)
+        raise
 
 
 def queue_run(cfg: DictConfig) -> Run:

@@ -32,6 +32,7 @@ from dreambooth.runs.overrides import assignment
 from dreambooth.runs.ownership import check_folder
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import as_typed
+from dreambooth.subjects.dreambench import ALL, DreamBench
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class Folders(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _cells.clear()
         hydra = config.hydra
+        with refuse(), open_dict(config):
+            hydra.overrides.task = _with_all_subjects(config)
         params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*params, *hydra.overrides.task])
@@ -104,6 +107,24 @@ class Folders(Callback):
             _cells[:] = cells
             write_cells(folder, cells)
             _print_num_finished(folder, cells, config.force)
+
+
+def _with_all_subjects(config: DictConfig) -> list[str]:
+    """The overrides, in which subject.name=all of DreamBench is the list of its subjects."""
+    overrides, every = list(config.hydra.overrides.task), f"subject.name={ALL}"
+    if (
+        every in overrides
+        and "dreambench" in config
+        and not OmegaConf.is_missing(config, "dreambench")
+    ):
+        bench = DreamBench.read(config.dreambench)
+        if not bench.present:
+            raise ValueError(f"{bench.folder} holds the photos of no subject of DreamBench")
+        if len(bench.present) < len(bench.classes):
+            count = f"{len(bench.present)} of {len(bench.classes)}"
+            print(f"{bench.folder} holds {count} subjects of DreamBench: these are the sweep's")
+        overrides[overrides.index(every)] = f"subject.name={','.join(bench.present)}"
+    return overrides
 
 
 def _in_order(overrides: Sequence[str], order: Sequence[str]) -> list[str]:

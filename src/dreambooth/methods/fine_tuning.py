@@ -3,13 +3,16 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 
 import lightning as L
+import torch.nn.functional as F
 from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dreambooth.backbones.stage import Encoded, Stage
@@ -34,6 +37,7 @@ class FineTuning:
     subject: Subject
     method: Method
     prompts: TermPrompts
+    captions: Sequence[str | None]  # a prompt for each photo that has its own; empty: no photo has
     prior: Prior
     stages: Mapping[str, Training]  # the stages to fine-tune, in this order
     timesteps: TimestepDistribution
@@ -50,7 +54,9 @@ class FineTuning:
         module: TwoTermModule = training.module(
             stage=stage,
             method=self.method,
-            prompts=self.prompts,
+            prompts=replace(
+                self.prompts, subject=[*self.prompts.subject, *filter(None, self.captions)]
+            ),
             prior_weight=self.prior.weight,
             prior_kind=self.prior.kind,
             steps_before=sum(steps[: names.index(stage.name)]) / sum(steps),
@@ -83,6 +89,8 @@ class FineTuning:
         photos = stage.encode(self.subject.photos(stage.resolution_px))
         if self.prior.weight and not self.prior.has_images:
             prior = photos  # at which the frozen model predicts
+        num_prompts = len(self.prompts.subject)
+        own = count(num_prompts)
         draws = TrainingDraws(
             photos,
             prior,
@@ -93,7 +101,9 @@ class FineTuning:
             stage.name,
             partial(stage.added_condition, noise_level=self.sr_noise_level),
             1.0 if self.prior.kind == "blank" else self.prior.caption_dropout,
-            len(self.prompts.subject),
+            num_prompts,
+            [None if caption is None else next(own) for caption in self.captions],
+            self._masks(stage),
         )
         batch_sampler = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
         checkpoint = newest_checkpoint(self.run, stage.name)
@@ -103,3 +113,10 @@ class FineTuning:
         loader = DataLoader(draws, batch_sampler=batch_sampler)
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         log.info("%s: %d steps in %.1f s", stage.name, steps, time.monotonic() - started)
+
+    def _masks(self, stage: Stage) -> Tensor | None:
+        """The masks of the photos in the space of x, reduced by averaging areas."""
+        if self.subject.masks is None:
+            return None
+        height, width = stage.x_shape[-2:]
+        return F.adaptive_avg_pool2d(self.subject.masks(stage.resolution_px), (height, width))

@@ -93,3 +93,19 @@ def check_method(method: Method, settings: Settings, prompts: TermPrompts) -> No
             f"sr.noise_level={settings.sr.noise_level:g}: this method does not fine-tune the SR "
             "stage, give sr=frozen"
         )
+
+
+def check_photos(method: Method, subject: Subject, names: PromptNames, backbone: Backbone) -> None:
+    """ValueError for a caption without the subject, and for masks that do not fit the model."""
+    if not method.stages:
+        return  # nothing is trained on them
+    for text in filter(None, subject.captions):
+        if "{}" not in text and names.identifier not in text.split():
+            raise ValueError(
+                f"the caption {text!r} does not name the subject: write {{}} where it stands, as "
+                f"in 'a {{}} on a sofa', or the identifier {names.identifier}"
+            )
+        backbone.check_prompt(text.format(names.subject), names.identifier)
+    for stage in backbone.stages.values():
+        if subject.masks is not None and len(stage.x_shape) != 3:
+            raise ValueError("this model does not take masks: move them out of the photos' folder")

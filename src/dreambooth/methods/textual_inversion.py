@@ -51,6 +51,11 @@ class TextualInversion:
     stages: ClassVar[Sequence[str]] = ("base",)
 
     def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
+        if backbone.stages["base"].text_encoder is None:
+            raise ValueError(
+                "method=textual_inversion adds a word to the one text encoder of a model, and this "
+                "model has several or none: give method=dreambooth, or model=sd15"
+            )
         if self.token in backbone.tokenizer.get_vocab():
             raise ValueError(
                 f"method.tuning.token={self.token} is a word that the model has already: give a "

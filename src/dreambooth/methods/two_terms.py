@@ -85,8 +85,8 @@ class TwoTermModule(L.LightningModule):
         self.trained = self.method.trained(self.stage)
         self.trained_modules = nn.ModuleDict(self.trained.modules)
 
-    def training_step(self, batch: dict[str, Draw], _batch_idx: int) -> Tensor:
-        losses = self.calc_loss(batch["subject"], batch.get("prior"))
+    def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
+        losses = self.calc_loss(batch["subject"], batch.get("prior"), batch.get("mask"))
         if not torch.isfinite(losses.total):
             key = "method.module" if self.stage.name == "base" else self.stage.name
             raise DivergedError(
@@ -99,8 +99,11 @@ class TwoTermModule(L.LightningModule):
                 self.log(name, value, prog_bar=True, batch_size=size, sync_dist=True)
         return losses.total
 
-    def calc_loss(self, subject: Draw, prior: Draw | None) -> Losses:
-        """Both terms of the loss, from one forward pass over both batches."""
+    def calc_loss(self, subject: Draw, prior: Draw | None, mask: Tensor | None = None) -> Losses:
+        """Both terms of the loss, from one forward pass over both batches.
+
+        `mask`: [0, 1], (B, 1, *x_shape[1:]), where the subject term counts.
+        """
         draws = {"subject": subject} | ({} if prior is None else {"prior": prior})
         conditions = [self._condition(name, draw) for name, draw in draws.items()]
         x = torch.cat([draw.x for draw in draws.values()])
@@ -118,7 +121,8 @@ class TwoTermModule(L.LightningModule):
 
         sizes = [len(draw.t) for draw in draws.values()]
         splits = (tensor.split(sizes) for tensor in (prediction, target, weights))
-        terms = [term(*tensors) for tensors in zip(*splits, strict=True)]
+        masks = [mask, None][: len(sizes)]
+        terms = [term(p, y, w, m) for p, y, w, m in zip(*splits, masks, strict=True)]
         return two_term_loss(terms[0], terms[1] if prior is not None else None, self.prior_weight)
 
     def configure_optimizers(self) -> Any:

@@ -5,29 +5,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import torch
 from torch import Tensor, nn
 
+from dreambooth.metrics import sources
 from dreambooth.runs.hashes import sha256_of
-from dreambooth.runs.hub import answer_of, problem_of, unreachable
+from dreambooth.runs.hub import problem_of
 
-LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
+class UnavailableError(ValueError):
+    """Weights of encoders cannot be loaded. `what` names the encoders."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
 
 
 def load_vit(pretrained: str | Path) -> Any:
     """Load a ViT in the transformers layout, by its folder or its Hugging Face id."""
     from transformers import PretrainedConfig, ViTModel
 
-    remedy = (
-        "metrics.fidelity.dino.pretrained=/path/to/folder, a ViT as transformers saves it "
-        "(config.json, weights)"
-    )
-    with _one_sentence(f"the DINO encoder {str(pretrained)!r}", remedy):
+    with _one_sentence(sources.dino(pretrained)):
         folder = Path(pretrained).expanduser()
         if not folder.exists():
             files = ["config.json", "model.safetensors", "pytorch_model.bin"]
@@ -50,13 +50,8 @@ def load_clip(
     import open_clip
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
-    remedy = (
-        "metrics.fidelity.clip.model=/path/to/folder with open_clip_config.json and "
-        "open_clip_model.safetensors, or metrics.fidelity.clip.pretrained=/path/to/checkpoint"
-    )
     folder, file = Path(model).expanduser(), Path(pretrained).expanduser()
-    title = repr(str(model)) + ("" if folder.is_dir() else f" {str(pretrained)!r}")
-    with _one_sentence(f"the CLIP encoder {title}", remedy):
+    with _one_sentence(sources.clip(model, pretrained)):
         name, weights = str(model).replace("/", "-"), str(file)
         tag: dict[str, Any] = {}
         if folder.is_dir():
@@ -82,25 +77,18 @@ def load_clip(
 
 def load_lpips(net: str, backbone: str | Path | None) -> nn.Module:
     """Load the LPIPS network; the arguments are those of `LpipsDistance`."""
-    if net not in LPIPS_BACKBONES:
-        raise ValueError(f"LPIPS has no net {net!r}: choose from {', '.join(LPIPS_BACKBONES)}")
+    hub_file = sources.lpips_file(net)
     from torchmetrics.functional.image.lpips import _NoTrainLpips
-    from torchvision.models import get_model_weights
 
-    url = get_model_weights(LPIPS_BACKBONES[net]).DEFAULT.url
-    hub_file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     file = Path(backbone).expanduser() if backbone else hub_file
-    remedy = (
-        f"metrics.fidelity.distance.backbone=/path/to/{hub_file.name}, torchvision's weights, or "
-        f"place them at {hub_file}"
-    )
-    with _one_sentence(f"the LPIPS backbone {file}", remedy):
+    with _one_sentence(sources.lpips(net, backbone)):
         if not file.exists():
             if backbone:
                 raise FileNotFoundError("there is no such file")
-            if answer_of(urlsplit(url).netloc, lambda: _first_byte(url)) is None:
-                raise FileNotFoundError(f"there is no such file, and {unreachable(url)}")
+            if problem := sources.unreachable_lpips(net):
+                raise FileNotFoundError(f"there is no such file, and {problem}")
             hub_file.parent.mkdir(parents=True, exist_ok=True)
+            url = sources.LPIPS_URL + hub_file.name
             try:
                 torch.hub.download_url_to_file(url, str(hub_file), hub_file.stem.rpartition("-")[2])
             except Exception as error:
@@ -130,25 +118,17 @@ def _from_hub(repository: str, files: list[str], elsewhere: str = "") -> Path:
             snapshot_download(repository, allow_patterns=files, local_files_only=bool(problem))
         )
     except Exception as error:
-        reason = problem or "the download has failed"
-        raise FileNotFoundError(
-            f"{elsewhere}nothing named {repository!r} in the Hugging Face cache, and {reason}"
-        ) from error
-
-
-def _first_byte(url: str) -> str:
-    with urlopen(url) as response:
-        return str(response.read(1))
+        reason = sources.absence_from_hub(repository, problem or "the download has failed")
+        raise FileNotFoundError(f"{elsewhere}{reason}") from error
 
 
 @contextmanager
-def _one_sentence(subject: str, remedy: str) -> Iterator[None]:
-    """Turn the errors of all libraries into a ValueError of one sentence."""
+def _one_sentence(source: sources.Source) -> Iterator[None]:
+    """Turn the errors of all libraries into an UnavailableError of one sentence."""
     try:
         yield
     except Exception as error:
-        reason = shorten(str(error), 240, placeholder=" ...").rstrip(".:")
-        raise ValueError(f"{subject} cannot be used ({reason}): give {remedy}") from error
+        raise UnavailableError(source.refusal(error), source.title) from error
 
 
 def weights_sha(module: nn.Module) -> str:

@@ -29,7 +29,6 @@ from dreambooth.subjects.prompt_sets import (
     RARE_CONTEXT,
     Families,
     families,
-    prompt_set,
 )
 from dreambooth.subjects.subject import Subject, other_class
 
@@ -63,8 +62,13 @@ def drawn_subject(
         raise ValueError(f"subject.num_photos={num_photos}: give 1 or more, 3 to 5 in the paper")
     who = individual(class_noun, seed)
     scenes = casual_photos(class_noun, seed, num_photos + NUM_HELD_OUT)
-    limitations = {kind: limits(scenes[:num_photos])}
-    asked = prompt_set({**MINIATURE_SETS, "limitations": limitations}, prompts)[kind]
+    if prompts not in (*MINIATURE_SETS, "limitations"):
+        raise ValueError(
+            f"subject.prompts={prompts} is not known: choose {', '.join(MINIATURE_SETS)} or "
+            "limitations"
+        )
+    is_set = prompts in MINIATURE_SETS
+    asked = MINIATURE_SETS[prompts][kind] if is_set else limits(scenes[:num_photos])
     pixels = to_tensor(np.stack([draw(s) for s in scenes]))
     words = [who.main, "" if who.pattern == "plain" else who.pattern, class_noun]
     return Subject(

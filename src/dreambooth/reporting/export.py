@@ -10,7 +10,7 @@ from typing import Any
 
 from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
-from dreambooth.reporting.findings import p_in_words
+from dreambooth.reporting.findings import by_verdict, p_in_words
 from dreambooth.reporting.study import Study
 from dreambooth.reporting.tables import OVER, VERDICTS, Entry, Finding, Table, TableRow
 from dreambooth.runs.files import Score, csv_of, write_atomically
@@ -141,8 +141,9 @@ def write_markdown(
 ) -> Path:
     """Write report.md: summary, gaps, tables, figures and provenance."""
     lines = [f"# {_md(study.name)}", "", _what_was_run(study), ""]
-    for verdict, title in VERDICTS.items():
-        lines += _section(title, [f"- {_md(f.sentence)}" for f in findings if f.verdict == verdict])
+    for verdict, shared, group in by_verdict(findings):
+        said = [f"{_md(' '.join(shared))}\n"] if shared else []
+        lines += _section(VERDICTS[verdict], [*said, *(f"- {_md(str(f))}" for f in group)])
     lines += _section("Remarks", [f"- {_md(note)}" for note in study.notes])
     lines += _section("Gaps", _gaps(study))
     for table in tables:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dreambooth.reporting.scores import HEADINGS, Heading
 from dreambooth.reporting.statistics import Difference, Estimate
-from dreambooth.reporting.tables import Comparison, Finding, Table, Verdict
+from dreambooth.reporting.tables import VERDICTS, Comparison, Finding, Table, Verdict
 
 _OPENINGS: dict[Verdict, str] = {
     "agrees": "As in the paper, {}",
@@ -22,7 +23,7 @@ def findings(tables: Sequence[Table]) -> list[Finding]:
     The latter are about the paper's limitations, of which it gives no values.
     """
     judged = {c.claim: (t, c) for t in tables for c in t.comparisons if c.verdict}
-    sentences = [_on_claim(table, one) for table, one in judged.values()]
+    found = [_on_claim(table, one) for table, one in judged.values()]
     for table in tables:
         unmeasured = {c.claim: c for c in table.comparisons if c.claim and c.claim not in judged}
         for claim, one in unmeasured.items():
@@ -32,19 +33,40 @@ def findings(tables: Sequence[Table]) -> list[Finding]:
                 f"{opening}{_bracketed(table.part)}: the metric by which the paper judges it was "
                 f"not measured. Beside it: {_beside(table, one)}."
             )
-            sentences.append(Finding(sentence, "cannot be judged", table.key))
-    return sentences + [finding for table in tables for finding in _on_entries(table)]
+            found.append(Finding(sentence, "cannot be judged", table.key))
+    return found + [finding for table in tables for finding in _on_entries(table)]
+
+
+def by_verdict(found: Sequence[Finding]) -> list[tuple[Verdict, Sequence[str], list[Finding]]]:
+    """Group the findings by verdict, in the order of VERDICTS, without empty groups.
+
+    A group is (verdict, shared limits, findings): limits that all findings of a group have are
+    taken out of them.
+    """
+    groups: list[tuple[Verdict, Sequence[str], list[Finding]]] = []
+    for verdict in VERDICTS:
+        group = [finding for finding in found if finding.verdict == verdict]
+        shared = [x for x in group[0].limits if all(x in f.limits for f in group)] if group else []
+        if len(group) > 1:
+            own = [[x for x in finding.limits if x not in shared] for finding in group]
+            group = [replace(f, limits=limits) for f, limits in zip(group, own, strict=True)]
+        if group:
+            groups.append((verdict, shared if len(group) > 1 else [], group))
+    return groups
 
 
 def _on_claim(table: Table, one: Comparison) -> Finding:
     opening = _OPENINGS[one.verdict].format(one.claim)
     context = _bracketed(table.part, _compared_cells(table, one))
-    sentence = f"{opening}{context}: {_value(one)}; {over(one.difference)}."
-    if one.needed:
-        sentence += f" {one.needed[0].upper()}{one.needed[1:]}."
+    sentence = f"{opening}{context}: {_value(one)}."
     if beside := _beside(table, one):
         sentence += f" Beside it, without a verdict: {beside}."
-    return Finding(sentence, one.verdict, table.key)
+    limits = [over(one.difference), one.needed]
+    return Finding(sentence, one.verdict, table.key, [_as_sentence(x) for x in limits if x])
+
+
+def _as_sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def over(result: Difference | Estimate) -> str:
@@ -109,9 +131,10 @@ def _on_entries(table: Table) -> list[Finding]:
                 groups.setdefault((entry.finding, over(e), table.part), []).append(text)
     return [
         Finding(
-            f"{words[0].upper()}{words[1:]}{_bracketed(part)}: {'; '.join(values)}; {units}.",
+            f"{words[0].upper()}{words[1:]}{_bracketed(part)}: {'; '.join(values)}.",
             "",
             table.key,
+            [_as_sentence(units)],
         )
         for (words, units, part), values in groups.items()
     ]

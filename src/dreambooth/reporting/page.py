@@ -21,6 +21,7 @@ from dreambooth.reporting import look
 from dreambooth.reporting.costs import costs
 from dreambooth.reporting.export import counted
 from dreambooth.reporting.figures import Figure
+from dreambooth.reporting.findings import by_verdict
 from dreambooth.reporting.gallery import gallery_of
 from dreambooth.reporting.look import join_words
 from dreambooth.reporting.settings import setting_in_words
@@ -55,7 +56,7 @@ def write_page(
         tables=tables,
         labels={cell.key: cell.label for cell in study.cells},
         shared_size=shared_sample_sizes(tables),
-        verdicts=[(v, [f for f in findings if f.verdict == v]) for v in VERDICTS],
+        verdicts=by_verdict(findings),
         verdict_titles=VERDICTS,
         figures=[(figure, Markup(inlined(figure))) for figure in figures],
         gallery=gallery,

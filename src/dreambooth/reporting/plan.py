@@ -117,7 +117,7 @@ def command_of(study: Study, design: Design, same_subject: bool = False) -> str:
 
 
 def _of_subject(key: str) -> bool:
-    return key.partition(".")[0] in ("subject", "photos", "class_noun")
+    return key.partition(".")[0] in ("subject", "photos", "class_noun", "dreambench")
 
 
 def _subjects(study: Study, design: Design) -> list[str]:

@@ -26,7 +26,10 @@ _SPELLINGS = {  # axis -> the override keys that set it
     "method": ("method",),
     "model": ("model", "model.backbone.pretrained"),
     "seed": ("seed",),
-    "subject": ("subject", "subject.class_noun", "subject.seed", "subject.name", "photos"),
+    "subject": (
+        *("subject", "subject.class_noun", "subject.seed", "subject.name"),
+        *("photos", "subject.photos"),
+    ),
 }
 
 

@@ -19,6 +19,7 @@ ABSENT = "-"  # the value on an axis that a run lacks: images of another system 
 _NO_AXES = (  # covered by a known axis or by the subject, or without effect on the images
     *("class", "identifier", "sr.enabled", "sr.noise_level", "sr.inference_noise_level"),
     *("prior.lambda", "prior.kind", "prior.cache", "subject", "photos", "class_noun", "seed"),
+    "dreambench",
     *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
     *("method.tuning.like", "method.tuning.num_vectors"),  # the subject's noun; method.num_vectors
     *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),

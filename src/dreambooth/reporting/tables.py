@@ -96,3 +96,7 @@ class Finding:
     sentence: str
     verdict: Verdict  # "" for a finding that the paper claims nothing about
     table: str = ""  # Table.key
+    limits: Sequence[str] = ()  # sentences: what its interval is over, what would settle it
+
+    def __str__(self) -> str:
+        return " ".join([self.sentence, *self.limits])

@@ -54,7 +54,7 @@ def callback_of(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
     return make_callback(**{name: value for name, value in arguments.items() if name in parameters})
 
 
-def problems_of(settings: Any, key: str) -> list[str]:
+def problems_of(settings: Any, key: str) -> list[ValueError]:
     """Why objects in `settings` cannot be built: of each, or of the objects that it needs."""
     if not isinstance(settings, Mapping):
         return []
@@ -63,8 +63,8 @@ def problems_of(settings: Any, key: str) -> list[str]:
         try:
             build(settings, key)
         except ValueError as error:
-            found = [str(error)]
-    return list(dict.fromkeys(found))
+            found = [error]
+    return list({str(error): error for error in found}.values())
 
 
 def check_arguments(settings: Any, key: str) -> None:

@@ -3,7 +3,7 @@
 What needs photos, a tokenizer or weights is checked in assemble.py.
 """
 
-import os
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -178,5 +178,9 @@ def check_writable(key: str, folder: Any) -> None:
         raise ValueError(f"{key}={path}: give a folder that can be made ({error})") from error
     if not existing.is_dir():
         raise ValueError(f"{key}={path}: {existing} is a file, give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{key}={path}: {existing} cannot be written to, give another folder")
+    try:  # a trial, because the permissions do not tell: of /proc, or of a disk that is read-only
+        Path(tempfile.mkdtemp(prefix=".", dir=existing)).rmdir()
+    except OSError:
+        raise ValueError(
+            f"{key}={path}: {existing} cannot be written to, give another folder"
+        ) from None

@@ -12,9 +12,12 @@ from threading import Thread
 from typing import Any
 
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
-_FROM_HUB = {"dreambooth.backbones.stable_diffusion.LatentBackbone.load": "model_index.json"}
+_FROM_HUB = {
+    "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load": "model_index.json",
+    "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
+}
 
-_silent_since: dict[str, float] = {}  # a server that did not answer -> when
+_silent: dict[str, tuple[float, float]] = {}  # a server without an answer -> when, after how long
 
 
 def check_model(config: Mapping[str, Any]) -> None:
@@ -37,7 +40,7 @@ def check_model(config: Mapping[str, Any]) -> None:
 def absence_of(pretrained: str | Path, file: str) -> str:
     """Why a model, which has `file`, is neither a folder nor in the cache nor on the Hub, or ""."""
     folder = Path(pretrained).expanduser()
-    if folder.exists() or _is_cached(str(pretrained), file):
+    if folder.exists() or is_cached(str(pretrained), file):
         return ""
     if not (problem := problem_of(str(pretrained))):
         return ""
@@ -71,13 +74,20 @@ def problem_of(repository: str) -> str:
 
 def unreachable(server: str) -> str:
     """A sentence for a server without an answer."""
-    return f"{server} cannot be reached within {_patience_s():g} s (HF_HUB_ETAG_TIMEOUT=)"
+    waited_s = _silent.get(server, (0.0, _patience_s()))[1]
+    return f"{server} cannot be reached within {waited_s:g} s (HF_HUB_ETAG_TIMEOUT=)"
 
 
 def answer_of(server: str, ask: Callable[[], str]) -> str | None:
-    """What a server answers; None if it fails or takes too long, now or in the last minute."""
-    if time.monotonic() - _silent_since.get(server, -60) < 60:
+    """What a server answers; None if it fails or takes too long, now or in the last minute.
+
+    If another server was silent in the last minute, this one has a second at most.
+    """
+    recently = time.monotonic() - 60
+    silent = {name for name, (when, _) in _silent.items() if when > recently}
+    if server in silent:
         return None
+    patience_s = min(_patience_s(), 1.0) if silent else _patience_s()
     answers: list[str] = []
 
     def keep_answer() -> None:
@@ -87,13 +97,13 @@ def answer_of(server: str, ask: Callable[[], str]) -> str | None:
     # A thread, because looking up a name in the network has no time limit of its own.
     thread = Thread(target=keep_answer, daemon=True)
     thread.start()
-    thread.join(_patience_s())
+    thread.join(patience_s)
     if not answers:
-        _silent_since[server] = time.monotonic()
+        _silent[server] = time.monotonic(), patience_s
     return answers[0] if answers else None
 
 
-def _is_cached(repository: str, file: str) -> bool:
+def is_cached(repository: str, file: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -23,8 +23,9 @@ WRITTEN = ".written.json"  # in weights/: the files that the run has written the
 RUN_SETS = ("photos", "before", "prompts", "class", "originals", "restored")
 """The image sets that a run writes itself, and scores or shows."""
 
+_OF_HYDRA = (".hydra", "*.log")
 # What Hydra, a launcher, the lock and the system write before a run begins.
-_BEFORE_A_RUN = (".hydra", "*.log", ".lock", ".*.partial", ".DS_Store")
+_BEFORE_A_RUN = (*_OF_HYDRA, ".lock", ".*.partial", ".DS_Store")
 _CHECKPOINT = re.compile(r"\w+-(\d{8}\.ckpt|trained\.pt)")
 _WEIGHT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 _PICTURE = re.compile(r".*-\d{3,}\.png")
@@ -75,6 +76,17 @@ def delete_written(folder: Path, names: Iterable[str], rest: Path | None = None)
                 elif rest is not None and not (rest / relative).exists():
                     (rest / relative).parent.mkdir(parents=True, exist_ok=True)
                     path.rename(rest / relative)
+
+
+def delete_run(folder: Path, names: Iterable[str]) -> None:
+    """Delete a run folder with all that a run, which has written `names`, and Hydra have written.
+
+    With other files in it, the folder stays.
+    """
+    of_hydra = (path.name for pattern in _OF_HYDRA for path in folder.glob(pattern))
+    delete_written(folder, [*names, MARKER, *of_hydra, ".lock"])
+    with suppress(OSError):  # it is not empty
+        folder.rmdir()
 
 
 def _is_written(path: Path, weights: object) -> bool:

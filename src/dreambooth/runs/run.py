@@ -36,7 +36,14 @@ import yaml
 from dreambooth.runs.configs import changed_inputs, differences_of, read_config
 from dreambooth.runs.files import Score, atomic_folder, csv_of, if_free, write_atomically
 from dreambooth.runs.image_sets import ImageSets
-from dreambooth.runs.ownership import MARKER, MARKER_TEXT, WRITTEN, check_folder, delete_written
+from dreambooth.runs.ownership import (
+    MARKER,
+    MARKER_TEXT,
+    WRITTEN,
+    check_folder,
+    delete_run,
+    delete_written,
+)
 from dreambooth.runs.records import (
     Metric,
     damaged,
@@ -324,6 +331,12 @@ def record_killed(folder: Path, reason: str, of_a_rank: bool = False) -> None:
         with if_free(folder) as free:
             if free:
                 run.set_status("failed", reason)
+
+
+def delete_unless_begun(folder: Path) -> None:
+    """Delete the folder of a new run that was refused: it has not even written its names."""
+    if not (folder / "names.json").exists():
+        delete_run(folder, _CONTENT)
 
 
 def holds_a_run(folder: Path) -> bool:

@@ -250,6 +250,7 @@ class Settings:
     trainer: TrainerSettings
     seed: Whole
     stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]
+    check: Switch = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dreambooth.randomness import generator
+from dreambooth.subjects.prompts import check_one_word
 
 
 def rare_token_ids(tokenizer: Any, id_range: tuple[int, int], max_characters: int = 3) -> list[int]:
@@ -78,11 +79,7 @@ def check_identifier(tokenizer: Any, text: str) -> None:
     encoding that must give the same ids. This is for identifiers from the user; `rare_identifier`
     checks those that it draws, which may be several words.
     """
-    if not text or any(c.isspace() for c in text):
-        raise ValueError(
-            f"the identifier {text!r} is {'not one word' if text else 'empty'}: "
-            'give a single word without a meaning, such as "sks"'
-        )
+    check_one_word(text)
     ids = tokenizer.encode(text, add_special_tokens=False)
     decoded = _decode(tokenizer, ids)
     same_text = "".join(decoded.split()).casefold() == text.casefold()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dreambooth.subjects.files import photo_files, visible
+from dreambooth.subjects.files import DESCRIPTION, annotation_files, photo_files, visible
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +34,28 @@ def load_photos(folder: Path, resolution_px: int, crop: str = "centre") -> Photo
     made square as `crop` says (`CROPS`), and resized with an antialiased bicubic filter. Colour
     profiles are ignored.
 
-    Warns if there is only one photo (the paper uses 3-5) and about files that are skipped.
+    Warns if there is only one photo (the paper uses 3-5), about files that are skipped, and of
+    transparent areas.
     ValueError if the folder does not exist or holds no photo, if a photo cannot be read, or if it
     is not square and `crop` is "none".
     """
     folder = Path(folder).expanduser()
     paths = photo_files(folder)
-    others = [p.name for p in visible(folder) if p not in paths]
+    known = {*paths, *annotation_files(folder), folder / DESCRIPTION}
+    others = [p.name for p in visible(folder) if p not in known]
     if others:
         skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
         log.warning("%s: skipped these, which are not photos: %s", folder, skipped)
     if len(paths) == 1:
         log.warning("only one photo in %s: 3-5 photos give better results", folder)
     images = torch.stack([read_photo(path, resolution_px, crop) for path in paths])
+    if count := sum(map(is_transparent, paths)):
+        log.warning(
+            "%s: %d of %d photos have transparent areas, which training sees as white",
+            folder,
+            count,
+            len(paths),
+        )
     return Photos(paths, images)
 
 
@@ -58,12 +67,21 @@ def read_photo(path: Path, resolution_px: int, crop: str = "centre") -> Tensor:
             f"subject.crop=none takes square photos, and {path} has {image.width}x{image.height} "
             "px: make it square, or give subject.crop=centre or pad"
         )
-    square = _padded(image) if crop == "pad" else _central_square(image)
+    square = _padded(image) if crop == "pad" else central_square(image)
     resized = square.resize((resolution_px, resolution_px), Image.Resampling.BICUBIC)
     return from_uint8(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
 
 
-def _central_square(image: Image.Image) -> Image.Image:
+def is_transparent(path: Path) -> bool:
+    """Whether a photo has an area that is not opaque."""
+    with Image.open(path) as image:
+        if not image.has_transparency_data:
+            return False
+        lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return isinstance(lowest, int | float) and lowest < 255
+
+
+def central_square(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))

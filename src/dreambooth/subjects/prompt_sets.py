@@ -1,9 +1,6 @@
 """The sets of evaluation prompts, each prompt with what it asks for; {} stands for the subject."""
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
-
-T = TypeVar("T")
 
 # What a prompt asks for: the paper's applications (section 4.4), in its order.
 APPLICATIONS = (
@@ -271,14 +268,6 @@ PROMPT_SETS = {
 MINIATURE_SETS = {"minibench": _by_kind(_MINIBENCH), "applications": _by_kind(_MINI)}
 DREAMBENCH = {kind: tuple(prompts) for kind, prompts in PROMPT_SETS["dreambench"].items()}
 MINIBENCH = {kind: tuple(prompts) for kind, prompts in PROMPT_SETS["minibench"].items()}
-
-
-def prompt_set(sets: Mapping[str, T], name: str) -> T:
-    """The set that `subject.prompts` names. ValueError if there is none of that name."""
-    if name not in sets:
-        *most, last = sets
-        raise ValueError(f"subject.prompts={name} is not known: choose {', '.join(most)} or {last}")
-    return sets[name]
 
 
 def application_of(template: str) -> str:

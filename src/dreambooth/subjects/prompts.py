@@ -33,6 +33,15 @@ def kind_of_noun(class_noun: str) -> str | None:
     return "live" if noun in _LIVE else "object" if noun in _OBJECTS else None
 
 
+def check_one_word(identifier: str) -> None:
+    """ValueError for an identifier that is empty or several words."""
+    if not identifier or any(c.isspace() for c in identifier):
+        raise ValueError(
+            f"the identifier {identifier!r} is {'not one word' if identifier else 'empty'}: "
+            'give a single word without a meaning, such as "sks"'
+        )
+
+
 def check_kind(kind: str | None, class_noun: str) -> str:
     """The kind of a subject, which its class noun decides if it is not given.
 

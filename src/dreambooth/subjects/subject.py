@@ -1,5 +1,6 @@
 """A subject to personalize a model on, and how to load one from a folder of photos."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from dreambooth.randomness import generator
+from dreambooth.subjects.files import captions_of
+from dreambooth.subjects.masks import check_masks, load_masks
 from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
-from dreambooth.subjects.prompt_sets import PROMPT_SETS, UNRELATED, application_of, prompt_set
+from dreambooth.subjects.prompt_sets import PROMPT_SETS, UNRELATED, Families, application_of
 from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, check_kind
 
 
@@ -28,6 +31,10 @@ class Subject:
     description: str = ""  # the subject in words, for method=prompt_only
     held_out: Callable[[int], Tensor] | None = None  # photos unseen in training
     crop: str = "centre"  # how photos are made square, of CROPS in photos.py
+    # What each photo shows, in words, with {} for "[V] [class noun]"; None for a photo without.
+    captions: tuple[str | None, ...] = ()
+    # resolution_px -> [0, 1] (N, 1, R, R), 1 where the subject is in each photo.
+    masks: Callable[[int], Tensor] | None = None
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
     # What prompts ask for (prompts.py); for those that it lacks, `application_of`.
     families: Mapping[str, str] = field(default_factory=dict)
@@ -53,21 +60,23 @@ def subject_from_folder(
     wrong_class_noun: str | None = None,
     name: str | None = None,
     description: str = "",
-    prompts: str = "dreambench",
+    prompts: str | Sequence[str] = "dreambench",
     crop: str = "centre",
 ) -> Subject:
-    """A subject from a folder of photos, evaluated on one of `PROMPT_SETS`.
+    """A subject from a folder of photos, with their captions and masks (files.py).
 
-    Every photo is read now, so that a broken one is reported before a model is loaded. Without
+    `prompts`: those it is evaluated on, one of `PROMPT_SETS` by name, or any templates.
+    Every file is read now, so that a broken one is reported before a model is loaded. Without
     `kind`, the class noun decides. If no wrong class noun is given, it is another class of
     DreamBench, drawn with the true class as the seed.
     """
     kind = check_kind(kind, class_noun)
-    families = prompt_set(PROMPT_SETS, prompts)[kind]
     if crop not in CROPS:
         raise ValueError(f"subject.crop={crop!r} is not known; choose centre, pad or none")
+    asked = _asked(prompts, kind)
     folder = Path(photos).expanduser()
     paths = load_photos(folder, 8, crop).paths
+    captions, has_masks = captions_of(paths), check_masks(paths, crop)
     return Subject(
         name=name or folder.resolve().name,
         class_noun=class_noun,
@@ -75,11 +84,34 @@ def subject_from_folder(
         kind=kind,
         photos=lambda size_px: torch.stack([read_photo(p, size_px, crop) for p in paths]),
         originals=lambda: [read_original(p) for p in paths],
-        prompts=tuple(families),
+        prompts=tuple(asked),
         description=description,
         crop=crop,
-        families=families,
+        captions=captions if any(captions) else (),
+        masks=(lambda size_px: load_masks(paths, size_px, crop)) if has_masks else None,
+        families=asked,
     )
+
+
+def _asked(prompts: str | Sequence[str], kind: str) -> Families:
+    """The prompts of a set, or those that are given, with what they ask for."""
+    if isinstance(prompts, str):
+        if prompts not in PROMPT_SETS:
+            raise ValueError(
+                f"subject.prompts={prompts!r} is not known; choose {' or '.join(PROMPT_SETS)}, or "
+                "give a list of prompts with {} for the subject"
+            )
+        return PROMPT_SETS[prompts][kind]
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", prompt):
+            raise ValueError(
+                f"subject.prompts has {prompt!r}: give texts with one {{}}, which stands for the "
+                "subject, as 'a {} in the snow'"
+            )
+    if not prompts or len(set(prompts)) < len(prompts):
+        what = "a prompt twice" if prompts else "no prompt"
+        raise ValueError(f"subject.prompts has {what}: give a list of different prompts")
+    return {prompt: application_of(prompt) for prompt in prompts}
 
 
 def other_class(class_noun: str, classes: Sequence[str]) -> str:

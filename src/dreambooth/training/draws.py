@@ -1,6 +1,6 @@
 """The random draws of each training sample: which image, which timestep, which noise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,15 +26,16 @@ class Draw(NamedTuple):
 
 
 class TrainingDraws(Dataset):
-    """The training samples of a stage. Item i is {"subject": Draw, "prior": Draw}.
+    """The training samples of a stage. Item i is {"subject": Draw, "prior": Draw, "mask": Tensor}.
 
-    Without prior images there is no "prior". The draws are keyed by (seed, stage, term, i) alone:
-    they depend neither on the number of processes, nor on the batches, nor on a resume. The two
-    terms draw their image, t and eps independently (paper, section 3.3).
+    Without prior images there is no "prior", and without masks no "mask". The draws are keyed by
+    (seed, stage, term, i) alone: they depend neither on the number of processes, nor on the
+    batches, nor on a resume. The two terms draw their image, t and eps independently (paper,
+    section 3.3).
 
-    `Draw.prompt` is 0, the term's first prompt; of `num_prompts` prompts of the subject, one is
-    drawn uniformly. In a fraction `caption_dropout` of the prior term's
-    samples, evenly spaced, it is 1, the empty prompt.
+    `Draw.prompt` is 0, the term's first prompt. Of `num_prompts` prompts of the subject, one is
+    drawn uniformly, unless `own_prompts` has the prompt of the photo. In a fraction
+    `caption_dropout` of the prior term's samples, evenly spaced, it is 1, the empty prompt.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class TrainingDraws(Dataset):
         added_condition: Callable[[Tensor, torch.Generator], Condition],
         caption_dropout: float = 0.0,
         num_prompts: int = 1,
+        own_prompts: Sequence[int | None] = (),
+        masks: Tensor | None = None,  # of the photos, (N, 1, *x_shape[1:])
     ):
         self.terms = {"subject": photos} | ({"prior": prior} if prior is not None else {})
         self.schedule, self.timesteps = schedule, timesteps
@@ -56,18 +59,26 @@ class TrainingDraws(Dataset):
         self.added_condition = added_condition
         self.dropout = {"subject": 0.0, "prior": caption_dropout}
         self.num_prompts = {"subject": num_prompts, "prior": 1}
+        self.own_prompts, self.masks = own_prompts, masks
 
     def __len__(self) -> int:
         return self.num_samples
 
-    def __getitem__(self, i: int) -> dict[str, Draw]:
-        return {term: self._draw(term, images, i) for term, images in self.terms.items()}
+    def __getitem__(self, i: int) -> dict[str, Draw | Tensor]:
+        item: dict[str, Draw | Tensor] = {term: self._draw(term, i) for term in self.terms}
+        return (
+            item if self.masks is None else {**item, "mask": self.masks[self._index("subject", i)]}
+        )
 
-    def _draw(self, term: str, images: Encoded, i: int) -> Draw:
-        # Each epoch sees every image once, in a new order.
-        epoch, position = divmod(i, len(images.mean))
+    def _index(self, term: str, i: int) -> int:
+        """The image of sample i. Each epoch sees every image once, in a new order."""
+        number = len(self.terms[term].mean)
+        epoch, position = divmod(i, number)
         order_rng = generator(self.seed, self.stage, term, "order", epoch)
-        index = int(torch.randperm(len(images.mean), generator=order_rng)[position])
+        return int(torch.randperm(number, generator=order_rng)[position])
+
+    def _draw(self, term: str, i: int) -> Draw:
+        images, index = self.terms[term], self._index(term, i)
         rng = generator(self.seed, self.stage, term, i)
         t = self.schedule.draw_t(self.timesteps, rng)
         eps = torch.randn(images.mean.shape[1:], generator=rng)
@@ -75,6 +86,9 @@ class TrainingDraws(Dataset):
         if (num_prompts := self.num_prompts[term]) > 1:
             prompt_rng = generator(self.seed, self.stage, term, "prompt", i)
             prompt = int(torch.randint(num_prompts, (), generator=prompt_rng))
+        if term == "subject" and self.own_prompts:
+            own = self.own_prompts[index]
+            prompt = prompt if own is None else own
         x = images.sample(index, rng)
         return Draw(x, eps, t, torch.tensor(prompt), self.added_condition(x, rng))
 

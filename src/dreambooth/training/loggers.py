@@ -139,6 +139,13 @@ def _stage_prefix(metrics: Mapping[str, float]) -> str:
     return ""
 
 
+def log_image(loggers: Sequence[Logger], name: str, path: Path) -> None:
+    """Log an image file to W&B, if it is among the loggers."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)])
+
+
 def publish(
     loggers: Sequence[Logger],
     metrics: Mapping[str, Metric],

@@ -1,0 +1,363 @@
+"""Latent diffusion: a denoiser in the latent space of a frozen VAE, drawn by diffusers' pipeline.
+
+A family of models is a subclass of `LatentStage` and one of `LatentBackbone`, which have what
+differs between the families, as in stable_diffusion.py.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dreambooth.backbones.adapters import (
+    PREFIX,
+    adapter_state,
+    peft_model,
+    read_adapter,
+    save_adapter,
+)
+from dreambooth.backbones.new_word import new_word_of, with_all_tokens
+from dreambooth.backbones.parity import checks_of
+from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling, Stage
+from dreambooth.distributed.ranks import batches
+from dreambooth.randomness import generator, seed_of
+from dreambooth.runs.hashes import sha256_of
+from dreambooth.runs.hub import absence_of, problem_of
+from dreambooth.runs.settings import Sampler
+from dreambooth.sampling import evaluation_mode
+from dreambooth.schedules import schedule_of
+
+
+class LatentStage:
+    """The denoiser of a diffusers pipeline, with its frozen VAE and text encoders.
+
+    The VAE and the text encoders are moved to the denoiser's device when they are used. Encoded
+    images and cached prompts stay on the CPU, where noise is drawn.
+    """
+
+    name = "base"
+    denoiser_name: ClassVar[str] = "unet"  # in the pipeline, as the next two
+    text_encoders: ClassVar[Mapping[str, str]]  # text encoder -> its tokenizer
+    arguments: ClassVar[Mapping[str, str]]  # of the pipeline's call -> tensor of `_encode_prompt`
+
+    def __init__(self, pipeline: Any, resolution_px: int | None = None):
+        self.denoiser: nn.Module = getattr(pipeline, self.denoiser_name)
+        config, scale_px = self.denoiser.config, pipeline.vae_scale_factor  # pixels per latent
+        default_px = config.sample_size * scale_px
+        resolution_px = default_px if resolution_px is None else resolution_px
+        if resolution_px < scale_px or resolution_px % scale_px:
+            raise ValueError(
+                f"resolution_px={resolution_px} does not fit this model: give a positive multiple "
+                f"of {scale_px}, such as {default_px}"
+            )
+        size = resolution_px // scale_px
+        # The saved model then has this resolution as its default in diffusers.
+        self.denoiser.register_to_config(sample_size=size)
+        for name in ("vae", *self.text_encoders):
+            getattr(pipeline, name).requires_grad_(False).eval()
+
+        self.schedule = schedule_of(pipeline.scheduler)
+        self.resolution_px = resolution_px
+        self.x_shape: tuple[int, ...] = (pipeline.vae.config.latent_channels, size, size)
+        self._pipeline = pipeline
+        self._text_cache: dict[str, Condition] = {}  # by prompt, without batch, on the CPU
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._pipeline.tokenizer
+
+    @property
+    def text_encoder(self) -> Any:
+        return self._pipeline.text_encoder if len(self.text_encoders) == 1 else None
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def added_condition(
+        self, x: Tensor, generator: torch.Generator, noise_level: float | None
+    ) -> Condition:
+        return {}
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Encoded:
+        # One image at a time: this saves memory, and the bits do not depend on a batch size.
+        vae, device = self._pipeline.vae.to(self._device), self._device
+        posteriors = [vae.encode(image.to(device)).latent_dist for image in images.split(1)]
+        shift, scale = _shift_and_scale(vae.config)
+        return Encoded(
+            mean=(torch.cat([p.mean for p in posteriors]).cpu() - shift) * scale,
+            std=torch.cat([p.std for p in posteriors]).cpu() * scale,
+        )
+
+    def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
+        """Encode prompts as the tensors of `arguments`. ValueError if a prompt is too long."""
+        if with_gradient:
+            self._text_cache.clear()
+            return _stacked([self._checked(prompt) for prompt in prompts])
+        for prompt in prompts:
+            if prompt not in self._text_cache:
+                with torch.no_grad():
+                    encoded = self._checked(prompt)
+                    self._text_cache[prompt] = {key: v.cpu() for key, v in encoded.items()}
+        condition = _stacked([self._text_cache[prompt] for prompt in prompts])
+        return {key: value.to(self._device) for key, value in condition.items()}
+
+    def _checked(self, prompt: str) -> Condition:
+        self.check_prompt(prompt)
+        for name in self.text_encoders:
+            getattr(self._pipeline, name).to(self._device)
+        return self._encode_prompt(prompt)
+
+    def _encode_prompt(self, prompt: str) -> Condition:
+        """Encode one prompt, without batch dimension; one at a time, so no batch changes the bits.
+
+        The empty prompt is what guidance leads away from if there is no negative prompt.
+        """
+        raise NotImplementedError
+
+    def check_prompt(self, prompt: str) -> None:
+        for name in self.text_encoders.values():
+            tokenizer = getattr(self._pipeline, name)
+            text, max_count = with_all_tokens(prompt, tokenizer), tokenizer.model_max_length
+            count = len(tokenizer(text).input_ids)
+            if count > max_count:
+                raise ValueError(
+                    f"the prompt {prompt!r} has {count} tokens, start and end tokens included, and "
+                    f"this model's text encoder takes {max_count}: shorten it by "
+                    f"{count - max_count}"
+                )
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        raise NotImplementedError
+
+    def to_pipeline(self, x: Tensor) -> Tensor:
+        """x (B, *x_shape) as the pipeline lays it out."""
+        return x
+
+    def from_pipeline(self, x: Tensor) -> Tensor:
+        """The inverse of `to_pipeline`."""
+        return x
+
+    def pipeline_arguments(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What the pipeline's call takes in place of the prompts."""
+        condition = self.encode_prompts(prompts)
+        return {argument: condition[key] for argument, key in self.arguments.items()}
+
+
+class LatentBackbone:
+    """A latent pipeline of diffusers as a backbone with one stage, `base`.
+
+    Images are drawn by the diffusers pipeline itself, from our prompt embeddings and with one
+    generator for each image. `batch_size`: how many images are denoised at once.
+    """
+
+    title: ClassVar[str]  # of the family, with its article
+    pipeline_class: ClassVar[str]  # in diffusers
+    stage_class: ClassVar[type[LatentStage]]
+    load_arguments: ClassVar[Mapping[str, Any]] = {}  # of the pipeline's `from_pretrained`
+    schedulers: ClassVar[Mapping[str, str]]  # sampler -> class of diffusers
+    scheduler_settings: ClassVar[Mapping[str, Any]] = {}  # that replace those of the model
+
+    def __init__(
+        self, name: str, pipeline: Any, resolution_px: int | None = None, batch_size: int = 4
+    ):
+        self.name, self.batch_size = name, batch_size
+        self.tokenizer = pipeline.tokenizer
+        self._stage = self.stage_class(pipeline, resolution_px)
+        self.stages: Mapping[str, Stage] = {"base": self._stage}
+        self._pipeline = pipeline
+
+    @classmethod
+    def load(
+        cls, pretrained: str | Path, resolution_px: int | None = None, batch_size: int = 4
+    ) -> Self:
+        """Load a folder or a model from the Hub, in float32.
+
+        `resolution_px`: the size of the images; None for the model's default, as 512. ValueError if
+        there is no such model, or if it is of another family or damaged.
+        """
+        pipeline = cls._load_pipeline(pretrained)
+        return cls(Path(pretrained).name, pipeline, resolution_px, batch_size)
+
+    @classmethod
+    def _load_pipeline(cls, pretrained: str | Path) -> Any:
+        import diffusers
+
+        pipeline_class = getattr(diffusers, cls.pipeline_class)
+        encoders = cls.stage_class.text_encoders
+        parts = [cls.stage_class.denoiser_name, "vae", *encoders, *encoders.values(), "scheduler"]
+        folder = Path(pretrained).expanduser()
+        source = str(folder if folder.exists() else pretrained)
+        remedy = (
+            f"give model.backbone.pretrained=/path/to/folder with {cls.title} in the diffusers "
+            "layout with safetensors weights (model_index.json, "
+            f"{', '.join(f'{part}/' for part in parts)})"
+        )
+        if absence := absence_of(pretrained, "model_index.json"):
+            raise ValueError(f"{absence}; {remedy}")
+        # In the cache, without a network: the Hub is not asked whether there is a newer version.
+        offline = not folder.exists() and bool(problem_of(source))
+        try:
+            index = pipeline_class.load_config(source, local_files_only=offline)
+            if index.get("_class_name") != cls.pipeline_class:
+                raise ValueError(f"it is of another family, {index.get('_class_name')}")
+            pipeline = pipeline_class.from_pretrained(
+                source, local_files_only=offline, use_safetensors=True, **cls.load_arguments
+            )
+            for encoder, tokenizer in encoders.items():
+                text_encoder = getattr(pipeline, encoder)
+                # If its files are missing, transformers makes an empty tokenizer, without an error.
+                if len(getattr(pipeline, tokenizer)) < text_encoder.config.vocab_size:
+                    raise ValueError(f"its {tokenizer} has fewer tokens than its {encoder}")
+                # diffusers loads in float32, but transformers in the precision of the file.
+                text_encoder.float()
+        except Exception as error:  # the libraries raise OSError, SafetensorError or Exception
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"model {str(pretrained)!r} cannot be used ({reason}); {remedy}"
+            ) from error
+        return pipeline
+
+    def fingerprint(self) -> str:
+        # The same weights with another prediction type are another model.
+        parts: list[Any] = [self._stage.schedule.prediction_type]
+        for part in (*self._stage.text_encoders, self._stage.denoiser_name, "vae"):
+            for name, value in sorted(getattr(self._pipeline, part).state_dict().items()):
+                parts += [f"{part}.{name}{tuple(value.shape)}", value]
+        return sha256_of(parts)
+
+    def check_prompt(self, prompt: str, identifier: str = "") -> None:
+        self._stage.check_prompt(prompt)
+
+    def super_resolve(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        raise ValueError(f"the model {self.name} has no SR stage")
+
+    def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        job_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
+        return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
+
+    def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
+        """Draw the images of one batch of (prompt, key)."""
+        stage, sampler = self._stage, sampling.samplers["base"]
+        negative = stage.pipeline_arguments([sampling.negative_prompt] * len(jobs))
+        with evaluation_mode(stage.denoiser):
+            images = self._pipeline_with(self._scheduler(sampler))(
+                **stage.pipeline_arguments([prompt for prompt, _ in jobs]),
+                **{f"negative_{argument}": value for argument, value in negative.items()},
+                generator=[generator(*key, stage.name) for _, key in jobs],
+                num_inference_steps=sampler.num_steps,
+                guidance_scale=sampler.guidance_scale,
+                height=stage.resolution_px,
+                width=stage.resolution_px,
+                output_type="pt",
+            ).images
+        return (images * 255).round().to(torch.uint8).cpu()
+
+    def _scheduler(self, sampler: Sampler) -> Any:
+        """The scheduler of `sampler`, which takes its noise schedule from the model's own."""
+        import diffusers
+
+        scheduler_class = getattr(diffusers, self.schedulers[sampler.name])
+        return scheduler_class.from_config(
+            self._pipeline.scheduler.config, **self.scheduler_settings
+        )
+
+    def _pipeline_with(self, scheduler: Any) -> Any:
+        """A pipeline of the same models with another scheduler."""
+        pipeline = copy.copy(self._pipeline)
+        pipeline.scheduler = scheduler
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.vae.enable_slicing()  # decodes one image at a time
+        return pipeline.to(next(self._stage.denoiser.parameters()).device)
+
+    def parity(self) -> Sequence[ParityCheck]:
+        return checks_of(self._pipeline_with(self._pipeline.scheduler), self._stage)
+
+    def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
+        stage, sampler = self._stage, sampling.samplers["base"]
+        scheduler = self.schedulers[sampler.name]
+        model, adapter, load = weights, peft_model(stage.denoiser), ""
+        if not (weights / "model_index.json").exists():  # less than a whole model was saved
+            model = self._pipeline.name_or_path
+        if adapter is not None:
+            if not _is_lora(adapter):
+                return ""
+            load = f"\npipeline.load_lora_weights({str(weights)!r})"
+        if new_word_of(stage) is not None:
+            load = f"\npipeline.load_textual_inversion({str(weights)!r})"
+        loaded = f"from_pretrained({str(model)!r}{_as_code(self.load_arguments)}){load}"
+        settings = f"(pipeline.scheduler.config{_as_code(self.scheduler_settings)})"
+        return f"""\
+import torch
+from diffusers import {scheduler}, {self.pipeline_class}
+
+pipeline = {self.pipeline_class}.{loaded}
+pipeline.scheduler = {scheduler}.from_config{settings}
+image = pipeline(
+    {prompt!r},
+    negative_prompt={sampling.negative_prompt or None!r},
+    num_inference_steps={sampler.num_steps},
+    guidance_scale={sampler.guidance_scale},
+    height={stage.resolution_px},
+    width={stage.resolution_px},
+    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),
+).images[0]"""
+
+    def save(self, folder: Path) -> None:
+        """Save a diffusers folder, which `from_pretrained` of the pipeline reads."""
+        self._pipeline.save_pretrained(folder)
+
+    def save_adapters(self, folder: Path) -> None:
+        """A LoRA as the pipeline's `load_lora_weights` reads it; else as peft saves it."""
+        adapter, part = peft_model(self._stage.denoiser), self._stage.denoiser_name
+        if not _is_lora(adapter):
+            save_adapter(self._stage.denoiser, folder / part)
+            return
+        state = adapter_state(self._stage.denoiser)
+        type(self._pipeline).save_lora_weights(
+            folder,
+            **{
+                f"{part}_lora_layers": {k.removeprefix(PREFIX): v for k, v in state.items()},
+                f"{part}_lora_adapter_metadata": adapter.peft_config["default"].to_dict(),
+            },
+        )
+
+    def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        part = self._stage.denoiser_name
+        if (folder / part).is_dir():
+            return {"base": read_adapter(folder / part)}
+        layers = load_file(folder / "pytorch_lora_weights.safetensors")
+        return {"base": {PREFIX + k.removeprefix(f"{part}."): v for k, v in layers.items()}}
+
+
+def _is_lora(adapter: Any) -> bool:
+    return bool(adapter.peft_config["default"].peft_type == "LORA")
+
+
+def _as_code(arguments: Mapping[str, Any]) -> str:
+    """Further arguments of a call."""
+    return "".join(f", {name}={value!r}" for name, value in arguments.items())
+
+
+def _stacked(conditions: Sequence[Condition]) -> Condition:
+    """Conditions without batch dimension as one batch."""
+    return {key: torch.stack([c[key] for c in conditions]) for key in conditions[0]}
+
+
+def _shift_and_scale(config: Any) -> tuple[Any, Any]:
+    """How a pipeline normalizes the latents of its VAE: x = (latents - shift) scale.
+
+    Numbers, or tensors (C, 1, 1) where the VAE has a mean and a deviation for each channel.
+    """
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        shift, spread = (torch.tensor(each).view(-1, 1, 1) for each in (mean, std))
+        return shift, config.scaling_factor / spread
+    return config.get("shift_factor") or 0.0, config.scaling_factor
