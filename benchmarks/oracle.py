@@ -20,7 +20,7 @@ import numpy as np
 from dreambooth.miniature import WEIGHTS, oracle_quality
 from dreambooth.miniature.oracle import Oracle
 from dreambooth.miniature.oracle_pretraining import RELATIONS
-from dreambooth.reporting.families import family_of
+from dreambooth.subjects.prompt_sets import application_of
 
 
 def print_attributes(oracle: Oracle, num_scenes: int) -> None:
@@ -55,7 +55,7 @@ def print_perfect_model(oracle: Oracle, num_subjects: int) -> None:
     for kind, template, value in oracle_quality.perfect_model_identity(
         oracle, num_subjects, num_images=4
     ):
-        families.setdefault(f"{kind}: {family_of(template)}", []).append(value)
+        families.setdefault(f"{kind}: {application_of(template)}", []).append(value)
     for family, values in families.items():
         print(f"{family:40s}{np.mean(values):6.3f}  ({min(values):.3f} to {max(values):.3f})")
 

@@ -1,7 +1,8 @@
-"""Score a finished run again, score the images of any other system, or run MetricBench.
+"""Score a finished run again or at other strengths, or any images, or run MetricBench.
 
 python src/evaluate.py run=DIR metrics=paper
 python src/evaluate.py images=DIR subject=folder photos=DIR class_noun=dog metrics=paper
+python src/evaluate.py run=DIR experiment=frontier
 python src/evaluate.py experiment=metric_validity
 """
 
@@ -37,15 +38,18 @@ def main(cfg: DictConfig) -> None:
         read(Evaluate, config)
         check_subject(config)
         check_writable("into", config["into"])
+        if config["frontier"] is not None and given != ["run"]:
+            raise ValueError("experiment=frontier draws a finished run: give run=DIR")
         check_encoders(config["metrics"])
 
         # Here, because these are slow to import.
         from dreambooth.assemble import quieten_libraries
+        from dreambooth.launch.frontier import draw_frontier
         from dreambooth.launch.rescoring import score_again, score_external
 
         quieten_libraries()
         if given == ["run"]:
-            score_again(config)
+            (score_again if config["frontier"] is None else draw_frontier)(config)
         elif given == ["images"]:
             score_external(config)
         else:

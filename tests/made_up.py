@@ -254,7 +254,7 @@ def _value(text: str) -> Any:
 
 
 def _prompts(class_noun: str) -> Sequence[str]:
-    from dreambooth.subjects.prompts import MINIBENCH
+    from dreambooth.subjects.prompt_sets import MINIBENCH
 
     live = ("dog", "cat", "rabbit", "bird", "fish")
     return MINIBENCH["live" if class_noun in live else "object"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dreambooth.subjects.prompts import DREAMBENCH
+from dreambooth.subjects.prompt_sets import DREAMBENCH
 
 CLASSES = {"backpack": "backpack", "bear_plushie": "stuffed animal", "cat2": "cat", "dog6": "dog"}
 

@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "experiment": {"methods", "training", "metrics", "backbones", "subjects", "runs"}
     | {"distributed"}
     | SCIENCE,
-    "reporting": {"metrics", "runs"},  # of metrics, the intervals and where scores are
+    # Of metrics, the intervals and where scores are; of subjects, what prompts ask for.
+    "reporting": {"metrics", "subjects", "runs"},
     # One more backbone, one more source of subjects: nothing above but the entry points knows it.
     "miniature": {"methods", "metrics", "backbones", "subjects", "runs", "distributed"} | SCIENCE,
     "methods": {"training", "backbones", "subjects", "runs", "distributed"} | SCIENCE,

@@ -32,7 +32,10 @@ ENTRY_POINTS = [file for file in FILES if file.parent == Path()]
 # Files that need words of their own; each has a run of its own. `trainer/gpu`: see below.
 OWN = [
     "callbacks/score_curves",  # tests/training/test_score_curves.py
-    "experiment/metric_validity",  # these two: test_evaluate.py
+    "experiment/applications",  # these three: test_frontier.py
+    "experiment/frontier",
+    "experiment/limitations",
+    "experiment/metric_validity",  # test_evaluate.py
     "launcher/local",  # tests/launchers
     "launcher/slurm",  # tests/slurm
     "method/prompt_only",  # tests/methods; it has no prior term, no adapter, and trains no stage

@@ -1,15 +1,19 @@
 """Pictures from a finished run, with nothing but its path."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import command, same_files, train
 
 from dreambooth.assemble import reload
 from dreambooth.backbones.drawing import draw_pictures
 from dreambooth.backbones.stage import Sampling
+from dreambooth.runs.records import read_rows
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler
 
@@ -129,6 +133,9 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
         (("first_index=-1",), "first_index=-1: give a whole number from 0 up"),
         (("negative_prompt=dog", "guidance_scale=1"), "negative_prompt=dog changes nothing with"),
         (("prompts_file=nowhere",), "prompts_file=nowhere cannot be read"),
+        (("application=cooking",), "application=cooking: give all or one of recontextualization"),
+        (("application=all", "prompts=[a]"), "application=all has its own prompts and image sets"),
+        (("application=all", "image_set=a"), "application=all has its own prompts and image sets"),
         (("prompts_file=nowhere", "prompts=[a]"), "prompts and prompts_file are both given"),
     ],
 )
@@ -140,6 +147,42 @@ def test_what_the_model_cannot_honour_is_refused_before_it_is_loaded(
 
     monkeypatch.setattr("dreambooth.miniature.load_backbone", loaded)
     assert command("generate", f"run={finished}", *overrides).sentence.startswith(said)
+
+
+def test_an_application_is_drawn_judged_and_shown_on_a_contact_sheet(moved):
+    """With the weights of the tiny cascade, and the oracle that ships."""
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    config["metrics"] = {"oracle": {"_target_": "dreambooth.miniature.scoring.OracleScorer"}}
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    ended = command("generate", f"run={moved}", "application=expression", "images_per_prompt=2")
+    assert ended.code == 0, ended.output
+    run = Run.load_finished(moved)
+    pictures = run.images.read("expression")
+    assert {p.template for p in pictures} == {"a happy {}", "an angry {}", "a sleeping {}"}
+    assert (moved / "images/expression.png").is_file()
+    rows = read_rows(moved / "images/expression.csv")
+    assert len(rows) == len(pictures) == 6
+    for row in rows:
+        assert row["kept"] == (row["identity"] >= 0.5)
+        assert row["asked"] == row["expression_right"]
+        assert row["both"] == row["asked"] * row["kept"]
+    (line,) = [line for line in ended.output.splitlines() if line.startswith("expression  ")]
+    means = [f"{np.mean([row[name] for row in rows]):.2f}" for name in ("asked", "kept", "both")]
+    assert re.sub(r"\(.*?\)", "", line).split() == ["expression", "3", "6", *means]
+
+
+def test_all_applications_of_an_unscored_object_are_drawn(tmp_path, tiny):
+    ended = train(tiny, tmp_path / "run", "subject=comet", "metrics=none", "prior=off", "sr=off")
+    assert ended.code == 0, ended.output
+    arguments = (f"run={tmp_path / 'run'}", "images_per_prompt=1")
+    ended = command("generate", *arguments, "application=all")
+    assert ended.code == 0, ended.output
+    sheets = [line for line in ended.output.splitlines() if line.startswith("contact sheet: ")]
+    names = ("recontextualization", "art_rendition", "novel_view", "property_modification")
+    assert [Path(line).stem for line in sheets] == list(names)
+    assert not list((tmp_path / "run/images").glob("*.csv"))
+    said = command("generate", *arguments, "application=expression").sentence
+    assert said.startswith("application=expression is for live subjects, and comet is an object")
 
 
 def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):

@@ -69,6 +69,8 @@ class Experiment:
         if untrained and self.check:
             on_rank_zero(self._check_parity)
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
+        families = {prompt: self.subject.family_of(prompt) for prompt in self.subject.prompts}
+        on_rank_zero(lambda: self.run.write_prompts(families))
         photos = self._captioned(self._photos(self.subject.photos))
         on_rank_zero(partial(self._save_photos, photos))
         # The prior images of all stages, before training changes the model.

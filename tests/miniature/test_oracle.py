@@ -20,7 +20,8 @@ from dreambooth.miniature.oracle import (
     scene_values,
 )
 from dreambooth.miniature.scenes import nth_scene, to_tensor
-from dreambooth.subjects.prompts import MINIBENCH, subject_phrase
+from dreambooth.subjects.prompt_sets import MINIBENCH
+from dreambooth.subjects.prompts import subject_phrase
 
 
 @pytest.fixture

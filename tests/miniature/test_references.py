@@ -8,7 +8,7 @@ from dreambooth.miniature import references as module
 from dreambooth.miniature.references import draw_as_prompted, prompted_except_class, references
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.miniature.world import individual, recolour
-from dreambooth.subjects.prompts import MINIBENCH
+from dreambooth.subjects.prompt_sets import MINIBENCH
 
 DOG, CAR = individual("dog", 7), individual("car", 7)
 

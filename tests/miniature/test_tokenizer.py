@@ -17,7 +17,8 @@ from dreambooth.miniature.tokenizer import (
     rare_tokens,
 )
 from dreambooth.miniature.world import caption
-from dreambooth.subjects.prompts import MINIBENCH, class_prompt
+from dreambooth.subjects.prompt_sets import MINIBENCH
+from dreambooth.subjects.prompts import class_prompt
 
 TOKENIZER = build_tokenizer()
 BOS, EOS = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id

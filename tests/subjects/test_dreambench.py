@@ -8,7 +8,8 @@ from made_up_photos import CLASSES, dreambench_folder
 from test_docs import composed
 
 from dreambooth.subjects.dreambench import DreamBench
-from dreambooth.subjects.prompts import DREAMBENCH, DREAMBENCH_CLASSES
+from dreambooth.subjects.prompt_sets import DREAMBENCH
+from dreambooth.subjects.prompts import DREAMBENCH_CLASSES
 from dreambooth.subjects.subject import subject_from_folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.runs.image_sets import check_new_set
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import NewImages, Settings, read
+from dreambooth.subjects.prompt_sets import APPLICATIONS
 
 if TYPE_CHECKING:
     from dreambooth.assemble import Reloaded
@@ -21,22 +22,35 @@ def draw_more(config: Mapping[str, Any]) -> None:
 
     ValueError, before the model is loaded, for settings that it cannot honour.
     """
+    application = config["application"]
+    if application is not None:
+        _check_application(config)
     wanted = read(NewImages, dict(config) | {"prompts": _prompts(config)})
     check_new_set(wanted.image_set)
     run = Run.load_finished(Path(wanted.run))
     sampler = wanted.sampler_for(read(Settings, run.config).model.sampling.images["base"])
 
-    from dreambooth.assemble import reload  # here, because it is slow to import
+    from dreambooth.assemble import reload  # here, because these are slow to import
     from dreambooth.backbones.drawing import draw_pictures, noise_key
+    from dreambooth.launch.applications import Applications
 
+    applications = None if application is None else Applications.of(run, application)
     model = reload(run, wanted.size_px)
     sampling = replace(
         model.sampling,
         samplers={**model.sampling.samplers, "base": sampler},
         negative_prompt=wanted.negative_prompt,
     )
-    jobs = _jobs(model, wanted)
-    pictures = draw_pictures(model.backbone, jobs, sampling, wanted.seed)
+
+    def draw(prompts: Sequence[str]) -> list[Picture]:
+        return draw_pictures(model.backbone, _jobs(model, wanted, prompts), sampling, wanted.seed)
+
+    if applications is not None:
+        applications.save(
+            {n: draw(texts) for n, texts in applications.prompts.items()}, model.names
+        )
+        return
+    pictures = draw(wanted.prompts)
     replaced = sum(
         run.images.has_picture(wanted.image_set, p.prompt, p.index, p.template) for p in pictures
     )
@@ -51,6 +65,18 @@ def draw_more(config: Mapping[str, Any]) -> None:
         return model.backbone.recipe(run.weights.resolve(), picture.prompt, key, sampling)
 
     _print_recipe(pictures, [recipe(picture) for picture in pictures])
+
+
+def _check_application(config: Mapping[str, Any]) -> None:
+    """ValueError for an unknown application, and for settings that it sets itself."""
+    application = config["application"]
+    if application not in (*APPLICATIONS, "all"):
+        raise ValueError(f"application={application}: give all or one of {', '.join(APPLICATIONS)}")
+    for key in ("prompts", "prompts_file", "image_set"):
+        if any(text.startswith(f"{key}=") for text in config["overrides"]):
+            raise ValueError(
+                f"application={application} has its own prompts and image sets: leave {key} out"
+            )
 
 
 def _prompts(config: Mapping[str, Any]) -> Any:
@@ -73,10 +99,10 @@ def _prompts(config: Mapping[str, Any]) -> Any:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _jobs(model: Reloaded, wanted: NewImages) -> list[tuple[str, str, int]]:
+def _jobs(model: Reloaded, wanted: NewImages, prompts: Sequence[str]) -> list[tuple[str, str, int]]:
     """(template, prompt, index) of each image. ValueError if the model cannot take a prompt."""
     names = model.names
-    by_prompt = {text.replace("{}", names.subject): text for text in wanted.prompts}
+    by_prompt = {text.replace("{}", names.subject): text for text in prompts}
     if names.class_prompt in by_prompt:
         # Noise follows from the template. With this one it is that of the run's class images.
         by_prompt[names.class_prompt] = "a {}"

@@ -24,15 +24,16 @@ _COLUMNS = {
     "clean": ("prompts", "is_clean"),
     "class_accuracy": ("prompts", "class_right"),
     "context_accuracy": ("prompts", "context_right"),
+    "unrelated_change": ("unrelated", "unrelated_change"),
 }
 _MEANS_OVER_PAIRS = ("diversity",)
 _COSINES = ("dino", "clip_i", "clip_t", "pres", "copy", "sr_dino", "sr_ssim")
 _FROM_0_TO_1 = (
-    *("identity", "drift", "clean", "class_accuracy", "context_accuracy", "asked"),
-    *("copied", "copied_null"),
+    *("identity", "drift", "clean", "class_accuracy", "context_accuracy"),
+    *("asked", "kept", "both", "copied", "copied_null"),
     *("sr_layout_error", "sr_identity"),
 )
-_FROM_0 = ("div", "diversity", "sr_invented", "sr_lpips")
+_FROM_0 = ("div", "diversity", "sr_invented", "sr_lpips", "unrelated_change")
 
 
 class Range(NamedTuple):
@@ -52,7 +53,7 @@ def range_of(metric: str) -> Range | None:
 
 
 def image_set_of(metric: str) -> str:
-    """The image set that a metric is computed on: prompts, class or restored."""
+    """The image set that a metric is computed on: prompts, class, restored or unrelated."""
     if metric.startswith("sr_"):
         return "restored"
     return _COLUMNS.get(metric, ("prompts", ""))[0]

@@ -63,8 +63,8 @@ def evaluate(scorers: Sequence[Scorer], sets: PictureSets, seed: int | None = No
     if its mean is that of a column; else it is the scorer's own.
     """
     drawn = [("prompts", p) for p in sets.prompts] + [("class", p) for p in sets.class_prompts]
-    rows = [_row(image_set, picture, seed) for image_set, picture in drawn]
-    restored = [_row("restored", picture, seed) for picture in sets.restored]
+    rows = [row_of(image_set, picture, seed) for image_set, picture in drawn]
+    restored = [row_of("restored", picture, seed) for picture in sets.restored]
     of_drawn = [scorer.score(sets) for scorer in scorers]
     of_restored = [scorer.score_restored(sets) for scorer in scorers] if restored else []
     metrics: dict[str, Metric] = {}
@@ -98,7 +98,8 @@ def summary_line(metrics: dict[str, Metric]) -> str:
     return ", ".join(f"{name} {metric.value:.3f}" for name, metric in metrics.items())
 
 
-def _row(image_set: str, picture: Picture, seed: int | None) -> Row:
+def row_of(image_set: str, picture: Picture, seed: int | None) -> Row:
+    """What a row says of its picture, without scores."""
     row: Row = {
         "set": image_set,
         "prompt": picture.prompt,

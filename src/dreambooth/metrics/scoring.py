@@ -138,6 +138,13 @@ class FidelityScorer:
         rows = _rows(columns, len(restored))
         return Scores(rows, {name: mean(rows, name, protocols[name]) for name in protocols})
 
+    def change(self, pictures: Sequence[Picture], before: Sequence[Picture]) -> list[float]:
+        """1 - cosine of the DINO features of each picture and what it was before, in [0, 2]."""
+        features = (self.dino.images(p.pixels for p in images) for images in (pictures, before))
+        now, then = features
+        changes: list[float] = (1 - (now * then).sum(1)).clamp(min=0).tolist()
+        return changes
+
     def _pixel_diversity(self, prompts: Sequence[Picture]) -> Diversity:
         """DIV on pixels, with one prompt in memory at a time; the ranks share the prompts."""
         assert self.distance is not None

@@ -26,7 +26,7 @@ from dreambooth.miniature.references import draw_as_prompted, prompted_except_cl
 from dreambooth.miniature.scenes import to_tensor
 from dreambooth.miniature.subjects import look_alike, random_individual
 from dreambooth.miniature.world import Individual, random_scene
-from dreambooth.subjects.prompts import MINIBENCH
+from dreambooth.subjects.prompt_sets import MINIBENCH
 
 
 class OracleBatches(Dataset[dict[str, Any]]):

@@ -18,7 +18,7 @@ from dreambooth.miniature.oracle_pretraining import identity_cases
 from dreambooth.miniature.references import draw_as_prompted, prompted_except_class, references
 from dreambooth.miniature.scenes import nth_scene, to_tensor
 from dreambooth.miniature.world import individual
-from dreambooth.subjects.prompts import MINIBENCH
+from dreambooth.subjects.prompt_sets import MINIBENCH
 
 SEED = 991  # not used in any training
 NUM_BINS = 10

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from dreambooth.metrics.applications import OUTCOMES
 from dreambooth.reporting.notes import remark, units_in_words
 from dreambooth.reporting.paper import as_in_paper
 from dreambooth.reporting.scores import HEADINGS, Heading, Part, ScoreReader, shared_protocol
 from dreambooth.reporting.study import Cell
 from dreambooth.reporting.tables import Column, Entry, Table, TableRow
+from dreambooth.subjects.prompt_sets import APPLICATIONS, LIMITATIONS, SEVERAL
 
-_FAMILIES = {  # the applications of section 4.4 -> the templates that ask for them
-    "art rendition": r"(painting|sketch|mosaic|statue|drawing) of",
-    "expression": r"\b(happy|sad|angry|sleeping|barking|screaming|laughing|crying)\b",
-    "novel view": r"\bfrom (the )?(front|side|behind|back|below|above|top|bottom)\b",
-    "accessorization": r"\bwearing\b|\boutfit\b",
-    "property modification": r"\b(red|purple|green|blue|yellow|shiny|wet|cube shaped|cross of a)"
-    r" \{\}",
-    "recontextualization": r"\{\}.* (in|on|under|with|floating|at|near)\b",
-}
 _FINDINGS = {  # the limitation -> what the summary says of the estimate
     "context_accuracy": "the share of pictures in the prompted context",
     "copied_excess": "the share of pictures that resemble a training photo, above that of unseen "
     "photos of the subject",
 }
 _EXCESS = "copied, less the share of copied of unseen photos of the same subject"
-_ASKED = "share that is clean and shows everything the prompt asks for but its class, oracle"
-
-
-def family_of(template: str) -> str:
-    """Return the application that a prompt belongs to; "" for none ("a {}")."""
-    text = re.sub(r" in the style of .*", "", template)
-    families = [name for name, pattern in _FAMILIES.items() if re.search(pattern, text)]
-    modified = families[:1] in (["accessorization"], ["property modification"])
-    if modified and " with a city" not in text:  # "in a purple outfit" is no context
-        rest = re.sub(r"(wearing|in) a[n]? .*?( on | in the | under |$)", r"\2", text)
-        families = [n for n in families if n != "recontextualization" or _has_context(rest)]
-    return families[0] if len(families) == 1 else "several at once" if families else ""
-
-
-def _has_context(text: str) -> bool:
-    return bool(re.search(_FAMILIES["recontextualization"], text))
 
 
 def applications(part: Part, reader: ScoreReader) -> Table | None:
@@ -52,21 +28,16 @@ def applications(part: Part, reader: ScoreReader) -> Table | None:
     """
     finished = [cell for cell in part.study.cells if cell.finished]
     cells = [cell for cell in finished if as_in_paper(cell, part.study, "method")] or finished
-    templates = {str(r["template"]) for c in cells for t in c.finished for r in t.rows}
-    present = {family_of(template) for template in templates}
-    families = [name for name in (*_FAMILIES, "several at once") if name in present]
+    families = _present(cells, (*APPLICATIONS, SEVERAL))
     columns = _columns(cells, ("dino", "identity", "clip_i", "clip_t", "clean", "class_accuracy"))
     if len(families) < 2 or not columns:
         return None
-    if any(reader.scores(cell.finished, "asked") for cell in cells):
-        columns.append(Column("asked", HEADINGS["asked"].text, "higher", _ASKED))
-    rows = []
-    for cell in cells:
-        for family in families:
-            in_family = _only(family)
-            entries = {c.key: _entry(cell, c.key, in_family, reader) for c in columns}
-            label = family if len(cells) == 1 else f"{family}: {cell.label}"
-            rows.append(TableRow(cell.key, label, entries))
+    columns += [
+        Column(name, HEADINGS[name].text, "higher", protocol)
+        for name, protocol in OUTCOMES.items()
+        if any(reader.scores(cell.finished, name) for cell in cells)
+    ]
+    rows = [_row(c, family, columns, reader, len(cells) > 1) for c in cells for family in families]
     notes = ["The paper shows its applications as pictures only."]
     if len(cells) == 1 < len(part.study.cells):
         notes.append(f"All rows belong to one cell: {cells[0].label}.")
@@ -83,7 +54,7 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
     The summary has findings on the cells with the paper's settings, and no verdict: the paper gives
     no values, and no threshold of ours is its claim.
     """
-    cells = [cell for cell in part.study.cells if cell.finished]
+    cells = [cell for cell in part.study.cells if cell.finished and not _by_context([cell])]
     columns = _columns(cells, ("context_accuracy", "copied", "copied_null", "copy"))
     has_excess = any(reader.scores(cell.finished, "copied_excess") for cell in cells)
     if has_excess:
@@ -98,8 +69,8 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
     for cell in cells:
         entries = {}
         for column in columns:
-            prompts = _only("recontextualization") if column.key == "identity" else None
-            entries[column.key] = _entry(cell, column.key, prompts, reader)
+            family = "recontextualization" if column.key == "identity" else ""
+            entries[column.key] = _entry(cell, column.key, family, reader)
             if as_in_paper(cell, part.study, "method"):
                 words = _FINDINGS.get(column.key, "")
                 entries[column.key] = replace(entries[column.key], finding=words)
@@ -119,6 +90,39 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
         notes.append("These runs have no such share: python src/evaluate.py run=DIR measures it.")
     source = "figure on limitations of the paper (pictures only)"
     return _table("limitations", "Limitations", source, part, columns, rows, notes)
+
+
+def limitations_by_context(part: Part, reader: ScoreReader) -> Table | None:
+    """Return a table with a row per cell and context asked for; None without such prompts.
+
+    The runs are those of `experiment=limitations`.
+    """
+    cells = [cell for cell in part.study.cells if _by_context([cell])]
+    columns = _columns(cells, ("context_accuracy", "identity", "dino", "clip_t", "copied", "copy"))
+    if not columns:
+        return None
+    if any(reader.scores(cell.finished, "copied_excess") for cell in cells):
+        heading = HEADINGS["copied_excess"]
+        columns.insert(-1, Column("copied_excess", heading.text, heading.better, _EXCESS))
+    rows = [
+        _row(cell, group, columns, reader, len(cells) > 1)
+        for cell in cells
+        for group in _by_context([cell])
+    ]
+    notes = [
+        "A context that does not appear: rare against frequent (context). An appearance that "
+        "changes with the context: none against the others (identity, DINO). Overfitting: pictures "
+        "resemble the photos where the prompt is near to their scenes (none, and the context of "
+        "the photos) more than where it is not (copied, copy).",
+        *units_in_words(cells, rows),
+    ]
+    source = "figure on limitations of the paper (pictures only)"
+    title = "Limitations, by the context that is asked for"
+    return _table("limitations_by_context", title, source, part, columns, rows, notes)
+
+
+def _by_context(cells: Sequence[Cell]) -> list[str]:
+    return _present(cells, LIMITATIONS)
 
 
 def _table(
@@ -148,14 +152,24 @@ def _columns(cells: Sequence[Cell], metrics: Sequence[str]) -> list[Column]:
     return columns
 
 
-def _only(family: str) -> Callable[[str], bool]:
-    return lambda template: family_of(template) == family
+def _present(cells: Sequence[Cell], families: Sequence[str]) -> list[str]:
+    """Those of `families` that a run of the cells has prompts of."""
+    templates = {(t, str(r["template"])) for c in cells for t in c.finished for r in t.rows}
+    present = {trial.family_of(template) for trial, template in templates}
+    return [family for family in families if family in present]
 
 
-def _entry(
-    cell: Cell, metric: str, prompts: Callable[[str], bool] | None, reader: ScoreReader
-) -> Entry:
-    estimate = reader.estimate(cell.finished, metric, prompts)
+def _row(
+    cell: Cell, family: str, columns: Sequence[Column], reader: ScoreReader, named: bool
+) -> TableRow:
+    """The row of a cell's prompts that ask for `family`; `named`: with the cell's label."""
+    entries = {c.key: _entry(cell, c.key, family, reader) for c in columns}
+    words = family.replace("_", " ")
+    return TableRow(cell.key, f"{words}: {cell.label}" if named else words, entries)
+
+
+def _entry(cell: Cell, metric: str, family: str, reader: ScoreReader) -> Entry:
+    estimate = reader.estimate(cell.finished, metric, family)
     return Entry(estimate, None, remark(cell, metric, estimate) if estimate else "no such pictures")
 
 

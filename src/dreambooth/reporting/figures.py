@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dreambooth.reporting import grids
+from dreambooth.reporting.frontier_plot import frontiers_plot
 from dreambooth.reporting.look import (
     INK,
     MUTED,
@@ -71,7 +72,7 @@ def _plots(study: Study) -> Iterator[Plot]:
     styles = looks(study)
     yield from grids.plots(study)
     for number, part in enumerate(uniform_parts(study), start=1):
-        for draw in (trade_offs, per_subject, copying, curves):
+        for draw in (trade_offs, frontiers_plot, per_subject, copying, curves):
             for plot in draw(part.study, styles):
                 if part.words:
                     key, title = f"{plot.key}_{number}", f"{plot.title} ({part.words})"

@@ -9,7 +9,8 @@ from dataclasses import replace
 from itertools import combinations
 
 from dreambooth.reporting.claims import judge
-from dreambooth.reporting.families import applications, limitations
+from dreambooth.reporting.families import applications, limitations, limitations_by_context
+from dreambooth.reporting.frontiers import frontier_table
 from dreambooth.reporting.notes import floor_row, has_wrong_class_prompt, notes_on, remark
 from dreambooth.reporting.paper import (
     PAPER_TABLES,
@@ -30,13 +31,13 @@ from dreambooth.reporting.scores import (
     uniform_parts,
 )
 from dreambooth.reporting.settings import key_of, label_of, order_of, setting_in_words
-from dreambooth.reporting.statistics import Difference, difference
+from dreambooth.reporting.statistics import difference, with_interval
 from dreambooth.reporting.study import Cell, Study
 from dreambooth.reporting.tables import Column, Comparison, Entry, Table, TableRow
 
 
 def tables_of(study: Study) -> list[Table]:
-    """Return a table for each axis that varies, then applications and limitations.
+    """Return a table for each axis that varies, then applications, limitations and frontiers.
 
     Runs that were measured differently are in separate tables. The cells of a comparison differ in
     one setting only. A comparison is checked against the paper's claims if all other settings are
@@ -51,6 +52,7 @@ def tables_of(study: Study) -> list[Table]:
             tables.append(_along(plan, part, reader))
     for part in uniform_parts(study):
         tables += [applications(part, reader), limitations(part, reader)]
+        tables += [limitations_by_context(part, reader), frontier_table(part)]
     return judge(_with_unique_keys([table for table in tables if table is not None]))
 
 
@@ -170,7 +172,7 @@ def _compare(
     values = [cell.settings[plan.axis] for cell in (a, b)]
     rest = label_of({axis: v for axis, v in a.settings.items() if axis != plan.axis})
     names = " - ".join(setting_in_words(plan.axis, value) for value in values)
-    sentence = f"{names}{f', {rest}' if rest else ''}: {column.heading} {_with_interval(result)}"
+    sentence = f"{names}{f', {rest}' if rest else ''}: {column.heading} {with_interval(result)}"
     comparison = Comparison(column.key, a.key, b.key, result, None, "", sentence)
     if not all(as_in_paper(cell, study, plan.axis) for cell in (a, b)):
         return comparison
@@ -180,11 +182,6 @@ def _compare(
         return replace(comparison, paper=paper)
     decides = 1 + num_chosen(plan, *values) if column.key == claim.metric else 0
     return replace(comparison, paper=paper, claim=claim.words, sign=sign, decides=decides)
-
-
-def _with_interval(d: Difference) -> str:
-    """ "+0.934 (+0.903, +0.951)"."""
-    return f"{d.mean:+.3f} ({d.low:+.3f}, {d.high:+.3f})"
 
 
 def _with_unique_keys(tables: Sequence[Table]) -> list[Table]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from dreambooth.metrics.applications import OUTCOMES
 from dreambooth.metrics.columns import image_set_of
 from dreambooth.reporting.floor import between_seeds, shipped, shipped_floor, tests_below
 from dreambooth.reporting.scores import ScoreReader
@@ -14,7 +15,7 @@ from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Cell, Study
 from dreambooth.reporting.tables import Column, Entry, TableRow
 
-_SHARES = ("class_accuracy", "context_accuracy", "asked", "copied")
+_SHARES = ("class_accuracy", "context_accuracy", *OUTCOMES, "copied")
 _FEW = 20  # units below which a strong skew costs coverage (benchmarks/coverage.py)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from dreambooth.metrics.applications import OUTCOMES, outcome_of
 from dreambooth.metrics.columns import Picture, independent_scores, is_mean_of, scores_of
 from dreambooth.reporting.settings import setting_in_words
 from dreambooth.reporting.statistics import Estimate, Scores, estimate
 from dreambooth.reporting.study import Study, Trial
 
-_DERIVED = ("asked", "copied_excess")  # from other scores; no run records them
+_DERIVED = (*OUTCOMES, "copied_excess")  # from other scores; no run records them
 STEPS = ("method.max_steps", "sr.max_steps")
 
 
@@ -33,10 +34,13 @@ HEADINGS = {
     "identity": Heading("identity", "higher"),
     "drift": Heading("drift", "lower"),
     "diversity": Heading("diversity", "higher"),
+    "unrelated_change": Heading("change of unrelated", "lower"),
     "clean": Heading("clean", "higher"),
     "class_accuracy": Heading("class", "higher"),
     "context_accuracy": Heading("context", "higher"),
     "asked": Heading("shown as asked", "higher"),
+    "kept": Heading("subject kept", "higher"),
+    "both": Heading("both", "higher"),
     "copy": Heading("copy"),
     "copied": Heading("copied", "lower"),
     "copied_excess": Heading("copied, excess", "lower"),
@@ -63,17 +67,17 @@ class ScoreReader:
         self,
         trials: Iterable[Trial],
         metric: str,
-        prompts: Callable[[str], bool] | None = None,
+        family: str = "",
     ) -> Scores:
         """Return the scores of the finished trials that have the metric.
 
-        `prompts` selects templates; without it, all prompts are read.
+        `family` selects the prompts that ask for it; without it, all prompts are read.
         """
         scores: dict[tuple[str, str], dict[Picture, float]] = {}
         for trial in trials:
             pictures = self._of_trial(trial, metric)
-            if prompts is not None:
-                pictures = {key: value for key, value in pictures.items() if prompts(key[0])}
+            if family:
+                pictures = {k: v for k, v in pictures.items() if trial.family_of(k[0]) == family}
             if pictures:
                 scores[trial.subject, trial.seed] = pictures
         return scores
@@ -82,14 +86,14 @@ class ScoreReader:
         self,
         trials: Sequence[Trial],
         metric: str,
-        prompts: Callable[[str], bool] | None = None,
+        family: str = "",
     ) -> Estimate | None:
         """Return the mean of a cell with its interval.
 
         A single run without scores of each picture keeps the interval that it recorded itself.
         """
-        result = estimate(self.scores(trials, metric, prompts), metric)
-        if result is None or prompts is not None or metric in _DERIVED:
+        result = estimate(self.scores(trials, metric, family), metric)
+        if result is None or family or metric in _DERIVED:
             return result
         recorded = [t.metrics[metric] for t in trials if self._of_trial(t, metric)]
         if all(self._has_mean_only(t, metric) for t in trials if metric in t.metrics):
@@ -115,8 +119,8 @@ def _read_scores(trial: Trial, metric: str) -> dict[Picture, float]:
     If their mean is not the value in metrics.json, that value is returned alone, as ("", 0).
     "copied_excess" is what `copied` has above the share of unseen photos.
     """
-    if metric == "asked":
-        return scores_of([{**row, "asked": _shows_all_asked(row)} for row in trial.rows], metric)
+    if metric in OUTCOMES:
+        return scores_of([{**row, **outcome_of(row)} for row in trial.rows], metric)
     if metric == "copied_excess":
         null = trial.metrics.get("copied_null")
         known = null is not None and not math.isnan(null.value)
@@ -129,13 +133,6 @@ def _read_scores(trial: Trial, metric: str) -> dict[Picture, float]:
     if not is_mean_of(scores, recorded.value):
         return {("", 0): recorded.value}
     return independent_scores(scores, metric)
-
-
-def _shows_all_asked(row: Mapping[str, object]) -> float | None:
-    """Whether a picture shows everything that its prompt asks for except the class: 1 or 0."""
-    right = [v for k, v in row.items() if k.endswith("_right") and k != "class_right"]
-    known = [value for value in right if isinstance(value, float)]
-    return float(all(known)) if known else None
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,11 @@ def units_of(scores: Scores) -> tuple[str, NDArray[np.float64]]:
     return units_of_run(*runs.values()) if runs else ("subjects", np.array([]))
 
 
+def with_interval(d: Difference) -> str:
+    """ "+0.934 (+0.903, +0.951)"."""
+    return f"{d.mean:+.3f} ({d.low:+.3f}, {d.high:+.3f})"
+
+
 def _p(mean: float, spread: float, n: int) -> float:
     from scipy import special
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from dreambooth.runs.files import Score
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
 from dreambooth.runs.status import Status, describe
+from dreambooth.subjects.prompt_sets import application_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class Trial:
     history: Sequence[Mapping[str, float]]  # history.csv: `step` and the values logged at it
     provenance: Mapping[str, Any]  # provenance.json; {} in older run folders
     command: str  # repeats a finished run, or completes an unfinished one in its own folder
+    prompts: Mapping[str, str] = field(default_factory=dict)  # prompts.json: what each asks for
+
+    def family_of(self, template: str) -> str:
+        """What a prompt asks for; "" if it is not known."""
+        return self.prompts.get(template) or application_of(template)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +171,10 @@ def _trial(run: Run, config: Mapping[str, Any], notes: list[str]) -> Trial:
         metrics = {}
     history: Sequence[Mapping[str, float]] = []
     provenance: Mapping[str, Any] = {}
+    prompts: Mapping[str, str] = {}
     try:
         history, provenance = run.read_history(), run.read_provenance()
+        prompts = run.read_prompts()
     except ValueError as error:
         notes.append(f"{error}: this file is ignored, the run's scores are used")
     settings = settings_of(config)
@@ -186,6 +194,7 @@ def _trial(run: Run, config: Mapping[str, Any], notes: list[str]) -> Trial:
         history,
         provenance,
         command,
+        prompts,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +15,43 @@ MAX_PX = 256  # on a picture's longer side
 _GAP_PX, _LINE_PX = 4, 16
 
 
-def contact_sheet(pictures: Sequence[Picture]) -> bytes:
-    """A PNG with the pictures of each prompt, in their order, below the prompt."""
+def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str] = ()) -> bytes:
+    """A PNG with the pictures of each prompt, in their order, below the prompt.
+
+    `captions`: a line below each picture.
+    """
     from PIL import Image, ImageDraw
 
-    groups = [(p, [_small(x) for x in of_prompt]) for p, of_prompt in _by_prompt(pictures)]
-    images = [image for _, of_prompt in groups for image in of_prompt]
-    cell = _GAP_PX + max(max(image.size) for image in images)
+    images = [_small(picture) for picture in pictures]
+    draw = ImageDraw.Draw(images[0])
+    groups = [(p, list(of_prompt)) for p, of_prompt in _by_prompt(pictures)]
+    text_px = max(map(draw.textlength, captions), default=0)
+    cell = _GAP_PX + int(max(text_px, *(max(image.size) for image in images)))
+    cell_height = _GAP_PX + max(image.height for image in images) + (_LINE_PX if captions else 0)
     columns = min(COLUMNS, max(len(of_prompt) for _, of_prompt in groups))
     num_rows = [-(-len(of_prompt) // columns) for _, of_prompt in groups]
     labels = [p.encode("latin-1", "replace").decode("latin-1") for p, _ in groups]  # the font's
-    text_px = max(ImageDraw.Draw(images[0]).textlength(label) for label in labels)
-    width = max(columns * cell, int(text_px)) + _GAP_PX
-    sheet = Image.new("RGB", (width, sum(_LINE_PX + n * cell for n in num_rows)), "white")
+    width = max(columns * cell, int(max(map(draw.textlength, labels)))) + _GAP_PX
+    sheet = Image.new("RGB", (width, sum(_LINE_PX + n * cell_height for n in num_rows)), "white")
     draw, y = ImageDraw.Draw(sheet), 0
     for label, (_, of_prompt), rows in zip(labels, groups, num_rows, strict=True):
         draw.text((_GAP_PX, y + 2), label, fill="black")
-        for i, image in enumerate(of_prompt):
+        for i, number in enumerate(of_prompt):
             row, column = divmod(i, columns)
-            sheet.paste(image, (_GAP_PX + column * cell, y + _LINE_PX + row * cell))
-        y += _LINE_PX + rows * cell
+            left, top = _GAP_PX + column * cell, y + _LINE_PX + row * cell_height
+            sheet.paste(images[number], (left, top))
+            if captions:
+                below = top + images[number].height
+                draw.text((left, below), captions[number], fill="black")
+        y += _LINE_PX + rows * cell_height
     content = io.BytesIO()
     sheet.save(content, "PNG")
     return content.getvalue()
 
 
-def _by_prompt(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
-    return [(prompt, list(group)) for prompt, group in groupby(pictures, lambda p: p.prompt)]
+def _by_prompt(pictures: Sequence[Picture]) -> Iterator[tuple[str, Iterator[int]]]:
+    """Each prompt, and the numbers of its pictures."""
+    return groupby(range(len(pictures)), lambda number: pictures[number].prompt)
 
 
 def _small(picture: Picture) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.runs.contact_sheet import contact_sheet
-from dreambooth.runs.files import write_atomically
+from dreambooth.runs.files import Score, csv_of, write_atomically
 from dreambooth.runs.ownership import RUN_SETS
 from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
 
@@ -43,10 +43,18 @@ class ImageSets:
             write_atomically(path, png_of(picture))
         return paths
 
-    def save_contact_sheet(self, image_set: str, pictures: Sequence[Picture]) -> Path:
+    def save_contact_sheet(
+        self, image_set: str, pictures: Sequence[Picture], captions: Sequence[str] = ()
+    ) -> Path:
         """Write pictures as the one image images/SET.png, with their prompts; return its path."""
         path = self._folder_of(image_set).with_name(f"{image_set}.png")
-        write_atomically(path, contact_sheet(pictures))
+        write_atomically(path, contact_sheet(pictures, captions))
+        return path
+
+    def save_rows(self, name: str, rows: Sequence[Mapping[str, Score]]) -> Path:
+        """Write rows about pictures as images/NAME.csv; return its path."""
+        path = self._folder_of(name).with_name(f"{name}.csv")
+        write_atomically(path, csv_of(rows).encode())
         return path
 
     def read(self, image_set: str) -> list[Picture]:

@@ -6,9 +6,11 @@
     checkpoints/     for resuming an unfinished run; see training/checkpoints.py
     weights/         the fine-tuned model, in the diffusers layout
     names.json       the identifier and the nouns in the run's prompts
+    prompts.json     the run's prompts, and what each asks for
     images/SET/      PNG files; the metadata of each says what it was made from
     scores.csv       a row per image
     metrics.json     each number with its count and its protocol
+    frontier.csv     a row per image at each strength of the training (experiment=frontier)
     history.csv      a row per logged step: losses, curves, times
     provenance.json  command, code, versions, hardware, seconds of each phase
     replaced/        the previous run in this folder, until this one is finished (force=true)
@@ -54,7 +56,10 @@ from dreambooth.runs.records import (
 from dreambooth.runs.status import STATES, Status, current_job, describe, this_host
 
 _REPLACED = "replaced"
-_RESULTS = ("names.json", "checkpoints", "weights", "images", "scores.csv", "metrics.json")
+_RESULTS = (
+    *("names.json", "prompts.json", "checkpoints", "weights", "images"),
+    *("scores.csv", "metrics.json", "frontier.csv"),
+)
 _CONTENT = (
     *("config.yaml", "inputs.json", "status.json", *_RESULTS),
     *("history.csv", "provenance.json", "wandb"),
@@ -262,6 +267,15 @@ class Run:
         """Read scores.csv. Every number becomes a float, every empty cell None."""
         return read_rows(self.folder / "scores.csv")
 
+    def write_frontier(self, rows: Sequence[Mapping[str, Score]]) -> None:
+        """Write frontier.csv: rows as those of scores.csv, with the `strength` of the model."""
+        write_atomically(self.folder / "frontier.csv", csv_of(rows).encode())
+
+    def read_frontier(self) -> list[dict[str, Score]]:
+        """Read frontier.csv; [] if it does not exist."""
+        path = self.folder / "frontier.csv"
+        return read_rows(path) if path.exists() else []
+
     def write_history(self, rows: Sequence[Mapping[str, Score]]) -> None:
         """Write history.csv: `step`, and logged values in columns prefixed with their stage."""
         write_atomically(self.folder / "history.csv", csv_of(rows).encode())
@@ -287,6 +301,15 @@ class Run:
 
     def read_names(self) -> dict[str, Any]:
         return read_json(self.folder / "names.json")
+
+    def write_prompts(self, families: Mapping[str, str]) -> None:
+        """Write prompts.json: template -> what it asks for, of the images that are scored."""
+        write_json(self.folder / "prompts.json", families)
+
+    def read_prompts(self) -> dict[str, str]:
+        """Read prompts.json; {} if it does not exist, as in older folders."""
+        exists = (self.folder / "prompts.json").exists()
+        return read_json(self.folder / "prompts.json") if exists else {}
 
     def write_metrics(self, metrics: Mapping[str, Metric]) -> None:
         """Write metrics.json. NaN and infinity are written as null and read as NaN."""

@@ -1,4 +1,4 @@
-"""Prompt templates; {} stands for the subject: "[V] [class noun]", or "[V]" alone."""
+"""Kinds of subjects, and what stands for a subject in a prompt: "[V] [class noun]", or "[V]"."""
 
 from dataclasses import dataclass
 
@@ -24,108 +24,7 @@ DREAMBENCH_CLASSES = (
 _LIVE = ("bird", "cat", "dog", "fish", "rabbit")
 _OBJECTS = (*(noun for noun in DREAMBENCH_CLASSES if noun not in _LIVE), "boat", "car")
 
-# DreamBench's 25 + 25 (github.com/google/dreambooth, prompts_and_classes.txt), CC BY 4.0.
-_DREAMBENCH_CONTEXTS = (
-    "a {} in the jungle",
-    "a {} in the snow",
-    "a {} on the beach",
-    "a {} on a cobblestone street",
-    "a {} on top of pink fabric",
-    "a {} on top of a wooden floor",
-    "a {} with a city in the background",
-    "a {} with a mountain in the background",
-    "a {} with a blue house in the background",
-    "a {} on top of a purple rug in a forest",
-)
-_DREAMBENCH_PROPERTIES = (
-    "a red {}",
-    "a purple {}",
-    "a shiny {}",
-    "a wet {}",
-    "a cube shaped {}",
-)
-DREAMBENCH = {
-    "object": (
-        *_DREAMBENCH_CONTEXTS,
-        "a {} with a wheat field in the background",
-        "a {} with a tree and autumn leaves in the background",
-        "a {} with the Eiffel Tower in the background",
-        "a {} floating on top of water",
-        "a {} floating in an ocean of milk",
-        "a {} on top of green grass with sunflowers around it",
-        "a {} on top of a mirror",
-        "a {} on top of the sidewalk in a crowded street",
-        "a {} on top of a dirt road",
-        "a {} on top of a white rug",
-        *_DREAMBENCH_PROPERTIES,
-    ),
-    "live": (
-        *_DREAMBENCH_CONTEXTS,
-        "a {} wearing a red hat",
-        "a {} wearing a santa hat",
-        "a {} wearing a rainbow scarf",
-        "a {} wearing a black top hat and a monocle",
-        "a {} in a chef outfit",
-        "a {} in a firefighter outfit",
-        "a {} in a police outfit",
-        "a {} wearing pink glasses",
-        "a {} wearing a yellow shirt",
-        "a {} in a purple wizard outfit",
-        *_DREAMBENCH_PROPERTIES,
-    ),
-}
-
-# MiniBench: prompts of the same kinds for the miniature's drawn world.
-_MINIBENCH_CONTEXTS = (
-    "a {} in the snow",
-    "a {} on the beach",
-    "a {} in the jungle",
-    "a {} in the desert",
-    "a {} in the city",
-    "a {} in a meadow",
-    "a {} under water",
-    "a {} on the moon",
-)
-_MINIBENCH_STYLES = ("a painting of a {}", "a sketch of a {}", "a mosaic of a {}")
-_MINIBENCH_COLOURS = ("a red {}", "a purple {}", "a green {}")
-MINIBENCH = {
-    "live": (
-        *_MINIBENCH_CONTEXTS,
-        "a {} wearing a hat",
-        "a {} wearing a scarf",
-        "a {} wearing glasses",
-        "a {} wearing a crown",
-        "a happy {}",
-        "an angry {}",
-        "a sleeping {}",
-        "a {} from the side",
-        "a {} from behind",
-        *_MINIBENCH_STYLES,
-        *_MINIBENCH_COLOURS,
-        "a {} wearing a crown on the beach",
-        "a sleeping {} in the snow",
-    ),
-    "object": (
-        *_MINIBENCH_CONTEXTS,
-        "a {} from the front",
-        "a {} from the side",
-        "a {} from behind",
-        *_MINIBENCH_STYLES,
-        *_MINIBENCH_COLOURS,
-        "a painting of a {} in the snow",
-        "a sketch of a {} in the city",
-        "a mosaic of a {} on the beach",
-        "a red {} in the jungle",
-        "a purple {} on the moon",
-        "a green {} in a meadow",
-        "a {} under water from the side",
-        "a {} in the desert from behind",
-    ),
-}
-
-
 KINDS = ("live", "object")
-PROMPT_SETS = {"dreambench": DREAMBENCH, "minibench": MINIBENCH}
 
 
 def kind_of_noun(class_noun: str) -> str | None:

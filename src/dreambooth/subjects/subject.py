@@ -1,8 +1,8 @@
 """A subject to personalize a model on, and how to load one from a folder of photos."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from dreambooth.randomness import generator
 from dreambooth.subjects.files import captions_of
 from dreambooth.subjects.masks import check_masks, load_masks
 from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
-from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, PROMPT_SETS, check_kind
+from dreambooth.subjects.prompt_sets import PROMPT_SETS, UNRELATED, Families, application_of
+from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, check_kind
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Subject:
     # resolution_px -> [0, 1] (N, 1, R, R), 1 where the subject is in each photo.
     masks: Callable[[int], Tensor] | None = None
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
+    # What prompts ask for (prompts.py); for those that it lacks, `application_of`.
+    families: Mapping[str, str] = field(default_factory=dict)
+    unrelated: tuple[str, ...] = UNRELATED  # whole prompts that show how far a model has changed
 
     def __post_init__(self) -> None:
         check_kind(self.kind, self.class_noun)
@@ -43,6 +47,10 @@ class Subject:
                 f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
                 "set subject.wrong_class_noun to another class"
             )
+
+    def family_of(self, template: str) -> str:
+        """What a prompt asks for; "" if it is not known."""
+        return self.families.get(template) or application_of(template)
 
 
 def subject_from_folder(
@@ -57,7 +65,7 @@ def subject_from_folder(
 ) -> Subject:
     """A subject from a folder of photos, with their captions and masks (files.py).
 
-    `prompts`: those it is evaluated on, DreamBench's or MiniBench's by name, or any templates.
+    `prompts`: those it is evaluated on, one of `PROMPT_SETS` by name, or any templates.
     Every file is read now, so that a broken one is reported before a model is loaded. Without
     `kind`, the class noun decides. If no wrong class noun is given, it is another class of
     DreamBench, drawn with the true class as the seed.
@@ -65,6 +73,7 @@ def subject_from_folder(
     kind = check_kind(kind, class_noun)
     if crop not in CROPS:
         raise ValueError(f"subject.crop={crop!r} is not known; choose centre, pad or none")
+    asked = _asked(prompts, kind)
     folder = Path(photos).expanduser()
     paths = load_photos(folder, 8, crop).paths
     captions, has_masks = captions_of(paths), check_masks(paths, crop)
@@ -75,16 +84,17 @@ def subject_from_folder(
         kind=kind,
         photos=lambda size_px: torch.stack([read_photo(p, size_px, crop) for p in paths]),
         originals=lambda: [read_original(p) for p in paths],
-        prompts=_templates(prompts, kind),
+        prompts=tuple(asked),
         description=description,
         crop=crop,
         captions=captions if any(captions) else (),
         masks=(lambda size_px: load_masks(paths, size_px, crop)) if has_masks else None,
+        families=asked,
     )
 
 
-def _templates(prompts: str | Sequence[str], kind: str) -> tuple[str, ...]:
-    """The prompts of a set, or those that are given."""
+def _asked(prompts: str | Sequence[str], kind: str) -> Families:
+    """The prompts of a set, or those that are given, with what they ask for."""
     if isinstance(prompts, str):
         if prompts not in PROMPT_SETS:
             raise ValueError(
@@ -101,7 +111,7 @@ def _templates(prompts: str | Sequence[str], kind: str) -> tuple[str, ...]:
     if not prompts or len(set(prompts)) < len(prompts):
         what = "a prompt twice" if prompts else "no prompt"
         raise ValueError(f"subject.prompts has {what}: give a list of different prompts")
-    return tuple(prompts)
+    return {prompt: application_of(prompt) for prompt in prompts}
 
 
 def other_class(class_noun: str, classes: Sequence[str]) -> str:

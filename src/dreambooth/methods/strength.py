@@ -1,0 +1,75 @@
+"""A fine-tuned model at other strengths of its training: W0 + g (W1 - W0).
+
+W0 are the pretrained weights and W1 the fine-tuned ones; g = 0 is the pretrained model and g = 1
+the fine-tuned one. Wortsman et al., arXiv 2109.01903, do so to trade robustness for accuracy.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dreambooth.backbones.adapters import peft_model
+from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.methods.method import Method
+
+
+def strength_setter(
+    method: Method, pretrained: Callable[[], Backbone], tuned: Backbone
+) -> Callable[[float], None]:
+    """A function that sets the strength g of `tuned`, the loaded model of a finished run.
+
+    W are the values that the method trains: the denoiser's weights, or the vectors of a new word.
+    An adapter is merged into the weights first, so that g scales what it adds to them, which for a
+    LoRA is its scale. ValueError if the method trains nothing.
+    """
+    if not method.stages:
+        raise ValueError("this run trained nothing, so that it has no other strengths")
+    setters = [
+        _adapter_setter(stage)
+        for stage in tuned.stages.values()
+        if peft_model(stage.denoiser) is not None
+    ]
+    if not setters:
+        before = pretrained()
+        setters = [
+            _state_setter(method, before.stages[name], stage)
+            for name, stage in tuned.stages.items()
+        ]
+
+    def set_strength(g: float) -> None:
+        for setter in setters:
+            setter(g)
+        for stage in tuned.stages.values():
+            stage.denoiser.eval()
+
+    return set_strength
+
+
+def _state_setter(method: Method, pretrained: Stage, tuned: Stage) -> Callable[[float], None]:
+    method.prepare(pretrained)
+    w0, w1 = _copied(method.state(pretrained)), _copied(method.state(tuned))
+    return lambda g: method.load_state(tuned, _between(w0, w1, g))
+
+
+def _adapter_setter(tuned: Stage) -> Callable[[float], None]:
+    w0 = _copied(tuned.denoiser.state_dict())
+    peft_model(tuned.denoiser).merge_adapter()
+    w1 = _copied(tuned.denoiser.state_dict())
+
+    def set_strength(g: float) -> None:
+        tuned.denoiser.load_state_dict(_between(w0, w1, g))
+
+    return set_strength
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def _between(w0: Mapping[str, Tensor], w1: Mapping[str, Tensor], g: float) -> dict[str, Tensor]:
+    """W0 + g (W1 - W0), exactly W0 at g = 0 and W1 at g = 1. What is no number is that of W1."""
+    return {
+        name: torch.lerp(w0[name], value, g) if value.is_floating_point() else value
+        for name, value in w1.items()
+    }
