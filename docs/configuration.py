@@ -101,7 +101,7 @@ def key_table(files: Sequence[File]) -> str:
 
 
 def page() -> str:
-    names = ("train", "evaluate", "generate", "report", "plan")
+    names = ("train", "evaluate", "generate", "report", "plan", "check")
     scripts = [File(CONF / f"{name}.yaml") for name in names]
     groups, sections = [["group", "what it chooses"]], []
     for group, (default, purpose) in scripts[0].chosen.items():

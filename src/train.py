@@ -28,8 +28,6 @@ def main(cfg: DictConfig) -> float | None:
     from dreambooth.launch.start import start_run
     from dreambooth.runs.provenance import timed
 
-    if exit_code_of_stop() is not None:
-        return None  # one of the remaining cells of a sweep that was asked to stop
     with report_errors():
         if not run_by_ranks(cfg):
             with start_run(cfg) as run:

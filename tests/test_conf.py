@@ -1,6 +1,7 @@
 """Every file in conf/ is composed, instantiated and fast-run: an option that no test runs does not
 exist."""
 
+import json
 import os
 import shutil
 from functools import cache
@@ -41,6 +42,8 @@ OWN = [
     "method/textual_inversion",  # the same, but that it trains the base stage
     "metrics/paper",
     "model/sd15",
+    "model/sd21",
+    "model/sdxl",  # tests/backbones/test_stable_diffusion_xl_runs.py
     "report/auto",  # these two: test_report.py; they change no run
     "report/none",
     "subject/folder",
@@ -88,6 +91,7 @@ def test_every_file_is_run(run_of, file):
 
 # What runs each: on a finished run {run}, the only one of {sweep}; and what it leaves there.
 OF_ENTRY_POINTS = {
+    "check": ("model=miniature model.backbone.pretrained={tiny}", "."),
     "evaluate": ("run={run} metrics=oracle", "scores.csv"),
     "generate": ("run={run} prompts=[cat] images_per_prompt=1", "images/generated"),
     "plan": ("sweep={pilot} metric=dino effect=0.05", "plans/pilot-dino.png"),
@@ -158,6 +162,17 @@ def test_stable_diffusion_on_a_folder_of_photos_is_trained_saved_and_reloaded(
 
     plain = StableDiffusionPipeline.from_pretrained(run.weights, safety_checker=None)
     assert type(plain.unet).__name__ == "UNet2DConditionModel"
+
+
+def test_stable_diffusion_2_1_is_trained_to_predict_v(tmp_path, tiny):
+    from tiny_models import stable_diffusion_folder
+
+    folder = stable_diffusion_folder(tmp_path / "tiny", v_prediction=True)
+    own = ("model=sd21", f"model.backbone.pretrained={folder}", "model.rare_token_ids=[592,722]")
+    ended = train(tiny, tmp_path / "run", *own, "prior=off")
+    assert ended.code == 0, ended.output
+    scheduler = json.loads((tmp_path / "run/weights/scheduler/scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "v_prediction"
 
 
 def test_the_gpu_trainer_differs_from_the_cpus_in_device_and_precision_only():

@@ -34,6 +34,7 @@ def test_the_page_is_what_the_script_writes_from_conf():
         ("generate", []),
         ("report", []),
         ("plan", []),
+        ("check", ["model=sdxl"]),
     ],
 )
 def test_every_key_of_a_composed_config_is_on_the_page(script, choices):

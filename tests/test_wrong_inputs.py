@@ -63,7 +63,7 @@ PHOTOS = [
     ("photos=PHOTOS", "class_noun has no default: give class_noun=... on the command line"),
     ("photos=/nowhere class_noun=dog", "there is no folder /nowhere: give one that holds 3-5 ph"),
     ("photos=Makefile class_noun=dog", "Makefile is a file: give the folder that holds the"),
-    ("photos=conf class_noun=dog", "no photos in conf (it holds adapter, callbacks, class, eval"),
+    ("photos=conf class_noun=dog", "no photos in conf (it holds adapter, callbacks, check.yaml"),
     ("photos= class_noun=dog", "photos=: give the folder with photos of the subject"),
     ("photos=[a,b] class_noun=dog", "photos=['a', 'b']: give the folder with photos of the sub"),
     ("photos=PHOTOS class_noun=cat subject.kind=object", "subject.kind=object contradicts class_"),

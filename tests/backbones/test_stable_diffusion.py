@@ -91,6 +91,12 @@ def test_encode_is_the_vaes_posterior_times_its_scaling_factor(folder):
     assert not encoded.std.requires_grad
 
 
+def test_an_encoding_does_not_depend_on_the_layout_in_memory(backbone):
+    stage, given = backbone.stages["base"], images(2)
+    other = given.contiguous(memory_format=torch.channels_last)  # as images read from a file
+    assert torch.equal(stage.encode(given).mean, stage.encode(other).mean)
+
+
 def test_the_subjects_photos_are_encoded(backbone, tmp_path):
     if dreambench := os.environ.get("DREAMBENCH_DIR"):
         photos_folder = Path(dreambench) / "dog"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, process, same_files, smoke
+from commands import ROOT, command, process, same_files, smoke, stopped_before_step
 from omegaconf import OmegaConf
 
 from dreambooth.launch.processes import Cell
@@ -92,6 +92,14 @@ def test_no_cell_outlives_the_command(tmp_path, stop):
     ended(started)
     wait_for(lambda: not any(is_alive(path.read_text()) for path in pids))
     assert not (tmp_path / "2").exists()
+
+
+def test_a_stopped_sweep_makes_no_folder_for_the_cells_that_are_left(tiny, tmp_path):
+    words = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "metrics=none", "seed=0,1,2")
+    sweep = tmp_path / "sweep"
+    with stopped_before_step(1):
+        command("train", "-m", *words, f"hydra.sweep.dir={sweep}")
+    assert [path.name for path in sweep.iterdir() if path.is_dir()] == ["seed-0"]
 
 
 def cell_of(devices, accelerator):

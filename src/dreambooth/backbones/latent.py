@@ -87,7 +87,10 @@ class LatentStage:
     def encode(self, images: Tensor) -> Encoded:
         # One image at a time: this saves memory, and the bits do not depend on a batch size.
         vae, device = self._pipeline.vae.to(self._device), self._device
-        posteriors = [vae.encode(image.to(device)).latent_dist for image in images.split(1)]
+        # Contiguous, because the bits depend on the layout in memory: drawn images and those that
+        # are read from the prior cache differ in it.
+        single = (image.to(device).contiguous() for image in images.split(1))
+        posteriors = [vae.encode(image).latent_dist for image in single]
         shift, scale = _shift_and_scale(vae.config)
         return Encoded(
             mean=(torch.cat([p.mean for p in posteriors]).cpu() - shift) * scale,

@@ -78,7 +78,6 @@ class Step:
     arguments: dict[str, Tensor]  # of the denoiser, by name
     t: Tensor  # the scheduler's timestep, a scalar
     output: Tensor  # what the scheduler is given as the denoiser's output
-    decoded: Tensor  # what the VAE is given to decode
 
 
 def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
@@ -86,7 +85,8 @@ def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
     with evaluation_mode(stage.denoiser), torch.no_grad():
         images = 2 * torch.rand(2, 3, *[stage.resolution_px] * 2, generator=_generator()) - 1
         x, device = stage.encode(images).mean, next(stage.denoiser.parameters()).device
-        theirs = step_of(pipeline, stage, PROMPTS, 1.0, x.to(device))
+        with method_calls(pipeline.vae, "decode") as decoded:
+            theirs = step_of(pipeline, stage, PROMPTS, 1.0, x.to(device))
         z_name = next(iter(theirs.arguments))
         z_t = stage.from_pipeline(theirs.arguments[z_name])
         t = _t_of(stage.schedule, pipeline.scheduler, theirs.t).expand(2)
@@ -96,7 +96,7 @@ def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
             compared("text", _others(ours), _others(theirs.arguments)),
             compared(
                 "latents",
-                {z_name: ours[z_name], "decoded latents": theirs.decoded},
+                {z_name: ours[z_name], "decoded latents": decoded[0][0]},
                 {z_name: theirs.arguments[z_name], "decoded latents": torch.cat(latents)},
             ),
             compared("timestep", _only(ours, "timestep"), _only(theirs.arguments, "timestep")),
@@ -120,8 +120,10 @@ def step_of(
     guidance_scale: float,
     x: Tensor | None = None,
 ) -> Step:
-    """The first step of the pipeline's own call. `x` (B, *x_shape) is decoded in place of what the
-    step gives, if it is given."""
+    """The first step of the pipeline's own call.
+
+    `x` (B, *x_shape): if given, the pipeline decodes it in place of what the step leads to.
+    """
     pipeline = copy.copy(pipeline)
     pipeline.scheduler = copy.deepcopy(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -133,7 +135,6 @@ def step_of(
     with (
         denoiser_calls(stage.denoiser) as arguments,
         method_calls(pipeline.scheduler, "step") as steps,
-        method_calls(pipeline.vae, "decode") as decoded,
     ):
         pipeline(
             list(prompts),
@@ -143,10 +144,10 @@ def step_of(
             width=stage.resolution_px,
             generator=[_generator() for _ in prompts],
             callback_on_step_end=stop,
-            output_type="pt",
+            output_type="latent" if x is None else "pt",
         )
     output, t, *_ = steps[0]
-    return Step(arguments[0], t, output, decoded[0][0])
+    return Step(arguments[0], t, output)
 
 
 def predicted(

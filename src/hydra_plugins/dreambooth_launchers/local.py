@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
@@ -47,7 +48,8 @@ class LocalLauncher(BasicLauncher):
         except ValueError as error:
             sys.exit(str(error))
         if self.jobs == 1:
-            returns: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
+            one_by_one = _UntilStopped(job_overrides)
+            returns: Sequence[JobReturn] = super().launch(one_by_one, initial_job_idx)
             return returns
         setup_globals()
         assert self.config is not None
@@ -98,6 +100,13 @@ class LocalLauncher(BasicLauncher):
                 time.sleep(0.1)
         finally:
             ranks.end_processes([process for _, _, process in running])
+
+
+class _UntilStopped(list[Sequence[str]]):
+    """The overrides of each cell; their iteration ends when this process is asked to stop."""
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        return takewhile(lambda _: not stop_requested.is_set(), super().__iter__())
 
 
 def _start(cell: Cell, slot: Mapping[str, str], hydra_overrides: list[str]) -> subprocess.Popen:
