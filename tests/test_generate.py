@@ -16,6 +16,7 @@ from dreambooth.backbones.stage import Sampling
 from dreambooth.runs.records import read_rows
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler
+from dreambooth.subjects.prompt_sets import APPLICATIONS
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +184,22 @@ def test_all_applications_of_an_unscored_object_are_drawn(tmp_path, tiny):
     assert not list((tmp_path / "run/images").glob("*.csv"))
     said = command("generate", *arguments, "application=expression").sentence
     assert said.startswith("application=expression is for live subjects, and comet is an object")
+
+
+def test_photos_have_the_applications_as_the_paper_shows_them(tmp_path):
+    from PIL import Image
+
+    from dreambooth.launch.applications import Applications
+
+    for i in range(3):
+        Image.effect_noise((64, 64), 30 + i).save(tmp_path / f"{i}.png")
+    target = "dreambooth.subjects.subject.subject_from_folder"
+    about = {"_target_": target, "photos": str(tmp_path), "class_noun": "dog", "prompts": ["a {}"]}
+    run = Run(tmp_path, {"subject": about, "metrics": {}})
+    prompts = Applications.of(run, "all").prompts
+    assert list(prompts) == list(APPLICATIONS)
+    assert "a {} wearing a police outfit" in prompts["accessorization"]
+    assert "a cross of a {} and a panda" in prompts["property_modification"]
 
 
 def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from dreambooth.assemble import reload, subject_of
 from dreambooth.backbones.drawing import draw_pictures
+from dreambooth.backbones.stage import Backbone
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.methods.method import Method
 from dreambooth.methods.strength import strength_setter
@@ -66,7 +67,11 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
             for i in range(wanted.images_per_prompt)
         ],
         "class": [("a {}", names.class_prompt, i) for i in range(wanted.num_class_images)],
-        "unrelated": [(text, text, 0) for text in unrelated_to(nouns, subject.unrelated)],
+        "unrelated": [
+            (text, text, 0)
+            for text in unrelated_to(nouns, subject.unrelated)
+            if _takes(model.backbone, text)
+        ],
     }
     rows: list[Row] = []
     drawn: dict[float, dict[str, list[Picture]]] = {}
@@ -103,13 +108,22 @@ def _check_strengths(strengths: Sequence[float]) -> None:
         )
 
 
+def _takes(backbone: Backbone, prompt: str) -> bool:
+    """Whether the model knows all words; the miniature does not know those for photos."""
+    try:
+        backbone.check_prompt(prompt)
+    except ValueError:
+        return False
+    return True
+
+
 def _changes(
     scorers: Sequence[Scorer], pictures: Sequence[Picture], before: Sequence[Picture], seed: int
 ) -> list[Row]:
     """A row for each picture: how far it is from what the pretrained model drew."""
     rows = [row_of("unrelated", picture, seed) for picture in pictures]
     for scorer in scorers:
-        if isinstance(scorer, FidelityScorer):
+        if isinstance(scorer, FidelityScorer) and pictures:
             changes = scorer.change(pictures, before)
             rows = [
                 row | {"unrelated_change": change}
