@@ -40,6 +40,16 @@ def stable_diffusion_xl(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def deepfloyd(tmp_path_factory):
+    """Overrides of model=if that put a tiny random DeepFloyd IF in its place."""
+    from tiny_deepfloyd import RARE_TOKEN_IDS, deepfloyd_folder
+
+    folder = deepfloyd_folder(tmp_path_factory.mktemp("models") / "deepfloyd")
+    ids = "[{},{}]".format(*RARE_TOKEN_IDS)
+    return ("model=if", f"model.backbone.pretrained={folder}", f"model.rare_token_ids={ids}")
+
+
+@pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
     """Overrides of metrics=miniature with tiny random encoders."""
     from tiny_encoders import miniature_folder

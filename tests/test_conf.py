@@ -41,6 +41,7 @@ OWN = [
     "method/prompt_only",  # tests/methods; it has no prior term, no adapter, and trains no stage
     "method/textual_inversion",  # the same, but that it trains the base stage
     "metrics/paper",
+    "model/if",  # tests/backbones/test_deepfloyd_runs.py
     "model/sd15",
     "model/sd21",
     "model/sdxl",  # tests/backbones/test_stable_diffusion_xl_runs.py

@@ -83,6 +83,8 @@ class Experiment:
         for name, state in states.items():
             stage = self.backbone.stages[name]
             if state is None:
+                # Only the denoiser that trains needs a GPU's memory: the trainer moves it there.
+                to_device(self.backbone, "cpu")
                 self.fine_tuning.fit(modules[name], trainers[name], prior[name])
                 on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
                 stop_if_requested()

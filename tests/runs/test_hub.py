@@ -64,6 +64,7 @@ def test_what_is_no_name_of_a_model_is_not_looked_for():
     ("words", "said", "most_s"),
     [
         (["train", "model=sd15"], "there is no model 'stable-diffusion-v1-5/", 10),
+        (["train", "model=if"], "there is no model 'DeepFloyd/IF-I-XL-v1.0'", 10),
         (["train", "-m", "model=sd15", "seed=0,1"], "there is no model 'stable-diffusion-", 10),
         # These import torch before they ask.
         (["evaluate", "images=.", "subject=olive", "metrics=paper"], "the DINO encoder 'face", 40),

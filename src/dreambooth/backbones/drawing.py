@@ -88,7 +88,7 @@ class Drawing:
         return self.run.images.has_picture(job.image_set, job.prompt, job.index, job.template)
 
 
-def to_device(backbone: Backbone, device: torch.device) -> Backbone:
+def to_device(backbone: Backbone, device: torch.device | str) -> Backbone:
     """Move all stages to a device.
 
     Lightning moves only the stage that it trains, and moves it back to the CPU afterwards.

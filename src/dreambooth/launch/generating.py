@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -120,5 +121,5 @@ def _print_recipe(pictures: list[Picture], recipes: list[str]) -> None:
     if len(recipes) > 1:
         print("\nThe others have the same recipe with their prompts and these seeds:")
     for picture, recipe in zip(pictures[1:], recipes[1:], strict=True):
-        seed = recipe.partition("manual_seed(")[2].partition(")")[0]
-        print(f"  {picture.prompt!r}, number {picture.index}: {seed}")
+        seeds = ", ".join(re.findall(r"manual_seed\((\d+)\)", recipe))  # of each stage
+        print(f"  {picture.prompt!r}, number {picture.index}: {seeds}")

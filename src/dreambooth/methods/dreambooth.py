@@ -57,4 +57,11 @@ class DreamBooth:
         """The parameters to train. In diffusers, `attn2` is the cross-attention to the text."""
         layers = self.train if stage.name == "base" else self.train_sr
         named = stage.denoiser.named_parameters()
-        return [p for name, p in named if layers == "all" or ".attn2." in name]
+        found = [p for name, p in named if layers == "all" or ".attn2." in name]
+        if not found:
+            key = "method.tuning.train" if stage.name == "base" else "sr.train"
+            raise ValueError(
+                f"{key}={layers}: this model has no layers of cross-attention alone (attn2), give "
+                f"{key}=all or an adapter"
+            )
+        return found

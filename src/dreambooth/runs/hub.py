@@ -13,6 +13,7 @@ from typing import Any
 
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
 _FROM_HUB = {
+    "dreambooth.backbones.deepfloyd.DeepFloydBackbone.load": "model_index.json",
     "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load": "model_index.json",
     "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
 }
@@ -26,15 +27,19 @@ def check_model(config: Mapping[str, Any]) -> None:
     file = _FROM_HUB.get(backbone.get("_target_"))
     if file is None:
         return
-    pretrained = str(backbone.get("pretrained"))
-    folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file)
-    if folder.exists() and not (folder / file).is_file():
-        problem = f"model {pretrained!r} cannot be used (it has no {file})"
-    if problem:
-        raise ValueError(
-            f"{problem}; give model.backbone.pretrained=/path/to/folder with the model in the "
-            "diffusers layout"
-        )
+    if (Path(str(backbone.get("pretrained"))).expanduser() / "base" / file).is_file():
+        return  # a folder with all stages of a cascade
+    has_sr = backbone.get("pretrained_sr") is not None
+    for key in ("pretrained", "pretrained_sr") if has_sr else ("pretrained",):
+        pretrained = str(backbone.get(key))
+        folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file)
+        if folder.exists() and not (folder / file).is_file():
+            problem = f"model {pretrained!r} cannot be used (it has no {file})"
+        if problem:
+            raise ValueError(
+                f"{problem}; give model.backbone.{key}=/path/to/folder with the model in the "
+                "diffusers layout"
+            )
 
 
 def absence_of(pretrained: str | Path, file: str) -> str:
