@@ -131,6 +131,12 @@ class TestEveryModel:
                     parameter.grad, of_plain[key].grad, rtol=1e-4, atol=1e-5, msg=key
                 )
 
+    def test_training_sees_what_the_models_pipeline_sees(self, backbone):
+        """Which mistakes this finds: tests/backbones/test_parity.py."""
+        checks = backbone.parity()
+        assert [check for check in checks if not check.passed] == []
+        assert checks or isinstance(backbone, CascadeBackbone), "a pipeline to compare with"
+
     def test_an_encoding_is_frozen_and_does_not_depend_on_its_batch(self, backbone):
         for stage in backbone.stages.values():
             images = images_for(stage, 3)
