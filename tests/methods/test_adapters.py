@@ -132,6 +132,12 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
     assert any(value.abs().max() > 1e-4 for key, value in whole.items() if "lora_B" in key)
     names = sorted(p.name for p in (tmp_path / "whole/weights").iterdir())
     assert names == [".written.json", "pytorch_lora_weights.safetensors"]
+    file = tmp_path / "whole/weights/pytorch_lora_weights.safetensors"
+    for name in ("whole", "stopped"):
+        costs = Run.load_finished(tmp_path / name).read_provenance()["costs"]
+        assert costs["trained_parameters"] == sum(value.numel() for value in whole.values())
+        assert costs["weights_bytes"] == file.stat().st_size
+        assert costs["step_ms"] > 0
     reloaded = reload(Run.load_finished(tmp_path / "whole"))
     assert any(
         "lora_A" in n for n, _ in reloaded.backbone.stages["base"].denoiser.named_parameters()
