@@ -24,7 +24,7 @@ from dreambooth.methods.method import Method, check_method
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
 from dreambooth.runs.building import build, callback_of, partial_of, problems_of
-from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
+from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr, scale_of
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read
@@ -99,7 +99,7 @@ def _parts(config: Mapping[str, Any], make: Callable[[Any, str], Any]) -> Parts:
         names=names,
         scorers=scorers,
         samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
-        sampling=_sampling(settings, backbone.stages),
+        sampling=_sampling(config, settings, backbone.stages),
         device=device,
     )
 
@@ -318,7 +318,8 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
     backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
         stage.denoiser.to(_device("auto"))
-    return Reloaded(backbone, PromptNames(**run.read_names()), _sampling(settings, backbone.stages))
+    sampling = _sampling(config, settings, backbone.stages)
+    return Reloaded(backbone, PromptNames(**run.read_names()), sampling)
 
 
 def quieten_libraries() -> None:
@@ -346,10 +347,13 @@ def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO
 
 
-def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:
+def _sampling(
+    config: Mapping[str, Any], settings: Settings, stages: Mapping[str, Stage]
+) -> Sampling:
     """How to draw the pictures that are scored."""
-    samplers = _check_samplers(settings.model.sampling.images, stages)
-    return Sampling(samplers, settings.sr.enabled, settings.sr.drawing_noise_level)
+    samplers, scale = _check_samplers(settings.model.sampling.images, stages), scale_of(config)
+    noise_level = settings.sr.drawing_noise_level
+    return Sampling(samplers, settings.sr.enabled, noise_level, adapter_scale=scale)
 
 
 def _check_samplers(

@@ -2,22 +2,25 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from adapters_of_conf import adapter_method
+from adapters_of_conf import NAMES, adapter_method, composed
 from commands import command, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from dreambooth.assemble import reload
+from dreambooth.backbones.adapters import scaled_adapter
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import LatentBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
+from dreambooth.runs.checks import scale_of
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler
 
@@ -35,6 +38,13 @@ def shifted(stage, method, seed=0):
     stage.denoiser.eval()
 
 
+def drawn_by(recipe):
+    """The image (3, H, W) that a recipe for plain diffusers draws."""
+    drawn = {}
+    exec(recipe, drawn)
+    return torch.from_numpy(np.array(drawn["image"])).permute(2, 0, 1)
+
+
 @pytest.mark.parametrize("name", ["lora", "dora"])
 def test_plain_diffusers_draws_the_same_pictures_with_a_saved_lora(
     stable_diffusion, tmp_path, name
@@ -48,9 +58,7 @@ def test_plain_diffusers_draws_the_same_pictures_with_a_saved_lora(
     method.save(backbone, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
 
-    drawn = {}
-    exec(backbone.recipe(tmp_path, "a dog", KEY, SAMPLING), drawn)
-    theirs = torch.from_numpy(np.array(drawn["image"])).permute(2, 0, 1)
+    theirs = drawn_by(backbone.recipe(tmp_path, "a dog", KEY, SAMPLING))
     assert (theirs.int() - ours.int()).abs().max() <= 1
 
 
@@ -138,6 +146,11 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
         assert costs["trained_parameters"] == sum(value.numel() for value in whole.values())
         assert costs["weights_bytes"] == file.stat().st_size
         assert costs["step_ms"] > 0
+    more = (f"run={tmp_path / 'whole'}", "prompts=['a {}']", "images_per_prompt=1")
+    ended = command("generate", *more, "adapter.scale=0.5")
+    assert ended.code == 0, ended.output
+    assert 'cross_attention_kwargs={"scale": 0.5}' in ended.output
+    assert command("generate", *more, "adapter.scale=a").sentence.startswith("adapter.scale=a: ")
     reloaded = reload(Run.load_finished(tmp_path / "whole"))
     assert any(
         "lora_A" in n for n, _ in reloaded.backbone.stages["base"].denoiser.named_parameters()
@@ -183,3 +196,59 @@ def test_a_run_from_before_there_were_adapters_is_resumed(finished, tmp_path):
     Run(folder, config).set_status("preempted")
     ended = command("train", f"run={folder}")
     assert ended.code == 0, ended.output
+
+
+def predictions(stage, scale=1.0):
+    x = torch.randn(2, *stage.x_shape, generator=torch.Generator().manual_seed(0))
+    text = stage.encode_prompts(["a dog", "a cat"])
+    with torch.no_grad(), scaled_adapter(stage.denoiser, scale):
+        return stage.predict(x, torch.tensor([100, 900]), text)
+
+
+@pytest.mark.parametrize("name", ["lora", "loha", "lokr", "shira"])
+def test_the_scale_is_a_factor_of_the_weights_change(tiny, name):
+    stage, method = CascadeBackbone.load(tiny).stages["base"], adapter_method(name)
+    plain = predictions(stage)
+    shifted(stage, method)
+    trained = predictions(stage)
+    assert (trained - plain).abs().max() > 1e-2
+    torch.testing.assert_close(predictions(stage, 0.0), plain, rtol=0, atol=1e-6)
+    half = predictions(stage, 0.5)
+    assert torch.equal(predictions(stage), trained)
+    # Half of a linear layer's change of weights is half of its change of output.
+    for layer in stage.denoiser.modules():
+        if hasattr(layer, "base_layer"):
+            x = torch.randn(1, layer.base_layer.in_features)
+            with torch.no_grad(), scaled_adapter(layer, 0.5):
+                found = layer(x)
+            expected = (layer.base_layer(x) + layer(x)) / 2
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (half - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["none", *NAMES])
+def test_an_adapter_that_peft_cannot_scale_is_said_before_anything_is_loaded(name):
+    scaled = ("lora", "dora", "loha", "lokr", "shira")
+    config = {"adapter": composed(f"adapter={name}")["adapter"]}
+    assert scale_of(config) == 1
+    if name in scaled:
+        assert scale_of(config, 0.5) == 0.5
+    else:
+        words = "this run has no adapter" if name == "none" else "peft cannot scale an adapter of"
+        with pytest.raises(ValueError, match=words):
+            scale_of(config, 0.5)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_plain_diffusers_draws_the_same_pictures_at_another_scale(stable_diffusion, tmp_path, name):
+    backbone, method = (
+        LatentBackbone.load(stable_diffusion[1].partition("=")[2]),
+        adapter_method(name),
+    )
+    shifted(backbone.stages["base"], method)
+    sampling = replace(SAMPLING, adapter_scale=0.4)
+    whole, ours = (backbone.generate(["a dog"], [KEY], s)[0] for s in (SAMPLING, sampling))
+    assert (ours.int() - whole.int()).abs().max() > 10
+    method.save(backbone, tmp_path)
+    theirs = drawn_by(backbone.recipe(tmp_path, "a dog", KEY, sampling))
+    assert (theirs.int() - ours.int()).abs().max() <= 1

@@ -1,17 +1,9 @@
 """The settings of composed configs, as the report names them."""
 
 import pytest
-from adapters_of_conf import NAMES
-from commands import ROOT
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from adapters_of_conf import NAMES, composed
 
 from dreambooth.reporting.settings import settings_of
-
-
-def composed(*overrides):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", [*overrides]), resolve=True)
 
 
 @pytest.mark.parametrize("name", ["none", *NAMES])

@@ -1,6 +1,7 @@
 """Adapters of peft inside a denoiser: adding one, its tensors, and its file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ def add_adapter(
 def peft_model(denoiser: nn.Module) -> Any:
     """The PeftModel around a denoiser with an adapter; None if it has none."""
     return getattr(denoiser, "peft_model", (None,))[0]
+
+
+@contextmanager
+def scaled_adapter(denoiser: nn.Module, scale: float) -> Iterator[None]:
+    """Multiply the change that the adapter makes by `scale`, as diffusers' `scale` does."""
+    layers: list[Any] = [layer for layer in denoiser.modules() if hasattr(layer, "set_scale")]
+    for layer in layers if scale != 1 else []:
+        layer.set_scale("default", scale)
+    try:
+        yield
+    finally:
+        for layer in layers if scale != 1 else []:
+            layer.set_scale("default", 1.0)
 
 
 def adapter_state(denoiser: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
 from dreambooth.backbones.new_word import with_all_tokens
 from dreambooth.backbones.stage import Condition, Encoded, Sampling
 from dreambooth.distributed.ranks import batches
@@ -323,7 +323,8 @@ class CascadeBackbone:
                 condition, null = {**condition, **low_condition}, {**null, **low_condition}
             sampler = sampling.samplers[name]
             solver = stage.schedule.solver(sampler.name, sampler.num_steps)
-            x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
+            with scaled_adapter(stage.denoiser, sampling.adapter_scale):
+                x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
             images = x.clamp(-1, 1)
             if name == sampling.last_stage:
                 break

@@ -14,6 +14,7 @@ from dreambooth.backbones.adapters import (
     peft_model,
     read_adapter,
     save_adapter,
+    scaled_adapter,
 )
 from dreambooth.backbones.new_word import new_word_of, with_all_tokens
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
@@ -176,7 +177,8 @@ class LatentBackbone:
         """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
         pipeline, negative = self._with_sampler(sampler), [sampling.negative_prompt] * len(jobs)
-        with evaluation_mode(stage.denoiser):
+        scaled = scaled_adapter(stage.denoiser, sampling.adapter_scale)
+        with evaluation_mode(stage.denoiser), scaled:
             images = pipeline(
                 prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
                 negative_prompt_embeds=stage.encode_prompts(negative)["text"],
@@ -216,6 +218,9 @@ class LatentBackbone:
             if not _is_lora(adapter):
                 return ""
             load = f"\npipeline.load_lora_weights({str(weights)!r})"
+        scale = ""
+        if sampling.adapter_scale != 1:
+            scale = f'\n    cross_attention_kwargs={{"scale": {sampling.adapter_scale}}},'
         if new_word_of(stage) is not None:
             load = f"\npipeline.load_textual_inversion({str(weights)!r})"
         return f"""\
@@ -231,7 +236,7 @@ image = pipeline(
     guidance_scale={sampler.guidance_scale},
     height={stage.resolution_px},
     width={stage.resolution_px},
-    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),
+    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),{scale}
 ).images[0]"""
 
     def save(self, folder: Path) -> None:

@@ -102,6 +102,7 @@ class Sampling:
     noise_level: float | None = None  # variance on the SR stage's condition; None: the model's own
     last_stage: str | None = None  # stop after this stage; None: after the model's last stage
     negative_prompt: str = ""  # guidance leads away from it
+    adapter_scale: float = 1.0  # factor of the change that an adapter makes; 1 as trained
 
 
 class Backbone(Protocol):

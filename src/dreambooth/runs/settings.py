@@ -53,6 +53,8 @@ Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
 _positive = Annotated[float, _finite(gt=0)]
 MaybePositive = Annotated[_positive | None, _allowed("a number above 0, or null")]
 Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
+_decay = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Scale = Annotated[float, _finite(ge=0), _allowed("a number of 0 or more, 1 for as trained")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
 _variance = Annotated[float, _finite(ge=0, lt=1)]
@@ -149,10 +151,7 @@ class MethodSettings:
     max_steps: Count
     batch_size: Count
     checkpoint_every: Count
-    ema_decay: Annotated[
-        Annotated[float, Field(strict=True, gt=0, lt=1)] | None,
-        _allowed("a number between 0 and 1, as 0.99, or null"),
-    ]
+    ema_decay: Annotated[_decay | None, _allowed("a number between 0 and 1, as 0.99, or null")]
     timesteps: Timesteps
     module: ModuleSettings
     num_vectors: Count = 1  # of method=textual_inversion
