@@ -12,12 +12,14 @@ from adapters_of_conf import NAMES, adapter_method, composed
 from commands import command, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
+from test_seams import ONLY_BIASES
 
 from dreambooth.assemble import reload
 from dreambooth.backbones.adapters import scaled_adapter
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import LatentBackbone
 from dreambooth.backbones.stage import Sampling
+from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.checks import scale_of
@@ -36,6 +38,7 @@ def shifted(stage, method, seed=0):
         for parameter in method.trained(stage).parameters:
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=draws))
     stage.denoiser.eval()
+    forget_prompts(stage)
 
 
 def drawn_by(recipe):
@@ -160,6 +163,8 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
 BAD = {
     "adapter.targets=nothing": "matches no layer",
     "adapter.config.r=0": "does not fit the model",
+    "adapter.save_format=x": "adapter.save_format=x: give diffusers or kohya",
+    "adapter.save_format=kohya": "an adapter of tiny has no such format, give diffusers",
 }
 
 
@@ -174,8 +179,7 @@ def test_an_adapter_with_a_method_that_ignores_it_is_refused(tiny, tmp_path):
         tiny,
         tmp_path / "run",
         "adapter=lora",
-        "method.tuning._target_=test_seams.BiasesOnly",
-        *(f"~method.tuning.{key}" for key in ("_convert_", "train", "train_sr", "adapter", "seed")),
+        *ONLY_BIASES,
     )
     assert ended.sentence == "this method trains no adapter: give adapter=none"
 
@@ -201,7 +205,7 @@ def test_a_run_from_before_there_were_adapters_is_resumed(finished, tmp_path):
 def predictions(stage, scale=1.0):
     x = torch.randn(2, *stage.x_shape, generator=torch.Generator().manual_seed(0))
     text = stage.encode_prompts(["a dog", "a cat"])
-    with torch.no_grad(), scaled_adapter(stage.denoiser, scale):
+    with torch.no_grad(), scaled_adapter(stage, scale):
         return stage.predict(x, torch.tensor([100, 900]), text)
 
 
@@ -219,8 +223,9 @@ def test_the_scale_is_a_factor_of_the_weights_change(tiny, name):
     for layer in stage.denoiser.modules():
         if hasattr(layer, "base_layer"):
             x = torch.randn(1, layer.base_layer.in_features)
-            with torch.no_grad(), scaled_adapter(layer, 0.5):
-                found = layer(x)
+            layer.set_scale("default", 0.5)
+            found = layer(x)
+            layer.set_scale("default", 1.0)
             expected = (layer.base_layer(x) + layer(x)) / 2
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (half - plain).abs().max() > 1e-3

@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dreambooth.backbones.adapters import (
-    PREFIX,
-    adapter_state,
-    peft_model,
-    read_adapter,
-    save_adapter,
-    scaled_adapter,
-)
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
+from dreambooth.backbones.lora_files import read_lora, save_lora
 from dreambooth.backbones.new_word import new_word_of, with_all_tokens
 from dreambooth.backbones.stage import Condition, Encoded, Sampling, Stage
+from dreambooth.backbones.text_encoder import joined
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
@@ -134,6 +128,8 @@ class LatentBackbone:
     generator for each image. `batch_size`: how many images are denoised at once.
     """
 
+    adapter_formats = ("diffusers", "kohya")
+
     def __init__(
         self, name: str, pipeline: Any, resolution_px: int | None = None, batch_size: int = 4
     ):
@@ -177,7 +173,7 @@ class LatentBackbone:
         """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
         pipeline, negative = self._with_sampler(sampler), [sampling.negative_prompt] * len(jobs)
-        scaled = scaled_adapter(stage.denoiser, sampling.adapter_scale)
+        scaled = scaled_adapter(stage, sampling.adapter_scale)
         with evaluation_mode(stage.denoiser), scaled:
             images = pipeline(
                 prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
@@ -243,25 +239,23 @@ image = pipeline(
         """Save a diffusers folder, which `StableDiffusionPipeline.from_pretrained` reads."""
         self._pipeline.save_pretrained(folder)
 
-    def save_adapters(self, folder: Path) -> None:
+    def save_adapters(self, folder: Path, save_format: str) -> None:
         """A LoRA as `StableDiffusionPipeline.load_lora_weights` reads it; else as peft saves it."""
-        adapter = peft_model(self._stage.denoiser)
-        if not _is_lora(adapter):
-            save_adapter(self._stage.denoiser, folder / "unet")
+        adapted = {n: m for n, m in self._adaptable().items() if peft_model(m) is not None}
+        if _is_lora(peft_model(self._stage.denoiser)):
+            save_lora(self._pipeline, adapted, folder, save_format)
             return
-        state = adapter_state(self._stage.denoiser)
-        layers = {name.removeprefix(PREFIX): value for name, value in state.items()}
-        type(self._pipeline).save_lora_weights(
-            folder,
-            unet_lora_layers=layers,
-            unet_lora_adapter_metadata=adapter.peft_config["default"].to_dict(),
-        )
+        for name, module in adapted.items():
+            save_adapter(module, folder / name)
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
-        if (folder / "unet").is_dir():
-            return {"base": read_adapter(folder / "unet")}
-        layers = load_file(folder / "pytorch_lora_weights.safetensors")
-        return {"base": {PREFIX + k.removeprefix("unet."): v for k, v in layers.items()}}
+        parts = self._adaptable()
+        found = {name: read_adapter(folder / name) for name in parts if (folder / name).is_dir()}
+        states = found or read_lora(parts, folder)
+        return {"base": joined(states["unet"], states.get("text_encoder", {}))}
+
+    def _adaptable(self) -> dict[str, nn.Module]:
+        return {"unet": self._stage.denoiser, "text_encoder": self._stage.text_encoder}
 
 
 def _is_lora(adapter: Any) -> bool:

@@ -112,6 +112,7 @@ class Backbone(Protocol):
     tokenizer: Any  # from transformers
     stages: Mapping[str, Stage]
     batch_size: int  # how many images `generate` denoises at once
+    adapter_formats: Sequence[str]  # "diffusers", and "kohya" if a LoRA can have kohya-ss's names
 
     def fingerprint(self) -> str:
         """A hash of all weights, for the key of the prior cache."""
@@ -145,9 +146,11 @@ class Backbone(Protocol):
     def save(self, folder: Path) -> None:
         """Save the weights in the diffusers layout, which `load` and diffusers itself read."""
 
-    def save_adapters(self, folder: Path) -> None:
-        """Save the adapters of the stages, and no other weights, as other tools read them."""
+    def save_adapters(self, folder: Path, save_format: str) -> None:
+        """Save the adapters of the stages and of the text encoder, and no other weights, as other
+        tools read them. `save_format`: one of `adapter_formats`."""
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
         """The adapters that `save_adapters` saved: for each stage with one, its tensors by the
-        names of peft."""
+        names of peft. `text_encoder.` begins those of the text encoder, which are the base stage's.
+        """

@@ -22,7 +22,9 @@ _NO_AXES = (  # covered by a known axis or by the subject, or without effect on 
     *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
     *("method.tuning.like", "method.tuning.num_vectors"),  # the subject's noun; method.num_vectors
     *("method.tuning.adapter", "method.tuning.seed"),  # as the group `adapter` and `seed`
+    *("method.tuning.train_text_encoder", "method.tuning.text_encoder_learning_rate"),
     *("adapter.config._target_", "adapter.learning_rate"),  # in `adapter`; method's learning rate
+    "adapter.save_format",
     *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
     *("overrides", "drawing", "stage", "run", "launcher", "force", "report", "images"),
 )
@@ -79,6 +81,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     if method == "prompt_only":  # its images have neither training nor identifier
         unused += ["method", "adapter"]
         settings = {k: v for k, v in settings.items() if k in ("method", "model", "sr")}
+    if settings.get("adapter") and not config["method"].get("train_text_encoder"):
+        unused += ["method.text_encoder_learning_rate", "adapter.text_encoder_targets"]
     unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []
     for key, value in _leaves(config):
         of_trainer = key.startswith("trainer.") and key not in _TRAINER_AXES

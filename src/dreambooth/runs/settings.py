@@ -61,6 +61,7 @@ _variance = Annotated[float, _finite(ge=0, lt=1)]
 Variance = Annotated[_variance, _allowed("a variance from 0 to below 1, as in 1e-3")]
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
+SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or kohya")]
 Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
 FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
 _text = Annotated[str, Field(strict=True, pattern=r"\S")]
@@ -155,6 +156,8 @@ class MethodSettings:
     timesteps: Timesteps
     module: ModuleSettings
     num_vectors: Count = 1  # of method=textual_inversion
+    train_text_encoder: Switch = False  # this and the next: of method=dreambooth
+    text_encoder_learning_rate: MaybePositive = None
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,7 @@ class NewImages:
     first_index: FromZero
     image_set: Text
     seed: Annotated[
-        Annotated[int, Field(strict=True)] | None,
-        _allowed("a whole number, or null for the noise of the run's own images"),
+        Whole | None, _allowed("a whole number, or null for the noise of the run's own images")
     ]
     sampler: Annotated[
         Literal["ancestral", "ddim", "dpm"] | None, _allowed("ancestral, ddim or dpm, or null")
