@@ -162,7 +162,8 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
 
 BAD = {
     "adapter.targets=nothing": "matches no layer",
-    "adapter.config.r=0": "does not fit the model",
+    "adapter.config.r=0": "adapter.config.r=0: give a whole number from 1 up",
+    "+adapter.config.lora_dropout=2": "does not fit the model",
     "adapter.save_format=x": "adapter.save_format=x: give diffusers or kohya",
     "adapter.save_format=kohya": "an adapter of tiny has no such format, give diffusers",
 }

@@ -71,6 +71,11 @@ def check_config(config: Mapping[str, Any]) -> Settings:
     settings = read(Settings, config)
     _check_trainer(config["trainer"])
     _check_adapter(config)
+    if settings.prior.weight and "prior=off" in config["overrides"]:
+        raise ValueError(
+            f"prior=off has no prior term: leave out prior.lambda={settings.prior.weight:g}, or "
+            "give another prior"
+        )
     for group in ("metrics", "callbacks"):
         _check_entries(group, config[group])
     _check_nouns(config)
@@ -106,6 +111,8 @@ def _check_adapter(config: Mapping[str, Any]) -> None:
     adapter = config.get("adapter", {}).get("config")  # older runs have no such group
     if adapter is not None and "adapter" not in config["method"]["tuning"]:
         raise ValueError("this method trains no adapter: give adapter=none")
+    if isinstance(adapter, Mapping) and "r" in adapter:  # the rank, in almost all of them
+        check_count("adapter.config.r", adapter["r"])
     scale_of(config)
 
 
