@@ -72,7 +72,8 @@ def trained_at_true_size(adapter: str) -> int:
     return sum(p.numel() for p in method.trained(stage).parameters)
 
 
-def main(adapter: str = "lora", pairs: int = 10, steps: int = 5) -> None:
+def main(adapter: str = "lora", num_pairs: str = "10", num_steps: str = "5") -> None:
+    pairs, steps = int(num_pairs), int(num_steps)
     full, small = Steps("none"), Steps(adapter)
     ratios, times = [], []
     for pair in range(pairs):
@@ -91,4 +92,4 @@ def main(adapter: str = "lora", pairs: int = 10, steps: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+    main(*sys.argv[1:])

@@ -25,6 +25,7 @@ from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
 from dreambooth.runs.building import build, callback_of, partial_of, problems_of
 from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr, scale_of
+from dreambooth.runs.earlier import changed_groups
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read
@@ -233,25 +234,13 @@ def _earlier_run(config: Mapping[str, Any], names: PromptNames) -> Run | None:
     if config["stage"] != "sr":
         return None
     earlier = Run.load_finished(Path(config["run"]))
-    changed = [
-        key
-        for key in ("subject", "class", "identifier", "model", "method", "prior", "seed")
-        if _drop_storage_keys(earlier.config[key]) != _drop_storage_keys(config[key])
-    ]
+    changed = changed_groups(earlier.config, config)
     if changed or PromptNames(**earlier.read_names()) != names:
         changes = " and ".join(changed) or "identifier"
         raise ValueError(
             f"{earlier.folder} was trained with another {changes}: stage=sr needs the same"
         )
     return earlier
-
-
-def _drop_storage_keys(settings: Any) -> Any:
-    """The settings of a group without those that change no weight, or that `seed` repeats."""
-    if not isinstance(settings, Mapping):
-        return settings
-    left_out = ("cache", "checkpoint_every", "seed")
-    return {k: _drop_storage_keys(v) for k, v in settings.items() if k not in left_out}
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:
