@@ -12,6 +12,11 @@ NAMES = sorted(p.stem for p in (ROOT / "conf/adapter").glob("*.yaml") if p.stem 
 
 @cache
 def adapter_method(name, *overrides):
+    return instantiate(composed(f"adapter={name}", *overrides)["method"]["tuning"])
+
+
+def composed(*overrides):
+    """The resolved config of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", [f"adapter={name}", *overrides])
-    return instantiate(OmegaConf.to_container(config.method.tuning, resolve=True))
+        config = compose("train", [*overrides])
+    return OmegaConf.to_container(config, resolve=True)

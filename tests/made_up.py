@@ -53,6 +53,11 @@ PROTOCOLS = {
     "sr_psnr": "dB; photos shrunk to 32 px by area and enlarged by the SR stage",
     "sr_ssim": "photos shrunk to 32 px by area and enlarged by the SR stage",
 }
+COSTS = {
+    "none": {"trained_parameters": 4_200_000, "weights_bytes": 17_000_000, "step_ms": 152.5},
+    "lora": {"trained_parameters": 36_000, "weights_bytes": 150_000, "step_ms": 120.0},
+    "ia3": {"trained_parameters": 2_400, "weights_bytes": 14_000, "step_ms": 110.0},
+}
 _SHARES = {"class_right", "context_right", "copied", "colour_right", "style_right", "view_right"}
 _SHARES |= {"accessory_right", "expression_right"}
 _SETS = ("prompts", "class", "restored")
@@ -233,6 +238,9 @@ def _config(chosen: Mapping[str, str]) -> dict[str, Any]:
         elif key == "identifier":
             config["identifier"]["kind"] = value
             config["identifier"]["text"] = "special" if value == "common" else None
+        elif key == "adapter":
+            chosen_file = yaml.safe_load((CONF / f"adapter/{value}.yaml").read_text())
+            config["adapter"] |= {"config": chosen_file["config"]}
         elif key == "sr":
             config["sr"]["enabled"] = value != "off"
             level = float(value.removeprefix("noise_")) if value.startswith("noise_") else None
@@ -242,6 +250,7 @@ def _config(chosen: Mapping[str, str]) -> dict[str, Any]:
             for name in path:
                 part = part.setdefault(name, {})
             part[last] = _value(value)
+    config["method"]["tuning"] |= {"adapter": config["adapter"], "seed": config["seed"]}
     return config
 
 
@@ -355,6 +364,7 @@ def _provenance(
         "started": "2026-01-31T12:00:00+00:00",
         "seconds": {"train": 82.3, "draw": 18.0, "score": 3.5} if state == "finished" else {},
         "peak_memory_bytes": 1_800_000_000,
+        "costs": COSTS.get(chosen.get("adapter", "none"), {}) if state == "finished" else {},
     }
 
 

@@ -6,10 +6,13 @@ import runpy
 
 import numpy as np
 import pytest
+import torch
 from commands import ROOT, process
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
+
+from dreambooth.miniature import load_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -177,3 +180,27 @@ def test_a_recorded_run_is_stopped_and_resumed_by_the_renamed_script(record):
 def test_a_run_that_ends_before_it_is_stopped_is_an_error(record):
     with pytest.raises(SystemExit, match="a run ended before it was stopped"):
         record("print('nothing')")
+
+
+def test_a_lora_is_below_2_percent_of_the_model_in_checkpoint_and_weights(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    found = runpy.run_path(str(ROOT / "benchmarks/adapters.py"))
+    sizes = {}
+    for name in ("lora", "none"):
+        steps, folder = found["Steps"](name), tmp_path / name
+        backbone = load_backbone(None)
+        method = found["method_of"](name)
+        if name == "lora":
+            for stage in backbone.stages.values():
+                method.prepare(stage)
+        folder.mkdir()
+        method.save(backbone, folder)
+        weights = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        state = {"state_dict": steps.module.state_dict(), "optimizer": steps.optimizer.state_dict()}
+        torch.save(state, tmp_path / f"{name}.ckpt")
+        sizes[name] = (weights, (tmp_path / f"{name}.ckpt").stat().st_size)
+    for adapter, whole in zip(*sizes.values(), strict=True):
+        assert 0 < adapter < 0.02 * whole
+    true_size = found["trained_at_true_size"]
+    assert true_size("none") == 859_520_964  # that of the published U-Net
+    assert 0 < true_size("lora") < 0.02 * true_size("none")

@@ -137,6 +137,8 @@ ONLY_BIASES = (
     "~method.tuning.train",
     "~method.tuning.train_sr",
     "~method.tuning.adapter",
+    "~method.tuning.train_text_encoder",
+    "~method.tuning.text_encoder_learning_rate",
     "~method.tuning.seed",
     "~method.tuning._convert_",
 )

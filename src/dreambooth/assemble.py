@@ -26,7 +26,8 @@ from dreambooth.metrics.evaluation import Scorer
 from dreambooth.metrics.loading import checked, load_scorers
 from dreambooth.metrics.sources import chosen
 from dreambooth.runs.building import build, callback_of, partial_of
-from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr
+from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr, scale_of
+from dreambooth.runs.earlier import changed_groups
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read
@@ -105,7 +106,7 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
         scorers=scorers,
         unscored="" if loaded[1] is None else loaded[1].what,
         samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
-        sampling=_sampling(settings, backbone.stages),
+        sampling=_sampling(config, settings, backbone.stages),
         device=device,
     )
 
@@ -245,25 +246,13 @@ def _earlier_run(config: Mapping[str, Any], names: PromptNames) -> Run | None:
     if config["stage"] != "sr":
         return None
     earlier = Run.load_finished(Path(config["run"]))
-    changed = [
-        key
-        for key in ("subject", "class", "identifier", "model", "method", "prior", "seed")
-        if _drop_storage_keys(earlier.config[key]) != _drop_storage_keys(config[key])
-    ]
+    changed = changed_groups(earlier.config, config)
     if changed or PromptNames(**earlier.read_names()) != names:
         changes = " and ".join(changed) or "identifier"
         raise ValueError(
             f"{earlier.folder} was trained with another {changes}: stage=sr needs the same"
         )
     return earlier
-
-
-def _drop_storage_keys(settings: Any) -> Any:
-    """The settings of a group without those that change no weight, or that `seed` repeats."""
-    if not isinstance(settings, Mapping):
-        return settings
-    left_out = ("cache", "checkpoint_every", "seed")
-    return {k: _drop_storage_keys(v) for k, v in settings.items() if k not in left_out}
 
 
 def subject_of(config: Mapping[str, Any]) -> Subject:
@@ -311,7 +300,8 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
     backbone = method.load(pretrained, run.weights.resolve())
     for stage in backbone.stages.values():
         stage.denoiser.to(device_of("auto"))
-    return Reloaded(backbone, PromptNames(**run.read_names()), _sampling(settings, backbone.stages))
+    sampling = _sampling(config, settings, backbone.stages)
+    return Reloaded(backbone, PromptNames(**run.read_names()), sampling)
 
 
 def quieten_libraries() -> None:
@@ -339,10 +329,13 @@ def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO
 
 
-def _sampling(settings: Settings, stages: Mapping[str, Stage]) -> Sampling:
+def _sampling(
+    config: Mapping[str, Any], settings: Settings, stages: Mapping[str, Stage]
+) -> Sampling:
     """How to draw the pictures that are scored."""
-    samplers = _check_samplers(settings.model.sampling.images, stages)
-    return Sampling(samplers, settings.sr.enabled, settings.sr.drawing_noise_level)
+    samplers, scale = _check_samplers(settings.model.sampling.images, stages), scale_of(config)
+    noise_level = settings.sr.drawing_noise_level
+    return Sampling(samplers, settings.sr.enabled, noise_level, adapter_scale=scale)
 
 
 def _check_samplers(

@@ -18,7 +18,7 @@ from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
 from dreambooth.runs.pictures import Picture
-from dreambooth.runs.provenance import timed
+from dreambooth.runs.provenance import record_costs, timed
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import NumImages, Prior
@@ -92,6 +92,7 @@ class Experiment:
                 log.info("%s: already trained", name)
                 self.method.load_state(stage, state)
         on_rank_zero(self._save)
+        on_rank_zero(lambda: record_costs(self.run, self._num_trained()))
 
     def _check_parity(self) -> None:
         if sentence := check_parity(to_device(self.backbone, self.drawing.device)):
@@ -109,6 +110,10 @@ class Experiment:
     def _save(self) -> None:
         if not self.run.weights.exists():
             self.run.save_weights(partial(self.method.save, self.backbone))
+
+    def _num_trained(self) -> int:
+        stages = [self.backbone.stages[name] for name in self.fine_tuning.stages]
+        return sum(p.numel() for stage in stages for p in self.method.trained(stage).parameters)
 
     def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
         """Photos of the subject as pictures, at the resolution of the last stage."""

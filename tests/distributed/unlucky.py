@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 from torch.distributed.tensor import DTensor
 
+from dreambooth.distributed.preemption import stop_requested
 from dreambooth.distributed.ranks import rank
 
 
@@ -69,3 +70,15 @@ class Parts(L.Callback):
         ]
         total = sum(weight.numel() for weight in weights)
         Path(self.file).write_text(json.dumps([*here, total]))
+
+
+class Told(L.Callback):
+    """Asks the run to stop at a step, as SIGTERM would: if a file is not there, which it makes."""
+
+    def __init__(self, step, once):
+        self.step, self.once = step, Path(once)
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step and rank() == 0 and not self.once.exists():
+            self.once.touch()
+            stop_requested.set()

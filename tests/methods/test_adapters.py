@@ -2,22 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from adapters_of_conf import adapter_method
+from adapters_of_conf import NAMES, adapter_method, composed
 from commands import command, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
+from test_seams import ONLY_BIASES
 
 from dreambooth.assemble import reload
+from dreambooth.backbones.adapters import scaled_adapter
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
+from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
+from dreambooth.runs.checks import scale_of
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler
 
@@ -33,6 +38,14 @@ def shifted(stage, method, seed=0):
         for parameter in method.trained(stage).parameters:
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=draws))
     stage.denoiser.eval()
+    forget_prompts(stage)
+
+
+def drawn_by(recipe):
+    """The image (3, H, W) that a recipe for plain diffusers draws."""
+    drawn = {}
+    exec(recipe, drawn)
+    return torch.from_numpy(np.array(drawn["image"])).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])
@@ -48,9 +61,7 @@ def test_plain_diffusers_draws_the_same_pictures_with_a_saved_lora(
     method.save(backbone, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
 
-    drawn = {}
-    exec(backbone.recipe(tmp_path, "a dog", KEY, SAMPLING), drawn)
-    theirs = torch.from_numpy(np.array(drawn["image"])).permute(2, 0, 1)
+    theirs = drawn_by(backbone.recipe(tmp_path, "a dog", KEY, SAMPLING))
     assert (theirs.int() - ours.int()).abs().max() <= 1
 
 
@@ -131,6 +142,17 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
     assert any(value.abs().max() > 1e-4 for key, value in whole.items() if "lora_B" in key)
     names = sorted(p.name for p in (tmp_path / "whole/weights").iterdir())
     assert names == [".written.json", "pytorch_lora_weights.safetensors"]
+    file = tmp_path / "whole/weights/pytorch_lora_weights.safetensors"
+    for name in ("whole", "stopped"):
+        costs = Run.load_finished(tmp_path / name).read_provenance()["costs"]
+        assert costs["trained_parameters"] == sum(value.numel() for value in whole.values())
+        assert costs["weights_bytes"] == file.stat().st_size
+        assert costs["step_ms"] > 0
+    more = (f"run={tmp_path / 'whole'}", "prompts=['a {}']", "images_per_prompt=1")
+    ended = command("generate", *more, "adapter.scale=0.5")
+    assert ended.code == 0, ended.output
+    assert 'cross_attention_kwargs={"scale": 0.5}' in ended.output
+    assert command("generate", *more, "adapter.scale=a").sentence.startswith("adapter.scale=a: ")
     reloaded = reload(Run.load_finished(tmp_path / "whole"))
     assert any(
         "lora_A" in n for n, _ in reloaded.backbone.stages["base"].denoiser.named_parameters()
@@ -139,7 +161,10 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
 
 BAD = {
     "adapter.targets=nothing": "matches no layer",
-    "adapter.config.r=0": "does not fit the model",
+    "adapter.config.r=0": "adapter.config.r=0: give a whole number from 1 up",
+    "+adapter.config.lora_dropout=2": "does not fit the model",
+    "adapter.save_format=x": "adapter.save_format=x: give diffusers or kohya",
+    "adapter.save_format=kohya": "an adapter of tiny has no such format, give diffusers",
 }
 
 
@@ -154,8 +179,7 @@ def test_an_adapter_with_a_method_that_ignores_it_is_refused(tiny, tmp_path):
         tiny,
         tmp_path / "run",
         "adapter=lora",
-        "method.tuning._target_=test_seams.BiasesOnly",
-        *(f"~method.tuning.{key}" for key in ("_convert_", "train", "train_sr", "adapter", "seed")),
+        *ONLY_BIASES,
     )
     assert ended.sentence == "this method trains no adapter: give adapter=none"
 
@@ -176,3 +200,60 @@ def test_a_run_from_before_there_were_adapters_is_resumed(finished, tmp_path):
     Run(folder, config).set_status("preempted")
     ended = command("train", f"run={folder}")
     assert ended.code == 0, ended.output
+
+
+def predictions(stage, scale=1.0):
+    x = torch.randn(2, *stage.x_shape, generator=torch.Generator().manual_seed(0))
+    text = stage.encode_prompts(["a dog", "a cat"])
+    with torch.no_grad(), scaled_adapter(stage, scale):
+        return stage.predict(x, torch.tensor([100, 900]), text)
+
+
+@pytest.mark.parametrize("name", ["lora", "loha", "lokr", "shira"])
+def test_the_scale_is_a_factor_of_the_weights_change(tiny, name):
+    stage, method = CascadeBackbone.load(tiny).stages["base"], adapter_method(name)
+    plain = predictions(stage)
+    shifted(stage, method)
+    trained = predictions(stage)
+    assert (trained - plain).abs().max() > 1e-2
+    torch.testing.assert_close(predictions(stage, 0.0), plain, rtol=0, atol=1e-6)
+    half = predictions(stage, 0.5)
+    assert torch.equal(predictions(stage), trained)
+    # Half of a linear layer's change of weights is half of its change of output.
+    for layer in stage.denoiser.modules():
+        if hasattr(layer, "base_layer"):
+            x = torch.randn(1, layer.base_layer.in_features)
+            layer.set_scale("default", 0.5)
+            found = layer(x)
+            layer.set_scale("default", 1.0)
+            expected = (layer.base_layer(x) + layer(x)) / 2
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (half - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["none", *NAMES])
+def test_an_adapter_that_peft_cannot_scale_is_said_before_anything_is_loaded(name):
+    scaled = ("lora", "dora", "loha", "lokr", "shira")
+    config = {"adapter": composed(f"adapter={name}")["adapter"]}
+    assert scale_of(config) == 1
+    if name in scaled:
+        assert scale_of(config, 0.5) == 0.5
+    else:
+        words = "this run has no adapter" if name == "none" else "peft cannot scale an adapter of"
+        with pytest.raises(ValueError, match=words):
+            scale_of(config, 0.5)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_plain_diffusers_draws_the_same_pictures_at_another_scale(stable_diffusion, tmp_path, name):
+    backbone, method = (
+        StableDiffusionBackbone.load(stable_diffusion[1].partition("=")[2]),
+        adapter_method(name),
+    )
+    shifted(backbone.stages["base"], method)
+    sampling = replace(SAMPLING, adapter_scale=0.4)
+    whole, ours = (backbone.generate(["a dog"], [KEY], s)[0] for s in (SAMPLING, sampling))
+    assert (ours.int() - whole.int()).abs().max() > 10
+    method.save(backbone, tmp_path)
+    theirs = drawn_by(backbone.recipe(tmp_path, "a dog", KEY, sampling))
+    assert (theirs.int() - ours.int()).abs().max() <= 1

@@ -7,7 +7,7 @@ from made_up_photos import mask_file, photos_folder
 from offline_wandb import read_offline
 
 from dreambooth.backbones.cascade import CascadeBackbone
-from dreambooth.backbones.stable_diffusion import LatentBackbone
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
@@ -34,7 +34,7 @@ def draw(stage, size, seed):
 def stage(request, tiny, stable_diffusion):
     if request.param == "pixels":
         return CascadeBackbone.load(tiny).stages["base"]
-    return LatentBackbone.load(stable_diffusion[1].partition("=")[2]).stages["base"]
+    return StableDiffusionBackbone.load(stable_diffusion[1].partition("=")[2]).stages["base"]
 
 
 def test_the_masked_subject_term_is_a_plain_mean_over_the_mask_and_the_prior_is_untouched(stage):

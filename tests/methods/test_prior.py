@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from adapters_of_conf import adapter_method
-from commands import stopped_before_step, train
+from commands import same_files, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 
 from dreambooth.backbones.cascade import CascadeBackbone
@@ -133,3 +133,15 @@ def test_a_run_draws_no_prior_images_and_resumes_to_the_same_bits(
     for file in whole.weights.rglob("*.safetensors"):
         again = tmp_path / "stopped/weights" / file.relative_to(whole.weights)
         assert file.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.slow
+def test_at_lambda_0_every_prior_is_none_to_the_bit(tiny, tmp_path):
+    priors = {"off": (), "images": (), "output": (), "blank": ("prior.caption_dropout=0.5",)}
+    for name, more in priors.items():
+        prior = ("prior=off",) if name == "off" else (f"prior.kind={name}", "prior.lambda=0")
+        words = (*prior, *more, "metrics=none", "method.max_steps=3")
+        assert train(tiny, tmp_path / name, *words).code == 0
+        for pattern in ("weights/**/*.safetensors", "images/**/*.png"):
+            assert same_files(tmp_path / "off", tmp_path / name, pattern)
+    assert not (tmp_path / "prior").exists()

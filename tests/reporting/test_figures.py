@@ -1,5 +1,6 @@
 import re
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from xml.etree import ElementTree
 
@@ -8,7 +9,7 @@ from made_up import made_up_sweep
 
 from dreambooth.reporting import figures as module
 from dreambooth.reporting.figures import write_figures
-from dreambooth.reporting.look import DASHES, PAPER, SERIES, join_words, looks, wrapped
+from dreambooth.reporting.look import DASHES, PAPER, SERIES, in_short, join_words, looks, wrapped
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
 
@@ -120,6 +121,34 @@ def test_cells_are_drawn_in_the_order_of_the_study(six_cells):
         found = [(point.get_marker(), point.get_markerfacecolor()) for point in points]
         expected = [styles[cell.key].point for cell in study.cells]
         assert found == [(point["marker"], point["markerfacecolor"]) for point in expected]
+
+
+def test_the_pareto_figure_joins_the_cells_that_none_beats_in_both(tmp_path):
+    values = {"none": (0.8, 0.4), "lora": (0.7, 0.1), "ia3": (0.6, 0.2)}
+
+    def effect(column, chosen):
+        identity, drift = values[chosen["adapter"]]
+        return {"dino": identity - 0.65, "pres": drift - 0.4}.get(column, 0.0)
+
+    axes = {"adapter": tuple(values)}
+    sweep = made_up_sweep(tmp_path / "s", axes=axes, effect=effect, curves=False)
+    study = read_study([sweep])
+    (plot,) = module.pareto(study, looks(study))
+    (axes,) = plot.canvas.axes
+    (front,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert sorted(front.get_ydata()) == pytest.approx([0.7, 0.8], abs=0.1)  # without IA3
+    points = [line for line in axes.lines if line.get_linestyle() == "None"]
+    sizes = [line.get_markersize() for line in points]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [text.get_text() for text in axes.texts] == ["4.2 M", "36 k", "2.4 k"]
+    (again,) = module.pareto(replace(study, cells=study.cells[:2]), looks(study))
+    assert len(again.canvas.axes[0].texts) == 2
+    assert not list(module.pareto(replace(study, cells=study.cells[:1]), looks(study)))
+
+
+def test_a_count_is_short():
+    counts = [0, 999, 1000, 36_864, 999_600, 859_520_964]
+    assert list(map(in_short, counts)) == ["0", "999", "1 k", "36.9 k", "1 M", "860 M"]
 
 
 def test_cells_can_be_told_apart_without_colour(six_cells, tmp_path):

@@ -48,6 +48,7 @@ def test_the_readmes_sweep_is_six_cells_on_two_axes(tmp_path):
     assert study.fixed == {
         "method": "dreambooth",
         "model": "miniature",
+        "adapter": "none",
         "sr": "frozen",
         "num_photos": "5",
         "identifier": "rare",
@@ -84,6 +85,7 @@ def test_subject_and_seed_are_no_axes(tmp_path):
             ["no SR", "SR as pretrained", "SR noise 1e-3", "SR noise 1e-5"],
         ),
         ("num_photos", "subject.num_photos", ("3", "1"), ["1 photo", "3 photos"]),
+        ("adapter", "adapter", ("oft", "lora", "none"), ["no adapter", "LoRA", "OFT"]),
         (
             "identifier",
             "identifier",
@@ -343,7 +345,7 @@ def test_steps_that_follow_from_the_method_are_said_and_are_no_axis(tmp_path):
     study = read_study([sweep])
     assert study.axes == ("method", "lambda")
     assert "Textual Inversion, lambda 0" in [cell.label for cell in study.cells]
-    assert any("method.max_steps depends on the method" in note for note in study.notes)
+    assert any("method.max_steps depends on method" in note for note in study.notes)
 
 
 def test_several_commits_versions_and_uncommitted_changes_are_said(tmp_path):

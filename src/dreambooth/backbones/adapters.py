@@ -1,6 +1,7 @@
-"""Adapters of peft inside a denoiser: adding one, its tensors, and its file."""
+"""Adapters of peft inside a denoiser or a text encoder: adding one, its tensors, and its file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dreambooth.backbones.stage import Stage
+from dreambooth.backbones.text_encoder import forget_prompts
+
 TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names in peft's files
 
 
 def add_adapter(
-    denoiser: nn.Module, make_config: Callable[..., Any], layers: Iterable[str], seed: int
+    module: nn.Module, make_config: Callable[..., Any], layers: Iterable[str], seed: int
 ) -> None:
-    """Replace layers of the denoiser by layers with an adapter, whose random weights follow `seed`.
+    """Replace layers of the module by layers with an adapter, whose random weights follow `seed`.
 
     `make_config`: makes a peft config, called with `target_modules`. `layers`: the names of the
     layers. ValueError if the adapter does not fit them.
@@ -25,44 +29,71 @@ def add_adapter(
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = get_peft_model(denoiser, make_config(target_modules=list(layers)))
-    except (AssertionError, ImportError, KeyError, NotImplementedError, TypeError, ValueError) as e:
-        reason = " ".join(str(e).split()).rstrip(".")
-        raise ValueError(f"this adapter does not fit the model ({reason})") from e
-    # A tuple, because a module would be registered as a part of the denoiser.
-    denoiser.peft_model = (model,)  # type: ignore[assignment]
+            model = get_peft_model(module, make_config(target_modules=list(layers)))
+    except Exception as error:  # each adapter of peft has its own errors for what does not fit
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"this adapter does not fit the model ({reason})") from error
+    # A tuple, because a module would be registered as a part of the other.
+    module.peft_model = (model,)  # type: ignore[assignment]
 
 
-def peft_model(denoiser: nn.Module) -> Any:
-    """The PeftModel around a denoiser with an adapter; None if it has none."""
-    return getattr(denoiser, "peft_model", (None,))[0]
+def peft_model(module: nn.Module | None) -> Any:
+    """The PeftModel around a module with an adapter; None if it has none."""
+    return getattr(module, "peft_model", (None,))[0]
 
 
-def adapter_state(denoiser: nn.Module) -> dict[str, Tensor]:
+@contextmanager
+def scaled_adapter(stage: Stage, scale: float) -> Iterator[None]:
+    """Multiply the change that a stage's adapter makes by `scale`, as diffusers' `scale` does."""
+    if scale == 1:
+        yield
+        return
+    _set_scale(stage, scale)
+    try:
+        yield
+    finally:
+        _set_scale(stage, 1.0)
+
+
+def _set_scale(stage: Stage, scale: float) -> None:
+    parts = [stage.denoiser, *([stage.text_encoder] if stage.trains_text_encoder else [])]
+    adapted = [module for module in parts if peft_model(module) is not None]
+    for module in adapted:
+        layers: list[Any] = [layer for layer in module.modules() if hasattr(layer, "set_scale")]
+        for layer in layers:
+            layer.set_scale("default", scale)
+    if len(adapted) > 1:
+        forget_prompts(stage)
+
+
+def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     """The adapter's tensors, by the names of peft's files."""
     from peft import get_peft_model_state_dict
 
-    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model(denoiser))
+    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model(module))
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
-def load_adapter_state(denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Set the tensors of an adapter that the denoiser already has."""
+def load_adapter_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Set the tensors of an adapter that the module already has. ValueError if they do not fit."""
     from peft import set_peft_model_state_dict
 
-    found: Any = set_peft_model_state_dict(peft_model(denoiser), dict(state))
-    if found.unexpected_keys:
+    expected = {name: tuple(value.shape) for name, value in adapter_state(module).items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    if different := sorted(expected.items() ^ given.items()):
+        name = different[0][0]
         raise ValueError(
-            f"the adapter's file has tensors that this model lacks, as {found.unexpected_keys[0]}: "
-            "it was trained with another model"
+            f"the adapter's file is of another model: its {name} has the shape "
+            f"{given.get(name, 'of nothing')}, and this model's {expected.get(name, 'none')}"
         )
+    set_peft_model_state_dict(peft_model(module), dict(state))
 
 
-def save_adapter(denoiser: nn.Module, folder: Path) -> None:
+def save_adapter(module: nn.Module, folder: Path) -> None:
     """Save the adapter in peft's layout, which `PeftModel.from_pretrained` reads."""
     folder.mkdir(parents=True)
-    save_file(adapter_state(denoiser), folder / TENSORS, metadata={"format": "pt"})
-    peft_model(denoiser).peft_config["default"].save_pretrained(folder)
+    save_file(adapter_state(module), folder / TENSORS, metadata={"format": "pt"})
+    peft_model(module).peft_config["default"].save_pretrained(folder)
 
 
 def read_adapter(folder: Path) -> dict[str, Tensor]:

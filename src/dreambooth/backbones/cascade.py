@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
 from dreambooth.backbones.new_word import with_all_tokens
 from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling
+from dreambooth.backbones.text_encoder import joined
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator
 from dreambooth.runs.hashes import sha256_of
@@ -99,6 +100,10 @@ class CascadeStage:
         return self.prompt_encoder.tokenizer
 
     @property
+    def trains_text_encoder(self) -> bool:
+        return True
+
+    @property
     def text_encoder(self) -> Any:
         return self.prompt_encoder.model
 
@@ -156,10 +161,12 @@ def corrupt_low_resolution(low: Tensor, noise_level: Tensor, eps: Tensor) -> Ten
 
 
 class CascadeBackbone:
-    """A base stage and an optional SR stage, which share one frozen text encoder.
+    """A base stage and an optional SR stage, which share one text encoder.
 
     With `known_words_only`, each word of a prompt must be one token of the vocabulary.
     """
+
+    adapter_formats = ("diffusers",)
 
     def __init__(
         self,
@@ -230,14 +237,19 @@ class CascadeBackbone:
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.describe(folder)
 
-    def save_adapters(self, folder: Path) -> None:
-        """A folder for each stage with an adapter, in peft's layout."""
-        for name, stage in self.stages.items():
-            if peft_model(stage.denoiser) is not None:
-                save_adapter(stage.denoiser, folder / name)
+    def save_adapters(self, folder: Path, save_format: str) -> None:
+        """A folder for each denoiser or text encoder with an adapter, in peft's layout."""
+        denoisers = {name: stage.denoiser for name, stage in self.stages.items()}
+        for name, module in {**denoisers, "text_encoder": self.prompt_encoder.model}.items():
+            if peft_model(module) is not None:
+                save_adapter(module, folder / name)
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
-        return {n: read_adapter(folder / n) for n in self.stages if (folder / n).is_dir()}
+        parts = [path.name for path in folder.iterdir() if path.is_dir()]
+        states = {name: read_adapter(folder / name) for name in self.stages if name in parts}
+        if "text_encoder" in parts:
+            states["base"] = joined(states["base"], read_adapter(folder / "text_encoder"))
+        return states
 
     def describe(self, folder: Path) -> None:
         """Write cascade.json, which describes the parts of the folder."""
@@ -316,17 +328,18 @@ class CascadeBackbone:
                 size_px = stage.resolution_px
                 images = F.interpolate(images, size_px, mode="bicubic", antialias=True).clamp(-1, 1)
                 continue
-            condition = stage.encode_prompts(prompts)
-            null = stage.encode_prompts([sampling.negative_prompt] * len(prompts))
             generators = [generator(*key, name) for _, key in jobs]
-            if is_sr:
-                assert images is not None, "an SR stage follows a base stage"
-                images = images.to(condition["text"].device)
-                low_condition = stage.low_condition(images, sampling.noise_level, generators)
-                condition, null = {**condition, **low_condition}, {**null, **low_condition}
             sampler = sampling.samplers[name]
             solver = stage.schedule.solver(sampler.name, sampler.num_steps)
-            x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
+            with scaled_adapter(stage, sampling.adapter_scale):
+                condition = stage.encode_prompts(prompts)
+                null = stage.encode_prompts([sampling.negative_prompt] * len(prompts))
+                if is_sr:
+                    assert images is not None, "an SR stage follows a base stage"
+                    images = images.to(condition["text"].device)
+                    low_condition = stage.low_condition(images, sampling.noise_level, generators)
+                    condition, null = {**condition, **low_condition}, {**null, **low_condition}
+                x = sample(stage, condition, null, generators, solver, sampler.guidance_scale)
             images = x.clamp(-1, 1)
             if name == sampling.last_stage:
                 break

@@ -12,16 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dreambooth.backbones.adapters import (
-    PREFIX,
-    adapter_state,
-    peft_model,
-    read_adapter,
-    save_adapter,
-)
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
 from dreambooth.backbones.deepfloyd_loading import (
     INDEX,
     load_pipeline,
@@ -30,6 +23,7 @@ from dreambooth.backbones.deepfloyd_loading import (
     sources_of,
 )
 from dreambooth.backbones.deepfloyd_parity import checks_of
+from dreambooth.backbones.lora_files import FILE, read_lora, save_lora
 from dreambooth.backbones.parity import PROMPTS
 from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling, Stage
 from dreambooth.backbones.t5 import T5Prompts
@@ -44,7 +38,6 @@ from dreambooth.subjects.photos import to_uint8
 log = logging.getLogger(__name__)
 
 LEVEL = 250  # the noise level of diffusers' pipeline, which images are drawn at by default
-LORA = "pytorch_lora_weights.safetensors"
 
 # sampler -> scheduler of diffusers. All else, such as dynamic thresholding, is as in the model's
 # own. First-order DPM-Solver++ is DDIM (arXiv 2211.01095).
@@ -86,6 +79,10 @@ class DeepFloydStage:
     @property
     def tokenizer(self) -> Any:
         return self.text.tokenizer
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        return False  # T5 is not saved with the model
 
     @property
     def text_encoder(self) -> Any:
@@ -152,6 +149,8 @@ class DeepFloydBackbone:
     for each image and stage. `text_source`: the pipeline whose text encoder is used, which is
     neither kept in memory nor saved. `batch_size`: how many images are denoised at once.
     """
+
+    adapter_formats: Sequence[str] = ("diffusers",)
 
     def __init__(
         self,
@@ -256,7 +255,8 @@ class DeepFloydBackbone:
         of_sr = {}
         if stage.name == "sr":
             of_sr = {"image": low, "noise_level": stage.level_of(sampling.noise_level)}
-        with evaluation_mode(stage.denoiser):
+        scaled = scaled_adapter(stage, sampling.adapter_scale)
+        with evaluation_mode(stage.denoiser), scaled:
             images: Tensor = with_sampler(stage.pipeline, sampler)(
                 prompt_embeds=stage.encode_prompts([prompt for prompt, _ in jobs])["text"],
                 negative_prompt_embeds=stage.encode_prompts(negative)["text"],
@@ -316,6 +316,8 @@ text = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_
         of_sr = f"\n    image=images,\n    noise_level={level}," if name == "sr" else ""
         result, images = ("image", "images[0]") if is_last else ("images", "images")
         output = "" if is_last else '\n    output_type="pt",'
+        if sampling.adapter_scale != 1:
+            output += f'\n    cross_attention_kwargs={{"scale": {sampling.adapter_scale}}},'
         return f"""\
 {name} = {type(stage.pipeline).__name__}.from_pretrained({model!r}, text_encoder=None, **no){load}
 {name}.scheduler = {scheduler}.from_config({name}.scheduler.config, {words})
@@ -334,29 +336,23 @@ text = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_
         for name, stage in self._stages.items():
             stage.pipeline.save_pretrained(folder / name)
 
-    def save_adapters(self, folder: Path) -> None:
+    def save_adapters(self, folder: Path, save_format: str) -> None:
         """A folder for each stage with an adapter: a LoRA as `load_lora_weights` of its pipeline
         reads it, else as peft saves it."""
         for name, stage in self._stages.items():
             adapter = peft_model(stage.denoiser)
             if adapter is None:
                 continue
-            if not _is_lora(adapter):
+            if _is_lora(adapter):
+                save_lora(stage.pipeline, {"unet": stage.denoiser}, folder / name, save_format)
+            else:
                 save_adapter(stage.denoiser, folder / name)
-                continue
-            state = adapter_state(stage.denoiser)
-            type(stage.pipeline).save_lora_weights(
-                folder / name,
-                unet_lora_layers={k.removeprefix(PREFIX): v for k, v in state.items()},
-                unet_lora_adapter_metadata=adapter.peft_config["default"].to_dict(),
-            )
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
         found = {}
-        for name in self._stages:
-            if (folder / name / LORA).is_file():
-                layers = load_file(folder / name / LORA)
-                found[name] = {PREFIX + k.removeprefix("unet."): v for k, v in layers.items()}
+        for name, stage in self._stages.items():
+            if (folder / name / FILE).is_file():
+                found[name] = read_lora({"unet": stage.denoiser}, folder / name)["unet"]
             elif (folder / name).is_dir():
                 found[name] = read_adapter(folder / name)
         return found

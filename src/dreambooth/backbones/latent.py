@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dreambooth.backbones.adapters import (
-    PREFIX,
-    adapter_state,
-    peft_model,
-    read_adapter,
-    save_adapter,
-)
+from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
+from dreambooth.backbones.lora_files import read_lora, save_lora
 from dreambooth.backbones.new_word import new_word_of, with_all_tokens
 from dreambooth.backbones.parity import checks_of
 from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling, Stage
+from dreambooth.backbones.text_encoder import joined
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
@@ -69,6 +64,10 @@ class LatentStage:
     @property
     def tokenizer(self) -> Any:
         return self._pipeline.tokenizer
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        return self.text_encoder is not None
 
     @property
     def text_encoder(self) -> Any:
@@ -165,6 +164,7 @@ class LatentBackbone:
     load_arguments: ClassVar[Mapping[str, Any]] = {}  # of the pipeline's `from_pretrained`
     schedulers: ClassVar[Mapping[str, str]]  # sampler -> class of diffusers
     scheduler_settings: ClassVar[Mapping[str, Any]] = {}  # that replace those of the model
+    adapter_formats: Sequence[str] = ("diffusers",)
 
     def __init__(
         self, name: str, pipeline: Any, resolution_px: int | None = None, batch_size: int = 4
@@ -249,8 +249,9 @@ class LatentBackbone:
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         """Draw the images of one batch of (prompt, key)."""
         stage, sampler = self._stage, sampling.samplers["base"]
-        negative = stage.pipeline_arguments([sampling.negative_prompt] * len(jobs))
-        with evaluation_mode(stage.denoiser):
+        scaled = scaled_adapter(stage, sampling.adapter_scale)
+        with evaluation_mode(stage.denoiser), scaled:
+            negative = stage.pipeline_arguments([sampling.negative_prompt] * len(jobs))
             images = self._pipeline_with(self._scheduler(sampler))(
                 **stage.pipeline_arguments([prompt for prompt, _ in jobs]),
                 **{f"negative_{argument}": value for argument, value in negative.items()},
@@ -293,6 +294,9 @@ class LatentBackbone:
             if not _is_lora(adapter):
                 return ""
             load = f"\npipeline.load_lora_weights({str(weights)!r})"
+        scale = ""
+        if sampling.adapter_scale != 1:
+            scale = f'\n    cross_attention_kwargs={{"scale": {sampling.adapter_scale}}},'
         if new_word_of(stage) is not None:
             load = f"\npipeline.load_textual_inversion({str(weights)!r})"
         loaded = f"from_pretrained({str(model)!r}{_as_code(self.load_arguments)}){load}"
@@ -310,34 +314,34 @@ image = pipeline(
     guidance_scale={sampler.guidance_scale},
     height={stage.resolution_px},
     width={stage.resolution_px},
-    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),
+    generator=torch.Generator().manual_seed({seed_of(*key, stage.name)}),{scale}
 ).images[0]"""
 
     def save(self, folder: Path) -> None:
         """Save a diffusers folder, which `from_pretrained` of the pipeline reads."""
         self._pipeline.save_pretrained(folder)
 
-    def save_adapters(self, folder: Path) -> None:
+    def save_adapters(self, folder: Path, save_format: str) -> None:
         """A LoRA as the pipeline's `load_lora_weights` reads it; else as peft saves it."""
-        adapter, part = peft_model(self._stage.denoiser), self._stage.denoiser_name
-        if not _is_lora(adapter):
-            save_adapter(self._stage.denoiser, folder / part)
+        adapted = {n: m for n, m in self._adaptable().items() if peft_model(m) is not None}
+        if _is_lora(peft_model(self._stage.denoiser)):
+            save_lora(self._pipeline, adapted, folder, save_format)
             return
-        state = adapter_state(self._stage.denoiser)
-        type(self._pipeline).save_lora_weights(
-            folder,
-            **{
-                f"{part}_lora_layers": {k.removeprefix(PREFIX): v for k, v in state.items()},
-                f"{part}_lora_adapter_metadata": adapter.peft_config["default"].to_dict(),
-            },
-        )
+        for name, module in adapted.items():
+            save_adapter(module, folder / name)
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
-        part = self._stage.denoiser_name
-        if (folder / part).is_dir():
-            return {"base": read_adapter(folder / part)}
-        layers = load_file(folder / "pytorch_lora_weights.safetensors")
-        return {"base": {PREFIX + k.removeprefix(f"{part}."): v for k, v in layers.items()}}
+        parts = self._adaptable()
+        found = {name: read_adapter(folder / name) for name in parts if (folder / name).is_dir()}
+        states = found or read_lora(parts, folder)
+        denoiser = states[self._stage.denoiser_name]
+        return {"base": joined(denoiser, states.get("text_encoder", {}))}
+
+    def _adaptable(self) -> dict[str, nn.Module]:
+        """The parts of the pipeline that may have an adapter, by their names in it."""
+        text_encoder = self._stage.text_encoder
+        of_text = {} if text_encoder is None else {"text_encoder": text_encoder}
+        return {self._stage.denoiser_name: self._stage.denoiser, **of_text}
 
 
 def _is_lora(adapter: Any) -> bool:

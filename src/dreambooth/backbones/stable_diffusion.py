@@ -42,3 +42,4 @@ class StableDiffusionBackbone(LatentBackbone):
         "feature_extractor": None,
     }
     schedulers, scheduler_settings = SCHEDULERS, SCHEDULER_SETTINGS
+    adapter_formats = ("diffusers", "kohya")

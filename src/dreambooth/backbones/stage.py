@@ -60,6 +60,10 @@ class Stage(Protocol):
     resolution_px: int  # of the images that `encode` takes
 
     @property
+    def trains_text_encoder(self) -> bool:
+        """Whether the text encoder can train beside the denoiser, and is saved with it."""
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer of the prompts, from transformers."""
 
@@ -105,6 +109,7 @@ class Sampling:
     noise_level: float | None = None  # variance on the SR stage's condition; None: the model's own
     last_stage: str | None = None  # stop after this stage; None: after the model's last stage
     negative_prompt: str = ""  # guidance leads away from it
+    adapter_scale: float = 1.0  # factor of the change that an adapter makes; 1 as trained
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Backbone(Protocol):
     tokenizer: Any  # from transformers
     stages: Mapping[str, Stage]
     batch_size: int  # how many images `generate` denoises at once
+    adapter_formats: Sequence[str]  # "diffusers", and "kohya" if a LoRA can have kohya-ss's names
 
     def fingerprint(self) -> str:
         """A hash of all weights, for the key of the prior cache."""
@@ -169,9 +175,11 @@ class Backbone(Protocol):
     def save(self, folder: Path) -> None:
         """Save the weights in the diffusers layout, which `load` and diffusers itself read."""
 
-    def save_adapters(self, folder: Path) -> None:
-        """Save the adapters of the stages, and no other weights, as other tools read them."""
+    def save_adapters(self, folder: Path, save_format: str) -> None:
+        """Save the adapters of the stages and of the text encoder, and no other weights, as other
+        tools read them. `save_format`: one of `adapter_formats`."""
 
     def read_adapters(self, folder: Path) -> dict[str, dict[str, Tensor]]:
         """The adapters that `save_adapters` saved: for each stage with one, its tensors by the
-        names of peft."""
+        names of peft. `text_encoder.` begins those of the text encoder, which are the base stage's.
+        """

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.runs.checks import scale_of
 from dreambooth.runs.image_sets import check_new_set
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import NewImages, Settings, read
@@ -30,6 +31,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
     check_new_set(wanted.image_set)
     run = Run.load_finished(Path(wanted.run))
     sampler = wanted.sampler_for(read(Settings, run.config).model.sampling.images["base"])
+    adapter_scale = scale_of(run.config, config["adapter"]["scale"])
 
     from dreambooth.assemble import reload  # here, because these are slow to import
     from dreambooth.backbones.drawing import draw_pictures, noise_key
@@ -41,6 +43,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
         model.sampling,
         samplers={**model.sampling.samplers, "base": sampler},
         negative_prompt=wanted.negative_prompt,
+        adapter_scale=adapter_scale,
     )
 
     def draw(prompts: Sequence[str]) -> list[Picture]:

@@ -8,8 +8,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.backbones.text_encoder import forget_prompts, joined, parted
 from dreambooth.methods.method import TermPrompts, Trained
-from dreambooth.runs.settings import Layers
+from dreambooth.methods.text_encoder import check_text_encoder, with_text_encoder
+from dreambooth.runs.settings import Layers, MaybePositive, Switch
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 
@@ -18,33 +20,46 @@ from dreambooth.subjects.subject import Subject
 class DreamBooth:
     """A Method that trains the whole denoiser or only its cross-attention, and saves a whole model.
 
-    `train` (`all` or `cross_attention`) is for the base stage, `train_sr` for the SR stage.
+    `train` (`all` or `cross_attention`) is for the base stage, `train_sr` for the SR stage. With
+    `train_text_encoder` the text encoder trains beside the base stage, at its own learning rate.
     """
 
     train: Layers = "all"
     train_sr: Layers = "all"
+    train_text_encoder: Switch = False
+    text_encoder_learning_rate: MaybePositive = None  # None: that of the denoiser
     stages: ClassVar[Sequence[str]] = ("base", "sr")
 
     def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
+        check_text_encoder(self.train_text_encoder, backbone)
         return names
 
     def prepare(self, stage: Stage) -> None:
         stage.denoiser.train().requires_grad_(False)
         for parameter in self._parameters(stage):
             parameter.requires_grad_(True)
+        if self._trains_text(stage):
+            stage.text_encoder.requires_grad_(True)
 
     def trained(self, stage: Stage) -> Trained:
-        return Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
+        trained = Trained({"denoiser": stage.denoiser}, [{"params": self._parameters(stage)}])
+        if self._trains_text(stage):
+            return with_text_encoder(trained, stage, self.text_encoder_learning_rate)
+        return trained
 
     def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         return TermPrompts.of(names)
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = stage.denoiser.state_dict()
-        return state
+        text_encoder = stage.text_encoder.state_dict() if self._trains_text(stage) else {}
+        return joined(stage.denoiser.state_dict(), text_encoder)
 
     def load_state(self, stage: Stage, state: Mapping[str, Tensor]) -> None:
-        stage.denoiser.load_state_dict(state)
+        denoiser, text_encoder = parted(state)
+        stage.denoiser.load_state_dict(denoiser)
+        if self._trains_text(stage):
+            stage.text_encoder.load_state_dict(text_encoder)
+            forget_prompts(stage)
 
     def save(self, backbone: Backbone, folder: Path) -> None:
         """Save the model in the diffusers layout."""
@@ -52,6 +67,9 @@ class DreamBooth:
 
     def load(self, pretrained: Callable[..., Backbone], folder: Path) -> Backbone:
         return pretrained(folder)
+
+    def _trains_text(self, stage: Stage) -> bool:
+        return self.train_text_encoder and stage.name == "base"
 
     def _parameters(self, stage: Stage) -> list[nn.Parameter]:
         """The parameters to train. In diffusers, `attn2` is the cross-attention to the text."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dreambooth.backbones.new_word import add_word, embedding_of, new_word_of
 from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.runs.settings import Count, NewWord, Text
 from dreambooth.subjects.prompts import PromptNames
@@ -106,7 +107,7 @@ class TextualInversion:
         (vectors,) = self.trained(stage).parameters
         with torch.no_grad():
             vectors.copy_(state[self.token])
-            stage.encode_prompts([""], with_gradient=True)  # forgets prompts with the old vectors
+        forget_prompts(stage)
 
     def save(self, backbone: Backbone, folder: Path) -> None:
         """Save the vectors (n, width) as diffusers' `load_textual_inversion` reads them."""

@@ -60,9 +60,10 @@ class TwoTermModule(L.LightningModule):
             self.prompts["prior"] = prompts.prior
         has_frozen = bool(prior_weight) and prior_kind != "images"
         self.frozen = FrozenStage(stage) if has_frozen else None
-        # Prompts are encoded once, unless what trains changes their encoding.
+        # Prompts are encoded once. Where what trains changes their encoding, this one is that of
+        # the frozen model.
         self.text: dict[str, Condition] = {}
-        if not self.trained.text:
+        if has_frozen or not self.trained.text:
             self.text = {name: stage.encode_prompts(p) for name, p in self.prompts.items()}
 
     def configure_model(self) -> None:
@@ -75,6 +76,11 @@ class TwoTermModule(L.LightningModule):
                 )
             self.trainer.strategy.shard(self.stage)
             self._set_trained()
+
+    def on_fit_start(self) -> None:
+        if not self.trained.text:  # the training of an earlier stage may have changed the encoding
+            encode = self.stage.encode_prompts
+            self.text = {name: encode(prompts) for name, prompts in self.prompts.items()}
 
     def on_train_end(self) -> None:
         if isinstance(self.trainer.strategy, Sharded):
@@ -105,17 +111,18 @@ class TwoTermModule(L.LightningModule):
         `mask`: [0, 1], (B, 1, *x_shape[1:]), where the subject term counts.
         """
         draws = {"subject": subject} | ({} if prior is None else {"prior": prior})
-        conditions = [self._condition(name, draw) for name, draw in draws.items()]
         x = torch.cat([draw.x for draw in draws.values()])
         eps = torch.cat([draw.eps for draw in draws.values()])
         t = torch.cat([draw.t for draw in draws.values()])
 
         schedule = self.stage.schedule
         z_t = schedule.corrupt(x, eps, t)
-        condition = concatenate(conditions)
+        condition = concatenate([self._condition(name, draw) for name, draw in draws.items()])
         prediction = self.stage.predict(z_t, t, condition)
         target = schedule.target(x, eps, t)
         if self.frozen is not None:  # on the same batch, so that equal weights give equal bits
+            if self.trained.text:
+                condition = concatenate([self._encoded_before(*item) for item in draws.items()])
             target[len(subject.t) :] = self.frozen.predict(z_t, t, condition)[len(subject.t) :]
         weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
 
@@ -142,6 +149,10 @@ class TwoTermModule(L.LightningModule):
         if self.trained.text:
             prompts = [self.prompts[name][i] for i in draw.prompt.tolist()]
             return {**self.stage.encode_prompts(prompts, with_gradient=True), **draw.added}
+        return self._encoded_before(name, draw)
+
+    def _encoded_before(self, name: str, draw: Draw) -> Condition:
+        """The same from prompts that were encoded before training."""
         text = {key: value.to(self.device) for key, value in self.text[name].items()}
         return {**repeat(text, draw.prompt), **draw.added}
 

@@ -50,6 +50,11 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
 
 def rows_of(table: Table) -> list[dict[str, Score]]:
     """Return a CSV row per cell, with the columns dino, dino_low, dino_high ... for each score."""
+    if not _has_means(table):
+        return [
+            {"cell": r.cell, "label": r.label, **{k: e.text for k, e in r.entries.items()}}
+            for r in table.rows
+        ]
     rows = []
     for row in table.rows:
         flat: dict[str, Score] = {"cell": row.cell, "label": row.label}
@@ -193,7 +198,8 @@ def _gaps(study: Study) -> list[str]:
 
 
 def _values(table: Table) -> list[str]:
-    headings = [f"{_md(c.heading)}<br>{_md(_counts(table, c.key))}" for c in table.columns]
+    parts = [filter(None, (_md(c.heading), _md(_counts(table, c.key)))) for c in table.columns]
+    headings = ["<br>".join(part) for part in parts]
     lines = [f"| {' | '.join(['', *headings])} |", "|---" * (len(headings) + 1) + "|"]
     for row in table.rows:
         cells = [_md_entry(row, c.key) for c in table.columns]
@@ -255,15 +261,21 @@ def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _caption(table: Table) -> str:
+    if not _has_means(table):
+        return f"{table.title}."
     source = f" Compare with {table.source}." if table.source else ""
     return f"{table.title}. Mean, 95 % interval and the paper's value.{source}"
 
 
+def _has_means(table: Table) -> bool:
+    return any(entry.estimate for row in table.rows for entry in row.entries.values())
+
+
 def _counts(table: Table, key: str) -> str:
-    """ "n = 50", or "n = 20..50" where the cells differ."""
+    """ "n = 50", or "n = 20..50" where the cells differ; "" where nothing is a mean."""
     counts = [e.num_images for row in table.rows if (e := row.entries.get(key, Entry()).estimate)]
-    ends = dict.fromkeys(map(str, [min(counts), max(counts)])) if counts else {"0": None}
-    return f"n = {'..'.join(ends)}"
+    ends = dict.fromkeys(map(str, [min(counts), max(counts)])) if counts else {}
+    return f"n = {'..'.join(ends)}" if ends else ""
 
 
 def _mean(entry: Entry) -> str:

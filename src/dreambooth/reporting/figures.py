@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dreambooth.reporting import grids
+from dreambooth.reporting.costs import trained_parameters
 from dreambooth.reporting.frontier_plot import frontiers_plot
 from dreambooth.reporting.look import (
     INK,
@@ -25,6 +26,7 @@ from dreambooth.reporting.look import (
     Look,
     Looks,
     heading,
+    in_short,
     join_words,
     looks,
     panels,
@@ -72,7 +74,7 @@ def _plots(study: Study) -> Iterator[Plot]:
     styles = looks(study)
     yield from grids.plots(study)
     for number, part in enumerate(uniform_parts(study), start=1):
-        for draw in (trade_offs, frontiers_plot, per_subject, copying, curves):
+        for draw in (trade_offs, frontiers_plot, pareto, per_subject, copying, curves):
             for plot in draw(part.study, styles):
                 if part.words:
                     key, title = f"{plot.key}_{number}", f"{plot.title} ({part.words})"
@@ -159,6 +161,45 @@ def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
     if "clip_t" in y_of and "class" in study.axes:
         caption += " CLIP-T also depends on the class noun: compare cells with the same noun only."
     yield Plot("trade_off", "What fidelity costs", caption, canvas)
+
+
+def pareto(study: Study, styles: Looks) -> Iterator[Plot]:
+    """Draw identity against drift, in points that grow with the trained parameters."""
+    parameters = trained_parameters(study)
+    fidelity, forgotten = ("dino", "pres") if _estimates(study, "dino") else ("identity", "drift")
+    x, y = (_estimates(study, name) for name in (forgotten, fidelity))
+    keys = [cell.key for cell in study.cells if cell.key in parameters.keys() & x.keys() & y.keys()]
+    if len(keys) < 2:
+        return
+    canvas, (axes,) = panels(1, study, styles, height=3.6)
+    fewest = min(math.log10(max(1, parameters[key])) for key in keys)
+    for key in sorted(keys, key=lambda key: -parameters[key]):  # small points on top
+        orders = math.log10(max(1, parameters[key])) - fewest
+        size = 5 + 4 * orders**0.5
+        _cross(axes, x[key], y[key], styles[key], size)
+        axes.annotate(
+            in_short(parameters[key]), (x[key].mean, y[key].mean), xytext=(4 + size / 2, 4),
+            textcoords="offset points", color=MUTED, fontsize=6.5,
+        )  # fmt: skip
+    best = [
+        (x[key].mean, y[key].mean) for key in keys
+        if not any(_dominates((x[k], y[k]), (x[key], y[key])) for k in keys)
+    ]  # fmt: skip
+    axes.plot(*zip(*sorted(best), strict=True), color=MUTED, lw=0.8, dashes=(4, 3), zorder=1)
+    axes.set(xlabel=f"{heading(forgotten)} (lower is better)", ylabel=heading(fidelity))
+    caption = (
+        f"{heading(fidelity)} against {heading(forgotten)}: means of the cells with 95 % intervals"
+        f"{_OVER}. Up and to the left is better; the broken line joins the cells that no other "
+        "cell beats in both. Beside each point is the number of its trained parameters; its size "
+        "grows with it."
+    )
+    yield Plot("pareto", "What each setting trains, and what it keeps", caption, canvas)
+
+
+def _dominates(a: tuple[Estimate, Estimate], b: tuple[Estimate, Estimate]) -> bool:
+    """Whether (drift, identity) of a is as good as that of b, and better in one."""
+    (drift_a, kept_a), (drift_b, kept_b) = ([e.mean for e in pair] for pair in (a, b))
+    return drift_a <= drift_b and kept_a >= kept_b and (drift_a, kept_a) != (drift_b, kept_b)
 
 
 def per_subject(study: Study, styles: Looks) -> Iterator[Plot]:
@@ -264,7 +305,7 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Line], styles: Looks) -> None:
         axes.plot(steps, values, markevery=(start, every), ms=4, **look.line)
 
 
-def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look) -> None:
+def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look, size: float = 6.5) -> None:
     """Draw a point with its horizontal and vertical interval."""
     for estimate, horizontal in ((x, True), (y, False)):
         if math.isfinite(estimate.low):
@@ -272,7 +313,7 @@ def _cross(axes: Axes, x: Estimate, y: Estimate, look: Look) -> None:
             across = [y.mean, y.mean] if horizontal else [x.mean, x.mean]
             line = (ends, across) if horizontal else (across, ends)
             axes.plot(*line, color=look.colour, lw=0.9, alpha=0.8, zorder=2)
-    axes.plot(x.mean, y.mean, zorder=4, ms=6.5, **look.point)
+    axes.plot(x.mean, y.mean, zorder=4, ms=size, **look.point)
 
 
 def _means(study: Study, name: str) -> dict[str, Line]:

@@ -150,6 +150,14 @@ def heading(metric: str) -> str:
     return HEADINGS[metric].text if metric in HEADINGS else metric.replace("_", " ")
 
 
+def in_short(count: int) -> str:
+    """ "860 M", "36 k", "500": a count in two or three digits."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
 def wrapped(text: str, width: int) -> str:
     """Wrap text to lines of at most `width` characters, at commas first and never within words."""
     import textwrap

@@ -152,7 +152,7 @@ def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]
     counts: dict[str, Counter[str]] = {}
     for trial in trials:
         for name, value in _leaves(trial.provenance):
-            if not name.startswith(("seconds ", "peak ")):
+            if not name.startswith(("seconds ", "peak ", "costs ")):
                 counts.setdefault(name, Counter())[value] += 1
     totals = [(name, [(text, len(trials))]) for name, text in costs(trials)]
     return [(name, values.most_common()) for name, values in counts.items()] + totals

@@ -293,6 +293,7 @@ PAPER_TABLES = (METHODS, PRIOR, CLASS_NOUN, PHOTOS, SUPER_RESOLUTION, IDENTIFIER
 
 _PAPER_SETTINGS = {  # axis -> the paper's values, or our defaults if the paper gives none
     "method": ("dreambooth",),
+    "adapter": ("none",),
     "lambda": (">0",),
     "class": ("correct",),
     "num_photos": ("3", "4", "5", "6"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreambooth.reporting.costs import costs_tables
 from dreambooth.reporting.export import write_markdown, write_tables
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
@@ -47,6 +48,7 @@ def write_report(study: Study, folder: Path) -> Path:
     _begin(folder)
     tables = with_needed_runs(study, tables_of(study))
     summary = findings(tables)
+    tables += costs_tables(study)
     figures = write_figures(study, folder / "figures")
     written = [path.name for path in write_tables(tables, folder / "tables")]
     written = [f"tables/{name}" for name in written]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KNOWN = ("method", "model", "lambda", "class", "sr", "num_photos", "identifier")
+KNOWN = ("method", "model", "adapter", "lambda", "class", "sr", "num_photos", "identifier")
 ABSENT = "-"  # the value on an axis that a run lacks: images of another system have no lambda
 
 _NO_AXES = (  # covered by a known axis or by the subject, or without effect on the images
@@ -22,6 +22,10 @@ _NO_AXES = (  # covered by a known axis or by the subject, or without effect on 
     "dreambench",
     *("model.backbone", "model.training", "method.tuning._target_", "method.tuning.train_sr"),
     *("method.tuning.like", "method.tuning.num_vectors"),  # the subject's noun; method.num_vectors
+    *("method.tuning.adapter", "method.tuning.seed"),  # as the group `adapter` and `seed`
+    *("method.tuning.train_text_encoder", "method.tuning.text_encoder_learning_rate"),
+    *("adapter.config._target_", "adapter.learning_rate"),  # in `adapter`; method's learning rate
+    "adapter.save_format",
     *("method.module._target_", "method.checkpoint_every", "callbacks", "logger", "metrics"),
     *("overrides", "drawing", "stage", "run", "launcher", "force", "report", "images"),
 )
@@ -32,6 +36,12 @@ _NAMES = {
         "textual_inversion": "Textual Inversion",
         "prompt_only": "prompt engineering",
         "external": "another system",
+    },
+    "adapter": {
+        "none": "no adapter",
+        **{name.lower(): name for name in ("LoRA", "DoRA", "LoHa", "LoKr", "OFT", "BOFT", "HRA")},
+        **{name.lower(): name for name in ("VeRA", "RandLoRA", "IA3", "MiSS", "HiRA", "SHiRA")},
+        **{name.lower(): name for name in ("DeLoRA", "FourierFT")},
     },
     "class": {
         "none": "no class noun",
@@ -48,6 +58,7 @@ _TEMPLATES = {
     "identifier": "{} identifier",
     "method": "{}",
     "model": "{}",
+    "adapter": "{}",
 }
 
 
@@ -59,6 +70,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     known: dict[str, str | None] = {
         "method": method,
         "model": _model(config.get("model", {}).get("backbone", {})),
+        "adapter": _adapter(config.get("adapter", {})) if method == "dreambooth" else None,
         "lambda": _prior(config.get("prior", {})),
         "class": _class(config.get("class", {}), config.get("subject", {})),
         "sr": _super_resolution(config.get("sr", {}), config.get("stage")),
@@ -70,11 +82,14 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     if method == "prompt_only":  # its images have neither training nor identifier
         unused += ["method", "adapter"]
         settings = {k: v for k, v in settings.items() if k in ("method", "model", "sr")}
+    if settings.get("adapter") and not config["method"].get("train_text_encoder"):
+        unused += ["method.text_encoder_learning_rate", "adapter.text_encoder_targets"]
     unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []
     for key, value in _leaves(config):
         of_trainer = key.startswith("trainer.") and key not in _TRAINER_AXES
         partial = key.endswith("._partial_")
-        if not of_trainer and not partial and not _within(key, (*_NO_AXES, *unused)):
+        of_none = key == "adapter.config"  # null: there is no adapter
+        if not (of_trainer or partial or of_none) and not _within(key, (*_NO_AXES, *unused)):
             settings[key] = words(value) or "none"
     return settings
 
@@ -166,6 +181,13 @@ def _model(backbone: Mapping[str, Any]) -> str | None:
         return str(pretrained).rstrip("/").rpartition("/")[2]
     parts = str(backbone.get("_target_", "")).split(".")
     return parts[1] if len(parts) > 1 else None
+
+
+def _adapter(adapter: Mapping[str, Any]) -> str:
+    """Return the adapter by the class of its peft configuration: "lora"; "none" without one."""
+    config = adapter.get("config") or {}
+    name = str(config.get("_target_", "none")).rpartition(".")[2].removesuffix("Config").lower()
+    return "dora" if name == "lora" and config.get("use_dora") else name
 
 
 def _class(choice: Mapping[str, Any], subject: Mapping[str, Any]) -> str | None:

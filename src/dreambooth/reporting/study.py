@@ -36,6 +36,8 @@ from dreambooth.runs.run import Run
 from dreambooth.runs.status import Status, describe
 from dreambooth.subjects.prompt_sets import application_of
 
+_SYSTEM = ("method", "model", "adapter")  # they have defaults of their own
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -322,11 +324,11 @@ def _precedence(trial: Trial) -> tuple[bool, bool, str]:
 
 
 def _axes(trials: Sequence[Trial], notes: list[str]) -> tuple[str, ...]:
-    """Return the settings that vary, without those that are fixed by method and model."""
+    """Return the settings that vary, without those that method, model and adapter fix."""
     values: dict[str, set[str]] = {}
-    by_system: dict[str, dict[tuple[str, ...], set[str]]] = {}  # axis -> (method, model) -> values
+    by_system: dict[str, dict[tuple[str, ...], set[str]]] = {}  # axis -> system -> values
     for trial in trials:
-        system = tuple(trial.settings.get(axis, ABSENT) for axis in ("method", "model"))
+        system = tuple(trial.settings.get(axis, "") for axis in _SYSTEM)
         for axis, value in trial.settings.items():
             values.setdefault(axis, set()).add(value)
             by_system.setdefault(axis, {}).setdefault(system, set()).add(value)
@@ -335,10 +337,10 @@ def _axes(trials: Sequence[Trial], notes: list[str]) -> tuple[str, ...]:
     for axis in (axis for axis in varying if axis not in KNOWN):
         if all(len(of_system) == 1 for of_system in by_system[axis].values()):
             each = "; ".join(
-                f"{next(iter(value))} with {' and '.join(system)}"
+                f"{next(iter(value))} with {' and '.join(filter(None, system))}"
                 for system, value in by_system[axis].items()
             )
-            notes.append(f"{axis} depends on the method or model: {each}")
+            notes.append(f"{axis} depends on method, model or adapter: {each}")
         else:
             axes.append(axis)
     return tuple(sorted(axes, key=lambda axis: KNOWN.index(axis) if axis in KNOWN else len(KNOWN)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Settings, as_typed, check_count, read
+from dreambooth.runs.settings import Scale, Settings, as_typed, check_count, read
 
 _STEPS = "method.max_steps=... sets the number of steps"
 _VALIDATION = "a run has no validation; callbacks=score_curves scores images during training"
@@ -51,6 +51,8 @@ FOR_TRAINER = (
     *("enable_model_summary", "gradient_clip_algorithm", "gradient_clip_val"),
     *("log_every_n_steps", "num_nodes", "precision", "strategy"),
 )
+# Those of peft whose layers have a `set_scale` that does more than warn.
+_SCALED = ("LoraConfig", "LoHaConfig", "LoKrConfig", "ShiraConfig")
 # The scores of each entry of the group `metrics`, and of the SR stage.
 SCORES = {
     "fidelity": ("dino", "clip_i", "clip_t", "pres", "div", "copy", "copied", "copied_null"),
@@ -69,6 +71,11 @@ def check_config(config: Mapping[str, Any]) -> Settings:
     settings = read(Settings, config)
     _check_trainer(config["trainer"])
     _check_adapter(config)
+    if settings.prior.weight and "prior=off" in config["overrides"]:
+        raise ValueError(
+            f"prior=off has no prior term: leave out prior.lambda={settings.prior.weight:g}, or "
+            "give another prior"
+        )
     for group in ("metrics", "callbacks"):
         _check_entries(group, config[group])
     _check_nouns(config)
@@ -100,10 +107,33 @@ def _check_entries(group: str, entries: Any) -> None:
 
 
 def _check_adapter(config: Mapping[str, Any]) -> None:
-    """ValueError for an adapter with a method that would ignore it."""
+    """ValueError for an adapter with a method that would ignore it, or that cannot be scaled."""
     adapter = config.get("adapter", {}).get("config")  # older runs have no such group
     if adapter is not None and "adapter" not in config["method"]["tuning"]:
         raise ValueError("this method trains no adapter: give adapter=none")
+    if isinstance(adapter, Mapping) and "r" in adapter:  # the rank, in almost all of them
+        check_count("adapter.config.r", adapter["r"])
+    scale_of(config)
+
+
+def scale_of(config: Mapping[str, Any], scale: Any = None) -> float:
+    """The factor of the adapter's change when images are drawn; `scale`, or else the config's own.
+
+    ValueError if the run has no adapter, or one that peft cannot scale.
+    """
+    adapter = config.get("adapter", {})  # older runs have no such group
+    scale = read(Scale, adapter.get("scale", 1) if scale is None else scale, "adapter.scale")
+    if scale == 1:
+        return scale
+    if (config_of_peft := adapter.get("config")) is None:
+        raise ValueError(f"adapter.scale={scale:g} scales nothing: this run has no adapter")
+    name = str(config_of_peft.get("_target_")).rpartition(".")[2]
+    if name not in _SCALED:
+        raise ValueError(
+            f"adapter.scale={scale:g}: peft cannot scale an adapter of {name}, only one of "
+            f"{', '.join(_SCALED)}: leave it at 1"
+        )
+    return scale
 
 
 def _check_nouns(config: Mapping[str, Any]) -> None:

@@ -16,10 +16,12 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dreambooth.distributed.ranks import rank
 from dreambooth.runs.hashes import sha256_of
+from dreambooth.runs.ownership import WRITTEN
 from dreambooth.runs.run import Run
 
 _SOURCE = Path(__file__).parents[1]
@@ -92,6 +94,20 @@ def timed(run: Run, phase: str) -> Iterator[None]:
             seconds = known.setdefault("seconds", {})
             seconds[phase] = round(seconds.get(phase, 0.0) + without_nested, 3)
             run.write_provenance(known | _peak_memory())
+
+
+def record_costs(run: Run, trained_parameters: int) -> None:
+    """Add to provenance.json what training cost: trained parameters, size of the saved weights,
+    and the median time of the base stage's steps, which are in history.csv.
+    """
+    steps = [row["time/step_ms"] for row in run.read_history() if "time/step_ms" in row]
+    files = [path for path in run.weights.rglob("*") if path.is_file() and path.name != WRITTEN]
+    costs: dict[str, float] = {
+        "trained_parameters": trained_parameters,
+        "weights_bytes": sum(path.stat().st_size for path in files),
+    }
+    costs |= {"step_ms": round(median(steps), 3)} if steps else {}
+    run.write_provenance(run.read_provenance() | {"costs": costs})
 
 
 _nested: list[float] = []  # for each phase being timed: the seconds of the phases nested in it

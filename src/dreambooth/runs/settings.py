@@ -53,12 +53,15 @@ Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
 _positive = Annotated[float, _finite(gt=0)]
 MaybePositive = Annotated[_positive | None, _allowed("a number above 0, or null")]
 Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
+_decay = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Scale = Annotated[float, _finite(ge=0), _allowed("a number of 0 or more, 1 for as trained")]
 Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
 ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
 _variance = Annotated[float, _finite(ge=0, lt=1)]
 Variance = Annotated[_variance, _allowed("a variance from 0 to below 1, as in 1e-3")]
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
+SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or kohya")]
 Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
 FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
 _text = Annotated[str, Field(strict=True, pattern=r"\S")]
@@ -149,13 +152,12 @@ class MethodSettings:
     max_steps: Count
     batch_size: Count
     checkpoint_every: Count
-    ema_decay: Annotated[
-        Annotated[float, Field(strict=True, gt=0, lt=1)] | None,
-        _allowed("a number between 0 and 1, as 0.99, or null"),
-    ]
+    ema_decay: Annotated[_decay | None, _allowed("a number between 0 and 1, as 0.99, or null")]
     timesteps: Timesteps
     module: ModuleSettings
     num_vectors: Count = 1  # of method=textual_inversion
+    train_text_encoder: Switch = False  # this and the next: of method=dreambooth
+    text_encoder_learning_rate: MaybePositive = None
 
 
 @dataclass(frozen=True)
@@ -262,10 +264,7 @@ class NewImages:
     images_per_prompt: Count
     first_index: FromZero
     image_set: Text
-    seed: Annotated[
-        Annotated[int, Field(strict=True)] | None,
-        _allowed("a whole number, or null for the noise of the run's own images"),
-    ]
+    seed: Annotated[Whole | None, _allowed("a whole number, or null for the run's own noise")]
     sampler: Annotated[
         Literal["ancestral", "ddim", "dpm"] | None, _allowed("ancestral, ddim or dpm, or null")
     ]
