@@ -59,7 +59,7 @@ def test_everything_that_the_architecture_page_names_exists():
 
 def test_everything_that_the_page_on_extending_names_exists():
     of_configuration = {"base", "sr", "backbone", "training", "sampling", "model.sampling"}
-    of_configuration |= {"adapter.targets"}
+    of_configuration |= {"adapter.targets", "adapter.text_encoder_targets"}
     of_others = {"PYTHONPATH", "ValueError", "scores.csv", "metrics.json", "sr_"}
     of_others |= {"pipeline.load_lora_weights"}
     unknown = set(unknown_in(EXTENDING.read_text()))
