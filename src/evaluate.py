@@ -20,27 +20,12 @@ from dreambooth.launch.hydra_messages import one_sentence
 def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
-    from dreambooth.launch.checks import check_subject
+    from dreambooth.launch.checks import check_evaluation
     from dreambooth.launch.start import plain_config
-    from dreambooth.metrics.sources import check_encoders
-    from dreambooth.runs.checks import check_writable
-    from dreambooth.runs.settings import Evaluate, read
 
     try:
         config: dict[str, Any] = plain_config(cfg, list(HydraConfig.get().overrides.task))
-        given = [key for key in ("run", "images", "bench") if config[key] is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "give one of run=DIR (a finished run), images=PATH (any system's images, in a "
-                "folder or a CSV file) and experiment=metric_validity, "
-                f"not {' and '.join(given) or 'none'}"
-            )
-        read(Evaluate, config)
-        check_subject(config)
-        check_writable("into", config["into"])
-        if config["frontier"] is not None and given != ["run"]:
-            raise ValueError("experiment=frontier draws a finished run: give run=DIR")
-        check_encoders(config["metrics"])
+        scored = check_evaluation(config)
 
         # Here, because these are slow to import.
         from dreambooth.assemble import quieten_libraries
@@ -48,9 +33,11 @@ def main(cfg: DictConfig) -> None:
         from dreambooth.launch.rescoring import score_again, score_external
 
         quieten_libraries()
-        if given == ["run"]:
-            (score_again if config["frontier"] is None else draw_frontier)(config)
-        elif given == ["images"]:
+        if scored == "run":
+            score_again(config)
+        elif scored == "frontier":
+            draw_frontier(config)
+        elif scored == "images":
             score_external(config)
         else:
             from dreambooth.metrics.loading import scorers_of

@@ -1,9 +1,12 @@
 """W0 + g (W1 - W0): the pretrained model at g = 0 and the fine-tuned one at g = 1."""
 
+from functools import partial
+
 import pytest
 import torch
 from adapters_of_conf import NAMES, adapter_method
 
+from dreambooth.backbones.adapters import add_adapter
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.prompt_only import PromptOnly
@@ -80,6 +83,22 @@ def test_the_strength_of_a_lora_is_its_scale(tiny):
             layer.scaling["default"] *= 0.25
     strength_setter(method, lambda: None, tuned)(0.25)
     torch.testing.assert_close(prediction(tuned), prediction(other), rtol=1e-3, atol=1e-4)
+
+
+def test_an_adapter_of_the_text_encoder_has_the_same_strength(tiny):
+    from peft import LoraConfig
+
+    method, tuned = adapter_method("lora"), CascadeBackbone.load(tiny)
+    stage, plain = tuned.stages["base"], prediction(CascadeBackbone.load(tiny))
+    assert stage.text_encoder is tuned.stages["sr"].text_encoder  # and yet it is scaled once
+    names = [n for n, _ in stage.text_encoder.named_modules() if n.endswith("q_proj")]
+    add_adapter(stage.text_encoder, partial(LoraConfig, init_lora_weights=False), names, seed=0)
+    shifted(tuned, method)
+    trained = prediction(tuned)
+    set_strength = strength_setter(method, lambda: None, tuned)
+    for strength, expected in ((0, plain), (1, trained), (0, plain)):
+        set_strength(strength)
+        torch.testing.assert_close(prediction(tuned), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_without_training_has_no_strengths(tiny):

@@ -19,10 +19,11 @@ from dreambooth.launch.start import compose_sr_stage, plain_config
 from dreambooth.metrics.sources import check_encoders, chosen
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
+from dreambooth.runs.frontier import frontier_of
 from dreambooth.runs.hub import check_model
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import Execution, as_typed, check_count, read
+from dreambooth.runs.settings import Evaluate, Execution, as_typed, check_count, read
 from dreambooth.subjects.dreambench import DreamBench
 from dreambooth.subjects.files import photo_files, read_description
 from dreambooth.subjects.prompts import check_kind, check_one_word, kind_of_noun
@@ -83,6 +84,9 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     for group in _NEEDED:
         if config.get(group) is None:
             raise ValueError(f"{group} is left out: choose from {', '.join(choices(group))}")
+    for experiment, key in (("metric_validity", "bench"), ("frontier", "frontier")):
+        if key in config:
+            raise ValueError(f"experiment={experiment} is for src/evaluate.py")
     _check_added(config, overrides)
     kept = [text for text in overrides if affects_result(text)]
     if config.stage == "sr":
@@ -97,6 +101,23 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     check_objective(execution.objective, plain)
     check_count("launcher.jobs", config.launcher.jobs)
     return plain
+
+
+def check_evaluation(config: Mapping[str, Any]) -> str:
+    """Check a command of src/evaluate.py; return what is scored: run, frontier, images or bench."""
+    given = [key for key in ("run", "images", "bench") if config[key] is not None]
+    if len(given) != 1:
+        raise ValueError(
+            "give one of run=DIR (a finished run), images=PATH (any system's images, in a "
+            "folder or a CSV file) and experiment=metric_validity, "
+            f"not {' and '.join(given) or 'none'}"
+        )
+    read(Evaluate, config)
+    check_subject(config)
+    check_writable("into", config["into"])
+    frontier = frontier_of(config)
+    check_encoders(config["metrics"])
+    return given[0] if frontier is None else "frontier"
 
 
 def check_subject(config: Mapping[str, Any]) -> None:

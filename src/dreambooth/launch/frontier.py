@@ -2,11 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-from pydantic.dataclasses import dataclass
 
 from dreambooth.assemble import reload, subject_of
 from dreambooth.backbones.drawing import draw_pictures
@@ -20,9 +17,9 @@ from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.metrics.summaries import summary_of, text_table
 from dreambooth.runs.building import build
 from dreambooth.runs.files import claimed
+from dreambooth.runs.frontier import frontier_of
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import Count, as_typed, read
 from dreambooth.subjects.prompt_sets import unrelated_to
 
 log = logging.getLogger(__name__)
@@ -31,22 +28,13 @@ _SHOWN = ("identity", "dino", "context_accuracy", "clip_t", "drift", "pres", "un
 _NUM_ON_SHEET = 6  # of the subject's prompts
 
 
-@dataclass(frozen=True)
-class Frontier:
-    """Which strengths are drawn, and how many images of each."""
-
-    strengths: list[float]  # rising from 0, the pretrained model
-    images_per_prompt: Count
-    num_class_images: Count
-
-
 def draw_frontier(config: Mapping[str, Any]) -> None:
     """Draw and score the finished run `run` at the strengths of `frontier`, on the same noise.
 
     Writes frontier.csv, the image sets frontier-STRENGTH and a contact sheet into its folder.
     """
-    wanted = read(Frontier, config["frontier"], "frontier")
-    _check_strengths(wanted.strengths)
+    wanted = frontier_of(config)
+    assert wanted is not None, "checked before"
     run = Run.load_finished(Path(str(config["run"])))
     run.check_inputs(inputs_of(run.config))
     subject = subject_of(run.config)
@@ -97,15 +85,6 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
         "(95 % intervals over the prompts; of drift, pres and unrelated_change over their images)"
     )
     print(f"contact sheet: {_save_contact_sheet(run, drawn)}")
-
-
-def _check_strengths(strengths: Sequence[float]) -> None:
-    rising = all(a < b for a, b in pairwise(strengths))
-    if len(strengths) < 2 or strengths[0] != 0 or not rising:
-        raise ValueError(
-            f"frontier.strengths={as_typed(strengths)}: give numbers that rise from 0, the "
-            "pretrained model, as [0,0.5,1]"
-        )
 
 
 def _takes(backbone: Backbone, prompt: str) -> bool:

@@ -7,7 +7,7 @@ the fine-tuned one. Wortsman et al., arXiv 2109.01903, do so to trade robustness
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreambooth.backbones.adapters import peft_model
 from dreambooth.backbones.stage import Backbone, Stage
@@ -25,23 +25,24 @@ def strength_setter(
     """
     if not method.stages:
         raise ValueError("this run trained nothing, so that it has no other strengths")
-    setters = [
-        _adapter_setter(stage)
-        for stage in tuned.stages.values()
-        if peft_model(stage.denoiser) is not None
-    ]
-    if not setters:
+    stages = tuned.stages
+    # By id, since stages may share a text encoder.
+    parts = {id(m): m for s in stages.values() for m in (s.denoiser, s.text_encoder)}
+    adapted = [part for part in parts.values() if peft_model(part) is not None]
+    if adapted:
+        setters = [_adapter_setter(part) for part in adapted]
+    else:
         before = pretrained()
-        setters = [
-            _state_setter(method, before.stages[name], stage)
-            for name, stage in tuned.stages.items()
-        ]
+        setters = [_state_setter(method, before.stages[name], s) for name, s in stages.items()]
+    text_changes = any(stage.text_encoder is part for part in adapted for stage in stages.values())
 
     def set_strength(g: float) -> None:
         for setter in setters:
             setter(g)
-        for stage in tuned.stages.values():
+        for stage in stages.values():
             stage.denoiser.eval()
+            if text_changes:
+                stage.encode_prompts([""], with_gradient=True)  # forgets prompts encoded before
 
     return set_strength
 
@@ -52,13 +53,13 @@ def _state_setter(method: Method, pretrained: Stage, tuned: Stage) -> Callable[[
     return lambda g: method.load_state(tuned, _between(w0, w1, g))
 
 
-def _adapter_setter(tuned: Stage) -> Callable[[float], None]:
-    w0 = _copied(tuned.denoiser.state_dict())
-    peft_model(tuned.denoiser).merge_adapter()
-    w1 = _copied(tuned.denoiser.state_dict())
+def _adapter_setter(part: nn.Module) -> Callable[[float], None]:
+    w0 = _copied(part.state_dict())
+    peft_model(part).merge_adapter()
+    w1 = _copied(part.state_dict())
 
     def set_strength(g: float) -> None:
-        tuned.denoiser.load_state_dict(_between(w0, w1, g))
+        part.load_state_dict(_between(w0, w1, g))
 
     return set_strength
 

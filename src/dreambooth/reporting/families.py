@@ -113,7 +113,8 @@ def limitations_by_context(part: Part, reader: ScoreReader) -> Table | None:
         "A context that does not appear: rare against frequent (context). An appearance that "
         "changes with the context: none against the others (identity, DINO). Overfitting: pictures "
         "resemble the photos where the prompt is near to their scenes (none, and the context of "
-        "the photos) more than where it is not (copied, copy).",
+        "the photos) more than where it is not (copied, copy). In the drawn world a rare context "
+        "is asked for together with a style and from behind, which costs identity and DINO too.",
         *units_in_words(cells, rows),
     ]
     source = "figure on limitations of the paper (pictures only)"

@@ -98,8 +98,8 @@ def _asked(prompts: str | Sequence[str], kind: str) -> Families:
     if isinstance(prompts, str):
         if prompts not in PROMPT_SETS:
             raise ValueError(
-                f"subject.prompts={prompts!r} is not known; choose {' or '.join(PROMPT_SETS)}, or "
-                "give a list of prompts with {} for the subject"
+                f"subject.prompts={prompts} is not known: choose {', '.join(PROMPT_SETS)}, or give "
+                "a list of prompts with {} for the subject"
             )
         return PROMPT_SETS[prompts][kind]
     for prompt in prompts:
