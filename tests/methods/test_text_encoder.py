@@ -147,10 +147,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_plain_diffusers_draws_the_sa
 
 
 def test_a_model_with_several_text_encoders_is_refused(stable_diffusion_xl):
-    folder = folder_of(stable_diffusion_xl)
-    backbone = StableDiffusionXLBackbone.load(folder)
+    backbone = StableDiffusionXLBackbone.load(folder_of(stable_diffusion_xl))
     for method in METHODS.values():
-        with pytest.raises(ValueError, match=f"and {folder.name} is no such model: leave it out"):
+        with pytest.raises(ValueError, match=f"and {backbone.name} is no such model: leave it out"):
             method.names(None, None, backbone)
 
 
