@@ -209,7 +209,7 @@ def test_a_cache_folder_spares_the_next_encoder_the_model(
     damaged, *_ = files = sorted(tmp_path.rglob("*.npy"))
     assert len(files) == 3
     damaged.write_bytes(b"")
-    assert torch.equal(encoder().images(images), again)
+    torch.testing.assert_close(encoder().images(images), again)  # in another batch: other bits
     assert forwards == [1]
 
 

@@ -19,7 +19,7 @@ def own(tmp_path, stable_diffusion, monkeypatch):
     """A run of model=sd15 with the metrics that the model chooses, where there are no encoders."""
     for name in ("HF_HOME", "TORCH_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
-    monkeypatch.setattr("dreambooth.runs.hub._silent", {})
+    monkeypatch.setattr("dreambooth.runs.hub._silent_since", {})
     photos = photos_folder(tmp_path / "photos")
     model = [text for text in stable_diffusion if text != "metrics=none"]
     return (*model, "subject=folder", f"photos={photos}", "class_noun=dog", *SMALL)

@@ -36,7 +36,7 @@ def test_the_backbones_that_take_ids_of_the_hub_exist():
 
 def test_a_server_that_does_not_answer_is_asked_once_a_minute(monkeypatch):
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.2")
-    monkeypatch.setattr(hub, "_silent", {})
+    monkeypatch.setattr(hub, "_silent_since", {})
     asked = []
 
     def ask():

@@ -18,7 +18,7 @@ _FROM_HUB = {
     "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
 }
 
-_silent: dict[str, tuple[float, float]] = {}  # a server without an answer -> when, after how long
+_silent_since: dict[str, float] = {}  # a server that did not answer -> when
 
 
 def check_model(config: Mapping[str, Any]) -> None:
@@ -79,20 +79,13 @@ def problem_of(repository: str) -> str:
 
 def unreachable(server: str) -> str:
     """A sentence for a server without an answer."""
-    waited_s = _silent.get(server, (0.0, _patience_s()))[1]
-    return f"{server} cannot be reached within {waited_s:g} s (HF_HUB_ETAG_TIMEOUT=)"
+    return f"{server} cannot be reached within {_patience_s():g} s (HF_HUB_ETAG_TIMEOUT=)"
 
 
 def answer_of(server: str, ask: Callable[[], str]) -> str | None:
-    """What a server answers; None if it fails or takes too long, now or in the last minute.
-
-    If another server was silent in the last minute, this one has a second at most.
-    """
-    recently = time.monotonic() - 60
-    silent = {name for name, (when, _) in _silent.items() if when > recently}
-    if server in silent:
+    """What a server answers; None if it fails or takes too long, now or in the last minute."""
+    if time.monotonic() - _silent_since.get(server, -60) < 60:
         return None
-    patience_s = min(_patience_s(), 1.0) if silent else _patience_s()
     answers: list[str] = []
 
     def keep_answer() -> None:
@@ -102,9 +95,9 @@ def answer_of(server: str, ask: Callable[[], str]) -> str | None:
     # A thread, because looking up a name in the network has no time limit of its own.
     thread = Thread(target=keep_answer, daemon=True)
     thread.start()
-    thread.join(patience_s)
+    thread.join(_patience_s())
     if not answers:
-        _silent[server] = time.monotonic(), patience_s
+        _silent_since[server] = time.monotonic()
     return answers[0] if answers else None
 
 
