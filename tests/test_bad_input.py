@@ -260,7 +260,7 @@ def test_photos_that_changed_are_named_and_refused(tiny, tmp_path, photos, from_
     (photos / "0.jpg").rename(photos / "other.jpg")
     Image.effect_noise((40, 30), 90).convert("RGB").save(photos / "1.jpg")
     (photos / "2.jpg").unlink()
-    (photos / "notes.txt").write_text("no photo")
+    (photos / "notes.md").write_text("no photo")
     said = (
         f"the run in {folder} began with other files (photos/0.jpg is now photos/other.jpg; "
         "photos/1.jpg has changed; photos/2.jpg is gone): "

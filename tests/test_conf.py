@@ -47,6 +47,7 @@ OWN = [
     "model/sdxl",  # tests/backbones/test_stable_diffusion_xl_runs.py
     "report/auto",  # these two: test_report.py; they change no run
     "report/none",
+    "subject/dreambench",  # tests/subjects/test_dreambench.py
     "subject/folder",
     "trainer/gpu",
 ]
@@ -94,6 +95,10 @@ def test_every_file_is_run(run_of, file):
 OF_ENTRY_POINTS = {
     "check": ("model=miniature model.backbone.pretrained={tiny}", "."),
     "evaluate": ("run={run} metrics=oracle", "scores.csv"),
+    "fetch": (
+        "model=sd15 model.backbone.pretrained={tiny} metrics=oracle dreambench={run}/new",
+        "",
+    ),
     "generate": ("run={run} prompts=[cat] images_per_prompt=1", "images/generated"),
     "plan": ("sweep={pilot} metric=dino effect=0.05", "plans/pilot-dino.png"),
     "pretrain": (

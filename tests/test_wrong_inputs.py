@@ -24,7 +24,10 @@ TRAIN = [
     ("class.choice=maybe", "class.choice=maybe: give none, wrong or correct"),
     ("+subject=olive", "subject has a choice: give subject=olive, without + before it"),
     ("subject=./photos", "subject=./photos does not exist: choose from biscuit, "),
-    ("model=/nowhere/model", "model=/nowhere/model does not exist: choose from miniature, sd15"),
+    (
+        "model=/nowhere/model",
+        "model=/nowhere/model does not exist: choose from if, miniature, sd15",
+    ),
     ("identifier=sks", "identifier=sks does not exist: choose from common, random, rare"),
     ("photos=x", "there is no setting photos"),
     ("adapter.scale=0.5", "adapter.scale=0.5 scales nothing: this run has no adapter"),

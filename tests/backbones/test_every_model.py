@@ -235,7 +235,7 @@ class TestEveryModel:
         for name, stage in backbone.stages.items():
             adapter_method(adapter).prepare(stage)
             states[name] = adapter_state(stage.denoiser)
-        backbone.save_adapters(tmp_path)
+        backbone.save_adapters(tmp_path, "diffusers")
         found = backbone.read_adapters(tmp_path)
         assert found.keys() == states.keys()
         for name, state in states.items():

@@ -3,10 +3,11 @@
 import os
 
 import pytest
-from commands import command
+from commands import command, smoke
 from made_up_photos import CLASSES, dreambench_folder
 from test_docs import composed
 
+from dreambooth.runs.cells import find_runs
 from dreambooth.subjects.dreambench import DreamBench
 from dreambooth.subjects.prompt_sets import DREAMBENCH
 from dreambooth.subjects.prompts import DREAMBENCH_CLASSES
@@ -98,6 +99,26 @@ def test_a_file_without_its_lists_is_refused(folder):
     assert "has no list of classes" in refused(*of(folder, "dog6"))
     path.write_bytes(b"\xff\xfe")
     assert f"cannot read {path}" in refused(*of(folder, "dog6"))
+
+
+def test_a_sweep_of_all_subjects_ends_with_a_report_on_them(
+    tiny, stable_diffusion, folder, tmp_path
+):
+    bench = ("subject=dreambench", f"dreambench={folder}", "subject.name=all")
+    small = (*smoke(tiny, tmp_path / "prior"), *stable_diffusion, "logger=csv")
+    sweep = tmp_path / "sweep"
+    words = (*small, *bench, "class=none,correct", f"hydra.sweep.dir={sweep}")
+    ended = command("train", "-m", *words)
+    assert ended.code == 0, ended.output
+    runs = find_runs(sweep)
+    assert [run.status().state for run in runs] == ["finished"] * 4
+    assert {run.config["subject"]["class_noun"] for run in runs} == {"cat", "dog"}
+    prompts = {p.template for p in runs[0].images.read("prompts")}
+    assert prompts == set(DREAMBENCH["live"])
+    ended = command("report", f"sweep={sweep}", f"name={tmp_path / 'report'}")
+    assert ended.code == 0, ended.output
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert all(name in page for name in ("cat2", "dog6"))
 
 
 def test_all_is_every_subject_of_a_sweep(folder, tmp_path):

@@ -25,11 +25,12 @@ from dreambooth.subjects.dreambench import DreamBench
 from dreambooth.subjects.files import read_description
 
 
-def _of_folder(key: str, photos: str | None, default: Any) -> Any:
+def _of_folder(key: str, photos: Any, default: Any) -> Any:
     """What subject.yaml in the folder of photos says of a key, for conf/subject/folder.yaml."""
     value = default
     with suppress(ValueError):  # `check_subject` reports it
-        value = read_description(Path(photos or "").expanduser()).get(key, default)
+        if isinstance(photos, str):
+            value = read_description(Path(photos).expanduser()).get(key, default)
     return OmegaConf.create(value) if isinstance(value, list | dict) else value
 
 

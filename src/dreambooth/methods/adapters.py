@@ -33,21 +33,26 @@ def dreambooth(
     text_encoder_learning_rate: float | None = None,
 ) -> "DreamBooth | AdapterTuning":
     """DreamBooth with the adapter of the group `adapter`, or of the weights themselves."""
-    tuned = DreamBooth(train, train_sr, train_text_encoder, text_encoder_learning_rate)
+    tuned = DreamBooth(
+        train=train,
+        train_sr=train_sr,
+        train_text_encoder=train_text_encoder,
+        text_encoder_learning_rate=text_encoder_learning_rate,
+    )
     if adapter["config"] is None:
         return tuned
     allowed: Any = SaveFormat
     save_format = read(allowed, adapter.get("save_format", "diffusers"), "adapter.save_format")
     return AdapterTuning(
-        adapter["config"],
-        adapter["targets"],
-        seed,
-        train,
-        train_sr,
-        train_text_encoder,
-        text_encoder_learning_rate,
-        adapter.get("text_encoder_targets", ""),  # older runs lack this and the format
-        save_format,
+        config=adapter["config"],
+        targets=adapter["targets"],
+        seed=seed,
+        train=train,
+        train_sr=train_sr,
+        train_text_encoder=train_text_encoder,
+        text_encoder_learning_rate=text_encoder_learning_rate,
+        text_encoder_targets=adapter.get("text_encoder_targets", ""),  # older runs lack these two
+        save_format=save_format,
     )
 
 
