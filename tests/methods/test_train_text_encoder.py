@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from adapters_of_conf import adapter_method
 from commands import command, same_files, stopped_before_step
+from safetensors.torch import load_file
 from test_adapters import KEY, SAMPLING, drawn_by
 from test_prior import draw
 from transformers import CLIPTextModel
