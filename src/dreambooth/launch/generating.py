@@ -30,6 +30,8 @@ def draw_more(config: Mapping[str, Any]) -> None:
     from dreambooth.backbones.drawing import draw_pictures, noise_key
 
     model = reload(run, wanted.size_px)
+    # ValueError if the model has no such sampler.
+    model.backbone.stages["base"].schedule.solver(sampler.name, sampler.num_steps)
     sampling = replace(
         model.sampling,
         samplers={**model.sampling.samplers, "base": sampler},
