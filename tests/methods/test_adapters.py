@@ -174,6 +174,11 @@ def test_an_impossible_adapter_is_one_sentence(tiny, tmp_path, override):
     assert BAD[override] in ended.sentence
 
 
+def test_a_format_without_an_adapter_is_one_sentence(tiny, tmp_path):
+    ended = train(tiny, tmp_path / "run", "adapter.save_format=kohya")
+    assert ended.sentence == "adapter.save_format=kohya is of an adapter: add adapter=lora"
+
+
 def test_an_adapter_with_a_method_that_ignores_it_is_refused(tiny, tmp_path):
     ended = train(
         tiny,

@@ -39,10 +39,14 @@ def dreambooth(
         train_text_encoder=train_text_encoder,
         text_encoder_learning_rate=text_encoder_learning_rate,
     )
-    if adapter["config"] is None:
-        return tuned
     allowed: Any = SaveFormat
     save_format = read(allowed, adapter.get("save_format", "diffusers"), "adapter.save_format")
+    if adapter["config"] is None:
+        if save_format != "diffusers":
+            raise ValueError(
+                f"adapter.save_format={save_format} is of an adapter: add adapter=lora"
+            )
+        return tuned
     return AdapterTuning(
         config=adapter["config"],
         targets=adapter["targets"],
