@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "plan": {"launch", "reporting", "runs"},
     "pretrain": {"launch", "miniature", "runs"},
     "check": {"launch", "runs"},
+    "fetch": {"launch"},
     "launch": {"assemble", "methods", "training", "metrics", "backbones", "reporting", "subjects"}
     | {"runs", "distributed"},
     "assemble": {"experiment", "methods", "training", "metrics", "backbones", "subjects", "runs"}
