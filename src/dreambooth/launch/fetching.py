@@ -88,7 +88,7 @@ def _of_encoders(metrics: Mapping[str, Any] | None) -> Iterator[Download]:
         weights = next(n for n in ("model.safetensors", "pytorch_model.bin") if n in sizes)
         files = {name: sizes[name] for name in ("config.json", weights)}
         yield _from_hub(str(dino["pretrained"]), files)
-    key = (clip.get("model"), clip.get("pretrained"))
+    key = (str(clip.get("model")), str(clip.get("pretrained")))
     if repository := sources.CLIP_REPOSITORIES.get(key):
         sizes = _sizes(repository)
         files = {name: size for name, size in sizes.items() if name in _CLIP_FILES}
