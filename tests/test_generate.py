@@ -130,7 +130,7 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
         (("num_steps=1001",), "num_steps=1001: give a whole number from 1 to 1000, or null"),
         (("sampler=euler",), "sampler=euler: give ancestral, ddim or dpm, or null"),
         (("guidance_scale=-1",), "guidance_scale=-1: give a number of 0 or more, 1 for no guid"),
-        (("seed=x",), "seed=x: give a whole number, or null for the run's own noise"),
+        (("seed=x",), "seed=x: give a whole number from 0 up, or null for the run's own noise"),
         (("first_index=-1",), "first_index=-1: give a whole number from 0 up"),
         (("negative_prompt=dog", "guidance_scale=1"), "negative_prompt=dog changes nothing with"),
         (("prompts_file=nowhere",), "prompts_file=nowhere cannot be read"),

@@ -62,7 +62,6 @@ Variance = Annotated[_variance, _allowed("a variance from 0 to below 1, as in 1e
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
 SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or kohya")]
-Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
 FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
 _text = Annotated[str, Field(strict=True, pattern=r"\S")]
 Text = Annotated[_text, _allowed("text")]
@@ -214,8 +213,8 @@ class Identifier:
 
     kind: Annotated[Literal["rare", "common", "random"], _allowed("rare, common or random")]
     text: Word
-    num_tokens: Annotated[Whole, Field(ge=1, le=3), _allowed("1, 2 or 3 rare tokens")]
-    seed: Whole
+    num_tokens: Annotated[int, Field(strict=True, ge=1, le=3), _allowed("1, 2 or 3 rare tokens")]
+    seed: FromZero
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class Settings:
     class_: Annotated[ClassNoun, Field(alias="class")]
     identifier: Identifier
     trainer: TrainerSettings
-    seed: Whole
+    seed: FromZero
     stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]
     check: Switch = True
 
@@ -264,7 +263,9 @@ class NewImages:
     images_per_prompt: Count
     first_index: FromZero
     image_set: Text
-    seed: Annotated[Whole | None, _allowed("a whole number, or null for the run's own noise")]
+    seed: Annotated[
+        FromZero | None, _allowed("a whole number from 0 up, or null for the run's own noise")
+    ]
     sampler: Annotated[
         Literal["ancestral", "ddim", "dpm"] | None, _allowed("ancestral, ddim or dpm, or null")
     ]
