@@ -131,7 +131,7 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
         (("sampler=heun",), "sampler=heun: give ancestral, ddim, dpm or euler, or null"),
         (("sampler=euler",), "sampler 'euler' is for flow-matching models"),
         (("guidance_scale=-1",), "guidance_scale=-1: give a number of 0 or more, 1 for no guid"),
-        (("seed=x",), "seed=x: give a whole number, or null for the run's own noise"),
+        (("seed=x",), "seed=x: give a whole number from 0 up, or null for the run's own noise"),
         (("first_index=-1",), "first_index=-1: give a whole number from 0 up"),
         (("negative_prompt=dog", "guidance_scale=1"), "negative_prompt=dog changes nothing with"),
         (("prompts_file=nowhere",), "prompts_file=nowhere cannot be read"),

@@ -6,6 +6,7 @@ from commands import ROOT, typed
 TRAIN = [
     ("seed=", "seed=: give a whole number"),
     ("seed=1.5", "seed=1.5: give a whole number"),
+    ("seed=-1", "seed=-1: give a whole number from 0 up"),
     ("seed='1'", "seed=1: give a whole number"),
     ("Seed=1", "there is no setting Seed: did you mean seed?"),
     ("=1", "=1 has no key: write KEY=VALUE"),

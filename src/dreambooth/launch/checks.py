@@ -49,17 +49,32 @@ class Checks(Callback):
             check_one_node(config)
             check_writable("hydra.run.dir", config.hydra.run.dir)
             if cell:
-                _check_weights(cell)
+                _check_weights(cell, config.objective)
 
 
-def _check_weights(cell: dict[str, Any]) -> None:
-    """ValueError without the model's weights, or those of encoders that the user has chosen.
+def check_search(config: DictConfig) -> None:
+    """ValueError if the runs of a search cannot have the score that it optimizes."""
+    groups = OmegaConf.masked_copy(config, ["metrics", "model"])
+    plain: Any = OmegaConf.to_container(groups, resolve=True)
+    check_objective(config.objective, plain)
+    if config.objective is not None and not _is_for_slurm(config):
+        check_encoders(plain["metrics"])
 
-    Without those that the model has chosen, the run goes on; but all servers were asked at once.
+
+def _is_for_slurm(config: DictConfig) -> bool:
+    """Whether runs are for other machines: a login node may be unable to load a model."""
+    return config.hydra.runtime.choices.get("launcher") == "slurm"
+
+
+def _check_weights(cell: dict[str, Any], objective: str | None) -> None:
+    """ValueError without the model's weights, or those of encoders that are needed.
+
+    They are needed if the user has chosen the metrics, or a score as the objective. Without those
+    that the model has chosen, the run goes on; but all servers were asked at once.
     """
     check_model(cell)
-    by_choice = chosen(cell["overrides"])
-    with nullcontext() if by_choice else suppress(ValueError):
+    needed = chosen(cell["overrides"]) or objective is not None
+    with nullcontext() if needed else suppress(ValueError):
         check_encoders(cell["metrics"])
 
 
@@ -179,11 +194,11 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
         for pair, done in zip(zip(cells, labels, strict=True), finished, strict=True)
         if pair[0] and not done
     ]
-    if not new or config.hydra.runtime.choices.get("launcher") == "slurm":
-        return  # a login node may be unable to load a model
+    if not new or _is_for_slurm(config):
+        return
     for cell, label in new:
         with _named(label):
-            _check_weights(cell)
+            _check_weights(cell, config.objective)
     from dreambooth.assemble import checker  # here, because it is slow to import
 
     check = checker()

@@ -94,26 +94,6 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     return settings
 
 
-def subject_of(config: Mapping[str, Any]) -> str:
-    """Return the subject's name; for a drawn subject without a name, class and seed: "dog 501"."""
-    subject = config.get("subject", {})
-    if not isinstance(subject, Mapping):
-        return str(subject)
-    if name := subject.get("name"):
-        return str(name)
-    if photos := subject.get("photos"):
-        return str(photos).rstrip("/").rpartition("/")[2]
-    return " ".join(str(subject[key]) for key in ("class_noun", "seed") if key in subject)
-
-
-def drawn_identity(config: Mapping[str, Any]) -> str:
-    """Return class and seed of a drawn subject, named or not: "dog 501"; "" for photos."""
-    subject = config.get("subject", {})
-    if not isinstance(subject, Mapping) or "photos" in subject or "seed" not in subject:
-        return ""
-    return f"{subject.get('class_noun')} {subject['seed']}"
-
-
 def words(value: Any) -> str | None:
     """Format a value as people write it: 1e-5 for 0.00001, 0.5, and 0 for 0.0."""
     if value is None:

@@ -65,7 +65,6 @@ SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or koh
 _scale = Annotated[float, _finite(ge=0)]
 GuidanceScale = Annotated[_scale, _allowed("a number of 0 or more, 1 for no guidance")]
 _sampler = Literal["ancestral", "ddim", "dpm", "euler"]
-Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
 FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
 _text = Annotated[str, Field(strict=True, pattern=r"\S")]
 Text = Annotated[_text, _allowed("text")]
@@ -216,8 +215,8 @@ class Identifier:
 
     kind: Annotated[Literal["rare", "common", "random"], _allowed("rare, common or random")]
     text: Word
-    num_tokens: Annotated[Whole, Field(ge=1, le=3), _allowed("1, 2 or 3 rare tokens")]
-    seed: Whole
+    num_tokens: Annotated[int, Field(strict=True, ge=1, le=3), _allowed("1, 2 or 3 rare tokens")]
+    seed: FromZero
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,7 @@ class Settings:
     class_: Annotated[ClassNoun, Field(alias="class")]
     identifier: Identifier
     trainer: TrainerSettings
-    seed: Whole
+    seed: FromZero
     stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]
     check: Switch = True
 
@@ -266,7 +265,9 @@ class NewImages:
     images_per_prompt: Count
     first_index: FromZero
     image_set: Text
-    seed: Annotated[Whole | None, _allowed("a whole number, or null for the run's own noise")]
+    seed: Annotated[
+        FromZero | None, _allowed("a whole number from 0 up, or null for the run's own noise")
+    ]
     sampler: Annotated[_sampler | None, _allowed("ancestral, ddim, dpm or euler, or null")]
     num_steps: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
