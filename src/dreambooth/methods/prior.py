@@ -44,7 +44,8 @@ class FrozenStage:
             with peft_model(self.stage.denoiser).disable_adapter():
                 return self.stage.predict(z_t, t, condition)
         trained = self.stage.denoiser
-        self.stage.denoiser = self.copy.to(next(trained.parameters()))  # its device and precision
+        example = next(p for p in trained.parameters() if p.requires_grad)
+        self.stage.denoiser = self.copy.to(example)  # its device and precision
         try:
             return self.stage.predict(z_t, t, condition)
         finally:

@@ -13,6 +13,7 @@ from dreambooth.methods.method import Method, TermPrompts
 from dreambooth.methods.prior import FrozenStage
 from dreambooth.training.draws import Draw
 from dreambooth.training.fsdp import Sharded
+from dreambooth.training.precision import HalvedWeights
 
 
 class DivergedError(RuntimeError):
@@ -28,6 +29,8 @@ class TwoTermModule(L.LightningModule):
     of the steps.
     `optimizer`: called with the parameter groups and `lr`. `steps_before`: the fraction (0..1) of
     the run's steps that earlier stages take. `steps_here`: the fraction that this stage takes.
+    `gradient_checkpointing`: the denoiser's activations are computed again in the backward pass
+    instead of being kept, which takes less memory and more time.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class TwoTermModule(L.LightningModule):
         steps_before: float = 0.0,
         steps_here: float = 1.0,
         prior_kind: str = "images",
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
         self.stage, self.method, self.prior_weight = stage, method, prior_weight
@@ -51,6 +55,8 @@ class TwoTermModule(L.LightningModule):
         self.steps_before, self.steps_here = steps_before, steps_here
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         method.prepare(stage)
+        if gradient_checkpointing:
+            stage.denoiser.enable_gradient_checkpointing()
         self._set_trained()
         # Checkpoints contain only what trains.
         self.register_state_dict_post_hook(_drop_frozen)
@@ -58,6 +64,7 @@ class TwoTermModule(L.LightningModule):
         self.prompts = {"subject": prompts.subject}
         if prior_weight:
             self.prompts["prior"] = prompts.prior
+        self.halved: HalvedWeights | None = None
         has_frozen = bool(prior_weight) and prior_kind != "images"
         self.frozen = FrozenStage(stage) if has_frozen else None
         # Prompts are encoded once. Where what trains changes their encoding, this one is that of
@@ -67,8 +74,13 @@ class TwoTermModule(L.LightningModule):
             self.text = {name: stage.encode_prompts(p) for name, p in self.prompts.items()}
 
     def configure_model(self) -> None:
-        """With trainer.strategy=fsdp, shard the stage over the devices."""
-        if isinstance(self.trainer.strategy, Sharded):
+        """Halve the frozen weights; with trainer.strategy=fsdp, shard the stage over the devices.
+
+        FSDP does not support both: it asks for one precision in each block.
+        """
+        if not isinstance(self.trainer.strategy, Sharded):
+            self.halved = HalvedWeights(self, str(self.trainer.precision))
+        else:
             if self.trained.text:
                 raise ValueError(
                     "trainer.strategy=fsdp splits the denoiser, and this method trains the text "
@@ -83,6 +95,8 @@ class TwoTermModule(L.LightningModule):
             self.text = {name: encode(prompts) for name, prompts in self.prompts.items()}
 
     def on_train_end(self) -> None:
+        if self.halved is not None:
+            self.halved.restore()
         if isinstance(self.trainer.strategy, Sharded):
             self.trainer.strategy.gather(self.stage)
             self._set_trained()

@@ -16,6 +16,7 @@ from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
+from dreambooth.training.precision import full_precision
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class ScoreCurves(L.Callback):
 
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         started = time.monotonic()
-        with isolate_rng(), averaged(trainer, pl_module):
+        with isolate_rng(), full_precision(pl_module), averaged(trainer, pl_module):
             pictures = self.draw(self.jobs), self.draw(self.class_jobs)
             names = self.names
             sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
