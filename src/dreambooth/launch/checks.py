@@ -231,17 +231,18 @@ def _check_added(config: DictConfig, overrides: Sequence[str]) -> None:
 
     A class that the config names by `_target_` refuses what it does not take when it is built.
     """
-    default = (
-        GlobalHydra.instance()
-        .config_loader()
-        .load_configuration(
-            config.hydra.job.config_name,
-            [text for text in overrides if not assignment(text).prefix.startswith("+")],
-            run_mode=config.hydra.mode,
-        )
+    added = [text for text in overrides if assignment(text).prefix.startswith("+")]
+    if not added:
+        return
+    of_hydra = config.hydra.overrides.hydra
+    others = [text for text in of_hydra if assignment(text).key == "hydra.searchpath"]
+    others += [text for text in overrides if text not in added]
+    loader = GlobalHydra.instance().config_loader()
+    default = loader.load_configuration(
+        config.hydra.job.config_name, others, run_mode=config.hydra.mode
     )
-    for text in overrides:
-        prefix, key, _ = assignment(text)
+    for text in added:
+        key = assignment(text).key
         parents = [key.rpartition(".")[0]]
         while parents[-1]:
             parents.append(parents[-1].rpartition(".")[0])
@@ -250,10 +251,7 @@ def _check_added(config: DictConfig, overrides: Sequence[str]) -> None:
         open_group = key.partition(".")[0] in _OPEN or key.startswith(
             ("launcher.additional_parameters.", "model.sampling.")
         )
-        is_group = "." not in key and GlobalHydra.instance().config_loader().get_group_options(
-            key.partition("@")[0]
-        )
-        if prefix.startswith("+") and not (has_reader or open_group or is_group):
-            exists = OmegaConf.select(default, key) is not None
-            if not exists:
-                raise ValueError(no_such_setting(key, default))
+        is_group = "." not in key and loader.get_group_options(key.partition("@")[0])
+        exists = OmegaConf.select(default, key) is not None
+        if not (has_reader or open_group or is_group or exists):
+            raise ValueError(no_such_setting(key, default))
