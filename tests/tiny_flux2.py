@@ -40,7 +40,7 @@ def flux2_klein_folder(folder: Path, is_distilled: bool = False, seed: int = 0) 
                 vocab_size=len(tokenizer) + 2,  # padded, as that of Qwen3
                 hidden_size=16,
                 intermediate_size=32,
-                num_hidden_layers=28,  # of which the text is that of layers 9, 18 and 27
+                num_hidden_layers=30,  # of which the text is that of layers 9, 18 and 27
                 num_attention_heads=2,
                 num_key_value_heads=1,
                 head_dim=8,

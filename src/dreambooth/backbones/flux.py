@@ -44,7 +44,7 @@ class FluxStage(LatentStage):
         self, pipeline: Any, resolution_px: int | None = None, guidance_scale: float = 3.5
     ):
         super().__init__(pipeline, resolution_px)
-        if self.denoiser.config.guidance_embeds:
+        if pipeline.transformer.config.guidance_embeds:
             self.embedded_guidance = guidance_scale
 
     @property
