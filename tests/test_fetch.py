@@ -4,9 +4,11 @@ import io
 import zipfile
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import pytest
 from commands import command
+from huggingface_hub.errors import RevisionNotFoundError
 
 from dreambooth.launch import fetching
 from dreambooth.metrics import sources
@@ -41,13 +43,19 @@ def network(monkeypatch, tmp_path):
     """What was downloaded from the Hub, as (repository, files)."""
     downloaded = []
 
-    def model_info(_, repository, files_metadata=False, timeout=None):
+    def model_info(_, repository, revision=None, files_metadata=False, timeout=None):
+        if revision not in (None, "v1"):
+            asked = httpx.Request("GET", "https://huggingface.co")
+            raise RevisionNotFoundError(revision, response=httpx.Response(404, request=asked))
         files = REPOSITORIES[repository].items()
         siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
         return SimpleNamespace(siblings=siblings)
 
-    def snapshot_download(repository, allow_patterns):
-        downloaded.append((repository, allow_patterns))
+    def snapshot_download(repository, revision, allow_patterns):
+        assert revision in (None, "v1")
+        downloaded.append(
+            (f"{repository}{'@' if revision else ''}{revision or ''}", allow_patterns)
+        )
         return str(tmp_path / "hub")
 
     archive = io.BytesIO()
@@ -94,6 +102,20 @@ def test_a_model_comes_with_its_encoders_and_without_files_that_nothing_reads(ne
     assert lines[4].split()[:2] == ["11.2", "GB"]  # in all, before the first download
     assert lines[5] == f"{SDXL}: {tmp_path / 'hub'}"
     assert (tmp_path / "torch/hub/checkpoints" / sources.LPIPS_FILES["alex"]).stat().st_size == 7000
+
+
+def test_a_revision_and_the_configs_of_a_file(network, tmp_path):
+    words = ("model=sdxl", "metrics=none", "model.backbone.revision=v1")
+    ended = command("fetch", *words)
+    assert ended.code == 0, ended.output
+    (tmp_path / "model.safetensors").touch()
+    ended = command("fetch", *words, f"model.backbone.pretrained={tmp_path}/model.safetensors")
+    assert ended.code == 0, ended.output
+    (_, whole), (repository, configs) = network
+    assert repository == f"{SDXL}@v1"
+    assert configs == [name for name in whole if not name.endswith(".safetensors")]
+    ended = command("fetch", *words, "model.backbone.revision=v2")
+    assert ended.sentence == f"{SDXL} cannot be downloaded: the Hub has no revision v2 of it"
 
 
 def test_a_folder_is_not_looked_for_on_the_hub(network, tmp_path):
