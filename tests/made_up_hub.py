@@ -5,8 +5,10 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import RevisionNotFoundError
 
 from dreambooth.launch import fetching
 from dreambooth.metrics import sources
@@ -41,16 +43,25 @@ REPOSITORIES = {
 
 
 def make_up_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, list[str]]]:
-    """Puts them in place; returns the list of what is downloaded, as (repository, files)."""
+    """Puts them in place; returns the list of what is downloaded, as (repository, files).
+
+    A revision stands behind the repository, as in "a/b@v1", which is the only one there is.
+    """
     downloaded = []
 
-    def model_info(_, repository, files_metadata=False, timeout=None):
+    def model_info(_, repository, revision=None, files_metadata=False, timeout=None):
+        if revision not in (None, "v1"):
+            asked = httpx.Request("GET", "https://huggingface.co")
+            raise RevisionNotFoundError(revision, response=httpx.Response(404, request=asked))
         files = REPOSITORIES[repository].items()
         siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
         return SimpleNamespace(siblings=siblings)
 
-    def snapshot_download(repository, allow_patterns):
-        downloaded.append((repository, allow_patterns))
+    def snapshot_download(repository, revision, allow_patterns):
+        assert revision in (None, "v1")
+        downloaded.append(
+            (f"{repository}{'@' if revision else ''}{revision or ''}", allow_patterns)
+        )
         return str(folder / "hub")
 
     archive = io.BytesIO()

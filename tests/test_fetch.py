@@ -41,6 +41,20 @@ def test_a_model_comes_with_its_encoders_and_without_files_that_nothing_reads(ne
     assert (tmp_path / "torch/hub/checkpoints" / sources.LPIPS_FILES["alex"]).stat().st_size == 7000
 
 
+def test_a_revision_and_the_configs_of_a_file(network, tmp_path):
+    words = ("model=sdxl", "metrics=none", "model.backbone.revision=v1")
+    ended = command("fetch", *words)
+    assert ended.code == 0, ended.output
+    (tmp_path / "model.safetensors").touch()
+    ended = command("fetch", *words, f"model.backbone.pretrained={tmp_path}/model.safetensors")
+    assert ended.code == 0, ended.output
+    (_, whole), (repository, configs) = network
+    assert repository == f"{SDXL}@v1"
+    assert configs == [name for name in whole if not name.endswith(".safetensors")]
+    ended = command("fetch", *words, "model.backbone.revision=v2")
+    assert ended.sentence == f"{SDXL} cannot be downloaded: the Hub has no revision v2 of it"
+
+
 def test_a_folder_is_not_looked_for_on_the_hub(network, tmp_path):
     ended = command("fetch", "model=sd15", f"model.backbone.pretrained={tmp_path}", "metrics=none")
     assert ended.sentence.startswith("nothing to download: give model=sd15")

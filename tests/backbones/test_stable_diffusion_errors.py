@@ -107,6 +107,20 @@ def test_pickled_weights_are_never_read(copied, part):
     assert weights.name in error_of(copied).partition("; give ")[0]
 
 
+def test_code_that_comes_with_a_model_is_never_run(copied, tmp_path):
+    ran = tmp_path / "ran"
+    for part in ("unet", "text_encoder"):
+        (copied / part / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    config = copied / "text_encoder" / "config.json"
+    automatic = {"auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | automatic))
+    StableDiffusionBackbone.load(copied)
+    index = copied / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"unet": ["evil", "Evil"]}))
+    assert "Evil" in error_of(copied)
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize("resolution_px", [-64, 0, 4, 60])
 def test_a_resolution_that_the_vae_cannot_take_is_named(epsilon_folder, resolution_px):
     message = error_of(epsilon_folder, resolution_px=resolution_px)

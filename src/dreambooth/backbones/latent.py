@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from dreambooth.backbones import distilled
 from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
 from dreambooth.backbones.lora_files import read_lora, save_lora
 from dreambooth.backbones.new_word import new_word_of, with_all_tokens
@@ -187,6 +188,7 @@ class LatentBackbone:
     schedulers: ClassVar[Mapping[str, str]]  # sampler -> class of diffusers
     scheduler_settings: ClassVar[Mapping[str, Any]] = {}  # that replace those of the model
     adapter_formats: Sequence[str] = ("diffusers",)
+    base_model: ClassVar[str] = ""  # to be given in place of those that are distilled from it
 
     def __init__(
         self,
@@ -204,18 +206,25 @@ class LatentBackbone:
 
     @classmethod
     def load(
-        cls, pretrained: str | Path, resolution_px: int | None = None, batch_size: int = 4
+        cls,
+        pretrained: str | Path,
+        resolution_px: int | None = None,
+        batch_size: int = 4,
+        revision: str | None = None,
+        config: str | Path | None = None,
     ) -> Self:
-        """Load a folder or a model from the Hub, in float32.
+        """Load a folder, a model from the Hub or a file, in float32; see `load_pipeline`.
 
         `resolution_px`: the size of the images; None for the model's default, as 512. ValueError if
         there is no such model, or if it is of another family, not to be trained, or damaged.
         """
-        pipeline = cls._load_pipeline(pretrained)
+        pipeline = cls._load_pipeline(pretrained, revision=revision, config=config)
         return cls(Path(pretrained).name, pipeline, resolution_px, batch_size)
 
     @classmethod
-    def _load_pipeline(cls, pretrained: str | Path) -> Any:
+    def _load_pipeline(cls, pretrained: str | Path, **where: Any) -> Any:
+        if cls.base_model:
+            distilled.check_name(pretrained, cls.base_model)
         return load_pipeline(
             pretrained,
             cls.pipeline_class,
@@ -224,6 +233,7 @@ class LatentBackbone:
             cls.stage_class.text_encoders,
             cls.load_arguments,
             cls.check_configs,
+            **where,
         )
 
     @classmethod
@@ -234,6 +244,8 @@ class LatentBackbone:
 
         `index`: of the pipeline. `config_of`: called with the name of a part, returns its config.
         """
+        if cls.base_model:
+            distilled.check_parts(index, config_of, cls.base_model)
 
     def fingerprint(self) -> str:
         # The same weights with another prediction type are another model.
@@ -306,9 +318,10 @@ class LatentBackbone:
         model, adapter, load = weights, peft_model(stage.denoiser), ""
         if not (weights / "model_index.json").exists():  # less than a whole model was saved
             model = self._pipeline.name_or_path
+        no_lora = adapter is not None and not _is_lora(adapter)
+        if no_lora or Path(model).is_file():  # a file's configs are elsewhere
+            return ""
         if adapter is not None:
-            if not _is_lora(adapter):
-                return ""
             load = f"\npipeline.load_lora_weights({str(weights)!r})"
         scale = ""
         if sampling.adapter_scale != 1:

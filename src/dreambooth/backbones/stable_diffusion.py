@@ -43,3 +43,4 @@ class StableDiffusionBackbone(LatentBackbone):
     }
     schedulers, scheduler_settings = SCHEDULERS, SCHEDULER_SETTINGS
     adapter_formats = ("diffusers", "kohya")
+    base_model = "stable-diffusion-v1-5/stable-diffusion-v1-5, or stabilityai/stable-diffusion-2-1"

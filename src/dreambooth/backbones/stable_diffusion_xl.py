@@ -67,3 +67,4 @@ class StableDiffusionXLBackbone(LatentBackbone):
     stage_class = StableDiffusionXLStage
     load_arguments: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
     schedulers, scheduler_settings = SCHEDULERS, SCHEDULER_SETTINGS
+    base_model = "stabilityai/stable-diffusion-xl-base-1.0"

@@ -156,9 +156,12 @@ def _method(method: Any) -> str | None:
 
 
 def _model(backbone: Mapping[str, Any]) -> str | None:
-    """Return the last part of the hub id or folder, or the package that defines the backbone."""
+    """Return the last part of the hub id or folder, and the revision if one is given; without
+    them, the package that defines the backbone.
+    """
     if pretrained := backbone.get("pretrained"):
-        return str(pretrained).rstrip("/").rpartition("/")[2]
+        revision = f" at {backbone['revision']}" if backbone.get("revision") else ""
+        return str(pretrained).rstrip("/").rpartition("/")[2] + revision
     parts = str(backbone.get("_target_", "")).split(".")
     return parts[1] if len(parts) > 1 else None
 

@@ -31,7 +31,9 @@ def names_of(subjects: Sequence[tuple[Run, str]]) -> list[str]:
     called by the last part of its path or, where another subject is called so too, by as many parts
     as tell them apart. Folders of the same photos are one subject: the first folder.
     """
-    drawn, folders, by_photos = {}, {}, {}  # identity -> name; folder -> the first; hashes -> it
+    drawn: dict[str, str] = {}  # identity -> name
+    folders: dict[str, str] = {}  # folder -> the first folder with the same photos
+    by_photos: dict[str, str] = {}  # hashes -> the first folder with these photos
     for run, subject in subjects:
         identity = _drawn_identity(run.config)
         if identity and subject != identity:
