@@ -40,7 +40,7 @@ def stage_of(model: str) -> Any:
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
 
-    class Stage(stage_class):  # type: ignore[misc]
+    class Stage(stage_class):  # type: ignore[misc,valid-type]
         def encode_prompts(self, prompts: Any, with_gradient: bool = False) -> dict[str, Any]:
             text = torch.zeros(len(prompts), 77, config["cross_attention_dim"])
             pooled = {"pooled": torch.zeros(len(prompts), 1280)} if model == "sdxl" else {}

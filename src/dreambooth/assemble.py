@@ -344,8 +344,11 @@ def prior_samplers(settings: Settings) -> dict[str, Sampler]:
     samplers, name = settings.model.sampling.prior, settings.prior.sampler
     if name is None:
         return samplers
-    other = {"name": name, "num_steps": {"ancestral": 100, "dpm": 25}[name]}
-    return {stage: s if s.name == name else replace(s, **other) for stage, s in samplers.items()}
+    steps = {"ancestral": 100, "dpm": 25}[name]
+    return {
+        stage: s if s.name == name else replace(s, name=name, num_steps=steps)
+        for stage, s in samplers.items()
+    }
 
 
 def _check_samplers(

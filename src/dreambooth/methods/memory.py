@@ -139,7 +139,7 @@ def memory_of(
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         state = _state(module.optimizer, groups, module.learning_rate)
-        parts = [_size(fakes.values()), _size(p.grad for p in trained), _size(state)]
+        weights, gradients = _size(fakes.values()), _size(p.grad for p in trained)
         if gpu:
             stack.enter_context(_float32_norms())
         with _Live([*fakes.values(), *(p.grad for p in trained), *state]) as live:
@@ -152,7 +152,7 @@ def memory_of(
             for parameter in trained:  # after the forward, as Lightning does
                 parameter.grad = None
             loss.backward()
-        return Memory(*parts, live.peak)
+        return Memory(weights, gradients, _size(state), live.peak)
 
 
 def draws_of(module: TwoTermModule, batch_size: int, sr_noise_level: float | None = None) -> Any:

@@ -1,6 +1,7 @@
 """AdamW with 8-bit states (Dettmers et al., arXiv 2110.02861), of the package bitsandbytes."""
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ _BLOCK, _SMALLEST = 256, 4096  # values that share a scale; smaller tensors keep
 
 def adamw_8bit(groups: Any, *, fused: bool = True, **settings: Any) -> torch.optim.Optimizer:
     """`bitsandbytes.optim.AdamW8bit`, whose only implementation is fused. It needs a GPU."""
-    from bitsandbytes.optim import AdamW8bit
-
-    optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
+    optim: Any = import_module("bitsandbytes.optim")  # an optional dependency
+    optimizer: torch.optim.Optimizer = optim.AdamW8bit(groups, **settings)
     return optimizer
 
 
