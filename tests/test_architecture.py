@@ -88,7 +88,9 @@ def undeclared_in(source: Path, requirements: list[str]) -> list[str]:
     others = imported - sys.stdlib_module_names - {"dreambooth", "hydra_plugins"}
     declared = {plain(re.split(r"[\[<>=!~; ]", text)[0]) for text in requirements}
     owners = packages_distributions()
-    return sorted(name for name in others if not declared & set(map(plain, owners.get(name, []))))
+    return sorted(
+        name for name in others if not declared & set(map(plain, owners.get(name, [name])))
+    )
 
 
 def plain(package: str) -> str:
@@ -160,8 +162,9 @@ def test_no_file_is_too_long(folder):
 
 def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    of_pretraining = project["optional-dependencies"]["pretrain"]
-    assert undeclared_in(SRC, project["dependencies"] + of_pretraining) == []
+    optional = project["optional-dependencies"]
+    declared = project["dependencies"] + optional["pretrain"] + optional["memory"]
+    assert undeclared_in(SRC, declared) == []
 
 
 @pytest.fixture

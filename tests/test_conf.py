@@ -52,6 +52,10 @@ OWN = [
     "subject/dreambench",  # tests/subjects/test_dreambench.py
     "subject/folder",
     "trainer/gpu",
+    "trainer/gpu_16gb",  # these four: tests/training/test_presets.py
+    "trainer/gpu_24gb",
+    "trainer/gpu_80gb",
+    "trainer/gpu_8gb",
 ]
 
 # All others share runs: run number i takes the i-th file of each group, from the start again where

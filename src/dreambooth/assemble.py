@@ -7,7 +7,7 @@ The objects receive explicit arguments. They know neither Hydra nor the config's
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
         names=names,
         scorers=scorers,
         unscored="" if loaded[1] is None else loaded[1].what,
-        samplers=_check_samplers(settings.model.sampling.prior, backbone.stages),
+        samplers=_check_samplers(prior_samplers(settings), backbone.stages),
         sampling=_sampling(config, settings, backbone.stages),
         device=device,
     )
@@ -181,6 +181,7 @@ def assemble(run: Run) -> Experiment:
         loggers=loggers,
         scorers=scorers,
         seed=settings.seed,
+        preset={a.key: a.value for a in map(assignment, config["overrides"])}.get("trainer", ""),
         check=settings.check,
         base_state=base_state,
     )
@@ -340,6 +341,18 @@ def _sampling(
     samplers, scale = _check_samplers(settings.model.sampling.images, stages), scale_of(config)
     noise_level = settings.sr.drawing_noise_level
     return Sampling(samplers, settings.sr.enabled, noise_level, adapter_scale=scale)
+
+
+def prior_samplers(settings: Settings) -> dict[str, Sampler]:
+    """The samplers of the prior images: those of the model, unless `prior.sampler` is another."""
+    samplers, name = settings.model.sampling.prior, settings.prior.sampler
+    if name is None:
+        return samplers
+    steps = {"ancestral": 100, "dpm": 25}[name]
+    return {
+        stage: s if s.name == name else replace(s, name=name, num_steps=steps)
+        for stage, s in samplers.items()
+    }
 
 
 def _check_samplers(

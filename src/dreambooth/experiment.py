@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+import torch
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
@@ -12,10 +14,12 @@ from dreambooth.backbones.drawing import Drawing, Job, pictures_of, to_device
 from dreambooth.backbones.parity import check_parity
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_requested
-from dreambooth.distributed.ranks import on_rank_zero
+from dreambooth.distributed.ranks import num_ranks, on_rank_zero
 from dreambooth.methods.fine_tuning import FineTuning
+from dreambooth.methods.memory import OutOfMemoryError, report_memory
 from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
+from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate, summary_line
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.provenance import record_costs, timed
@@ -52,6 +56,7 @@ class Experiment:
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
+    preset: str = ""  # the choice of conf/trainer
     check: bool = True  # whether a training forward is compared with the model's own pipeline
     base_state: Mapping[str, Tensor] | None = None  # the trained base stage of an earlier run
 
@@ -66,6 +71,8 @@ class Experiment:
         # Built first, because they may raise ValueError and prior images take long.
         modules = {n: self.fine_tuning.module(self.backbone.stages[n]) for n in untrained}
         trainers = {name: self.fine_tuning.trainer(name) for name in untrained}
+        for name in untrained:
+            on_rank_zero(partial(self._report_memory, modules[name], trainers[name]))
         if untrained and self.check:
             on_rank_zero(self._check_parity)
         on_rank_zero(lambda: self.run.write_names(asdict(self.names)))
@@ -85,7 +92,7 @@ class Experiment:
             if state is None:
                 # Only the denoiser that trains needs a GPU's memory: the trainer moves it there.
                 to_device(self.backbone, "cpu")
-                self.fine_tuning.fit(modules[name], trainers[name], prior[name])
+                self._fit(modules[name], trainers[name], prior[name])
                 on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
                 stop_if_requested()
             else:
@@ -93,6 +100,17 @@ class Experiment:
                 self.method.load_state(stage, state)
         on_rank_zero(self._save)
         on_rank_zero(lambda: record_costs(self.run, self._num_trained()))
+
+    def _report_memory(self, module: TwoTermModule, trainer: Trainer) -> None:
+        batch_size = self.fine_tuning.stages[module.stage.name].batch_size // num_ranks()
+        noise_level = self.fine_tuning.sr_noise_level
+        report_memory(module, trainer, batch_size, self.drawing.device, self.preset, noise_level)
+
+    def _fit(self, module: TwoTermModule, trainer: Trainer, prior: Encoded | None) -> None:
+        try:
+            self.fine_tuning.fit(module, trainer, prior)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(module, self.drawing.device, self.preset) from error
 
     def _check_parity(self) -> None:
         if sentence := check_parity(to_device(self.backbone, self.drawing.device)):

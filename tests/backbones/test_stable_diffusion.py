@@ -52,6 +52,14 @@ def backbone(epsilon_folder) -> StableDiffusionBackbone:
     return StableDiffusionBackbone.load(epsilon_folder)
 
 
+def test_before_training_the_text_encoder_leaves_the_gpu_with_the_denoiser(backbone, monkeypatch):
+    moved = []
+    monkeypatch.setattr(CLIPTextModel, "to", lambda _, device: moved.append(device.type))
+    stage = backbone.stages["base"]
+    stage.encode(torch.zeros(1, 3, stage.resolution_px, stage.resolution_px))
+    assert moved == ["cpu"]
+
+
 @pytest.fixture
 def copied(epsilon_folder, tmp_path) -> Path:
     """A copy to damage."""

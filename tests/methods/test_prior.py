@@ -1,18 +1,22 @@
 """prior=output and blank: the prior term whose target is the frozen model's own prediction."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
-from adapters_of_conf import adapter_method
+from adapters_of_conf import adapter_method, composed
 from commands import same_files, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 
+from dreambooth.assemble import prior_samplers
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
+from dreambooth.runs.settings import Settings, read
 from dreambooth.training.draws import Draw
 
 PROMPTS = TermPrompts(["a kzn dog"], ["a dog", ""])
@@ -145,3 +149,29 @@ def test_at_lambda_0_every_prior_is_none_to_the_bit(tiny, tmp_path):
         for pattern in ("weights/**/*.safetensors", "images/**/*.png"):
             assert same_files(tmp_path / "off", tmp_path / name, pattern)
     assert not (tmp_path / "prior").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "sampler", "expected"),
+    [
+        ("sd15", "null", ("ancestral", 100)),
+        ("sd15", "ancestral", ("ancestral", 100)),
+        ("sd15", "dpm", ("dpm", 25)),
+        ("miniature", "dpm", ("dpm", 20)),
+        ("miniature", "ancestral", ("ancestral", 100)),
+    ],
+)
+def test_the_sampler_of_the_prior_images_is_the_models_or_the_chosen_one(model, sampler, expected):
+    settings = read(Settings, composed(f"model={model}", f"prior.sampler={sampler}"))
+    base = prior_samplers(settings)["base"]
+    assert (base.name, base.num_steps) == expected
+    assert base.guidance_scale == settings.model.sampling.prior["base"].guidance_scale
+
+
+def test_a_run_draws_its_prior_images_with_the_chosen_sampler(tiny, tmp_path, stable_diffusion):
+    ended = train(tiny, tmp_path / "run", *stable_diffusion, "prior.sampler=dpm")
+    assert ended.code == 0, ended.output
+    (key,) = (tmp_path / "prior").rglob("manifest.json")
+    assert {"sampler": "dpm", "steps": 25}.items() <= json.loads(key.read_text())["key"].items()
+    refused = train(tiny, tmp_path / "other", "prior.sampler=heun")
+    assert refused.sentence == "prior.sampler=heun: give ancestral, dpm, or null"

@@ -9,6 +9,7 @@ Not in it: what a kernel needs inside an operation, what the allocator cannot us
 and the context of CUDA, about half a GB.
 """
 
+import logging
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.stateless import _reparametrize_module
@@ -28,7 +30,15 @@ from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.randomness import generator
 from dreambooth.schedules import TimestepDistribution
 from dreambooth.training.draws import Draw
+from dreambooth.training.fsdp import Sharded
+from dreambooth.training.optimizers import adamw_8bit, states_8bit
 from dreambooth.training.precision import convertible, half_precision
+from dreambooth.training.presets import advice
+
+log = logging.getLogger(__name__)
+
+LARGE = 10**9  # bytes of weights from which on the memory of a training is of interest
+CONTEXT = 6 * 10**8  # bytes that CUDA itself takes
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,47 @@ class Memory:
         return (
             f"{self.peak / 1e9:.1f} GB ({', '.join(sizes)}, {max(0, rest) / 1e9:.1f} activations)"
         )
+
+
+class OutOfMemoryError(RuntimeError):
+    """Training needs more memory than the GPU has. It names the preset to try."""
+
+    def __init__(self, module: TwoTermModule, device: torch.device, preset: str):
+        num_weights = sum(p.numel() for p in module.stage.denoiser.parameters())
+        has = size_of(device)
+        size = "" if has is None else f" of {has / 1e9:.1f} GB"
+        remedy = advice(preset, num_weights, has)
+        super().__init__(f"training does not fit into the GPU's memory{size}: {remedy}")
+
+
+def report_memory(
+    module: TwoTermModule,
+    trainer: Trainer,
+    batch_size: int,
+    device: torch.device,
+    preset: str,
+    sr_noise_level: float | None,
+) -> None:
+    """Log what training a large stage is expected to take, and what to try if that is too much.
+
+    `batch_size`: on each device. FSDP, which divides the weights, is not computed.
+    """
+    large = sum(p.nbytes for p in module.parameters()) >= LARGE
+    if not large or isinstance(trainer.strategy, Sharded):
+        return
+    gpu, precision = device.type == "cuda", str(trainer.precision)
+    memory = memory_of(module, batch_size, precision, gpu, sr_noise_level)
+    log.info("%s: expected peak memory of the training: %s", module.stage.name, memory)
+    has = size_of(device)
+    if has is not None and memory.peak + CONTEXT > has:
+        log.warning("%s", OutOfMemoryError(module, device, preset))
+
+
+def size_of(device: torch.device) -> int | None:
+    """The bytes of a GPU; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def memory_of(
@@ -87,10 +138,8 @@ def memory_of(
         trained = [parameter for group in groups for parameter in group["params"]]
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-        optimizer = module.optimizer(groups, lr=module.learning_rate)
-        optimizer.step()
-        state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-        parts = [_size(fakes.values()), _size(p.grad for p in trained), _size(state)]
+        state = _state(module.optimizer, groups, module.learning_rate)
+        weights, gradients = _size(fakes.values()), _size(p.grad for p in trained)
         if gpu:
             stack.enter_context(_float32_norms())
         with _Live([*fakes.values(), *(p.grad for p in trained), *state]) as live:
@@ -100,9 +149,10 @@ def memory_of(
             )
             with torch.autocast("cpu", low, enabled=mixed):
                 loss = module.calc_loss(subject, prior if module.prior_weight else None).total
-            optimizer.zero_grad()  # after the forward, as Lightning does
+            for parameter in trained:  # after the forward, as Lightning does
+                parameter.grad = None
             loss.backward()
-        return Memory(*parts, live.peak)
+        return Memory(weights, gradients, _size(state), live.peak)
 
 
 def draws_of(module: TwoTermModule, batch_size: int, sr_noise_level: float | None = None) -> Any:
@@ -113,6 +163,16 @@ def draws_of(module: TwoTermModule, batch_size: int, sr_noise_level: float | Non
     added = stage.added_condition(x[0], rng, sr_noise_level)
     added = {name: torch.stack([value] * batch_size) for name, value in added.items()}
     return [Draw(x, x.clone(), t, torch.zeros(batch_size, dtype=torch.long), added)] * 2
+
+
+def _state(make_optimizer: Any, groups: list[dict[str, Any]], rate: float) -> list[Tensor]:
+    """The state that the optimizer keeps between steps."""
+    if getattr(make_optimizer, "func", None) is adamw_8bit:  # its step is no operation of torch
+        return states_8bit(p for group in groups for p in group["params"])
+    optimizer = make_optimizer(groups, lr=rate)
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return [value for value in states if isinstance(value, Tensor)]
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

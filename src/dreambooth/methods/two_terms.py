@@ -56,7 +56,8 @@ class TwoTermModule(L.LightningModule):
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         method.prepare(stage)
         if gradient_checkpointing:
-            stage.denoiser.enable_gradient_checkpointing()
+            denoiser: Any = stage.denoiser  # of diffusers
+            denoiser.enable_gradient_checkpointing()
         self._set_trained()
         # Checkpoints contain only what trains.
         self.register_state_dict_post_hook(_drop_frozen)
@@ -96,7 +97,7 @@ class TwoTermModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         if self.halved is not None:
-            self.halved.restore()
+            self.halved.restore("cpu")  # where the trainer moves all of it now
         if isinstance(self.trainer.strategy, Sharded):
             self.trainer.strategy.gather(self.stage)
             self._set_trained()

@@ -5,6 +5,7 @@ What needs photos, a tokenizer or weights is checked in assemble.py.
 
 import tempfile
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def check_config(config: Mapping[str, Any]) -> Settings:
     settings = read(Settings, config)
     _check_trainer(config["trainer"])
     _check_adapter(config)
+    _check_optimizer(config["method"]["module"].get("optimizer", {}))
     if settings.prior.weight and "prior=off" in config["overrides"]:
         raise ValueError(
             f"prior=off has no prior term: leave out prior.lambda={settings.prior.weight:g}, or "
@@ -92,6 +94,15 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         if name not in (*FOR_TRAINER, "max_epochs", "_target_", "_partial_"):
             known = ", ".join(FOR_TRAINER)
             raise ValueError(f"trainer.{name} is no argument of lightning.Trainer: give {known}")
+
+
+def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
+    """ValueError for 8-bit AdamW without its package."""
+    if str(optimizer.get("_target_")).endswith(".adamw_8bit") and not find_spec("bitsandbytes"):
+        raise ValueError(
+            "the 8-bit AdamW of trainer=gpu_16gb needs a package: pip install bitsandbytes, or "
+            "give another trainer"
+        )
 
 
 def _check_entries(group: str, entries: Any) -> None:

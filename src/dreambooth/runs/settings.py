@@ -64,6 +64,8 @@ Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_att
 SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or kohya")]
 _scale = Annotated[float, _finite(ge=0)]
 GuidanceScale = Annotated[_scale, _allowed("a number of 0 or more, 1 for no guidance")]
+PriorKind = Annotated[Literal["images", "output", "blank"], _allowed("images, output or blank")]
+PriorSampler = Annotated[Literal["ancestral", "dpm"] | None, _allowed("ancestral, dpm, or null")]
 _sampler = Literal["ancestral", "ddim", "dpm", "euler"]
 FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
 _text = Annotated[str, Field(strict=True, pattern=r"\S")]
@@ -112,9 +114,8 @@ class Prior:
     num_images: Count
     cache: Annotated[Path, _not_empty, _allowed("a folder")]
     caption_dropout: ShareBelow1 = 0.0
-    kind: Annotated[Literal["images", "output", "blank"], _allowed("images, output or blank")] = (
-        "images"
-    )
+    kind: PriorKind = "images"
+    sampler: PriorSampler = None  # of the prior images; None: that of the model
 
     @property
     def has_images(self) -> bool:
@@ -136,6 +137,7 @@ class ModuleSettings:
     learning_rate: Positive
     weighting: Annotated[Literal["uniform", "min_snr"], _allowed("uniform or min_snr")]
     cooldown_fraction: Share
+    gradient_checkpointing: Switch = False
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ class HalvedWeights:
         for parameter, original in self.originals:
             parameter.data = original.to(parameter.device, self.dtype)
 
-    def restore(self) -> None:
+    def restore(self, device: str | None = None) -> None:
+        """Put the originals back, on the device of the module or another one."""
         for parameter, original in self.originals:
-            parameter.data = original.to(parameter.device)
+            parameter.data = original.to(device or parameter.device)
 
 
 @contextmanager
