@@ -221,7 +221,10 @@ def small_train(words: list[str], world: Path, models: dict[str, tuple[str, ...]
         own += ["callbacks.score_curves.every_n_steps=1"]
     defaults = ["trainer=cpu", "logger=csv", "prior.cache=prior"]
     defaults += next((models[word] for word in words if word in models), models["miniature"])
-    if "-m" in words and len(experiments) == 1 and "report=auto" not in words:
+    of_scores = re.compile(
+        r"^(metrics\b|experiment=(?!smoke)|callbacks=score_curves$|report=auto$)"
+    )
+    if words and not any(of_scores.match(word) for word in words):
         defaults += ["metrics=none"]  # scores take most of the time
     words = [word.replace("dreambench=DIR", "dreambench=dreambench") for word in words]
     words = [*defaults, *first_and_last(words), *own]
