@@ -61,13 +61,14 @@ def test_an_invalid_lambda_is_refused(tiny, tmp_path, value):
         ("model.rare_token_ids=[5000,10000]", "does not lie within the tokenizer's vocabulary"),
         ("model.backbone.pretrained=nowhere", "there is no cascade in nowhere"),
         (
-            "model.sampling.prior.base.name=euler",
-            "base.name=euler: give ancestral, ddim or",
+            "model.sampling.prior.base.name=heun",
+            "base.name=heun: give ancestral, ddim, dpm or",
         ),
         (
-            "model.sampling.images.sr.name=euler",
-            "sr.name=euler: give ancestral, ddim or",
+            "model.sampling.images.sr.name=heun",
+            "sr.name=heun: give ancestral, ddim, dpm or",
         ),
+        ("model.sampling.images.sr.name=euler", "sampler 'euler' is for flow-matching models"),
         ("model.sampling.images.base.num_steps=0", "num_steps=0: give a whole number from 1 up"),
         ("model.sampling.images.sr.num_steps=1001", "more than the 1000 timesteps"),
         ("model.sampling.images.sr.guidance_scale=-1", "guidance_scale=-1: give a number of 0"),

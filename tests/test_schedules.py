@@ -156,7 +156,7 @@ def test_the_snr_of_flow_matching_is_the_ratio_of_the_two_variances():
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_eulers_steps_are_those_of_diffusers_and_end_at_x(shift):
     s, reference = FlowMatching(shift), FlowMatchEulerDiscreteScheduler(shift=1.0)
-    solver = s.solver("ddim", 7)
+    solver = s.solver("euler", 7)
     reference.set_timesteps(sigmas=[float(t) for t in solver.timesteps])
     assert solver.timesteps[0] == 1
     assert solver.timesteps[1] == pytest.approx(shift * 6 / (7 + (shift - 1) * 6))
@@ -200,6 +200,16 @@ def test_timesteps_follow_their_distribution_on_both_schedules(name, shift):
             assert found == pytest.approx(quantile, abs=0.03)
 
 
+@pytest.mark.parametrize("is_dynamic", [False, True])
+def test_flow_matching_is_trained_on_the_sigmas_that_its_scheduler_is_made_with(is_dynamic):
+    """As diffusers' training scripts, which draw them uniformly."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=is_dynamic)
+    found = drawn(schedule_of(scheduler), TimestepDistribution())
+    for quantile in (0.1, 0.5, 0.9):
+        expected = scheduler.sigmas.quantile(quantile).item()
+        assert found.quantile(quantile).item() == pytest.approx(expected, abs=0.03)
+
+
 def test_drawn_timesteps_are_whole_numbers_within_a_variance_preserving_schedule():
     t = drawn(schedule(), TimestepDistribution("logit_normal", 1e6), 50)
     assert t.dtype == torch.int64
@@ -207,5 +217,5 @@ def test_drawn_timesteps_are_whole_numbers_within_a_variance_preserving_schedule
 
 
 def test_a_sampler_that_flow_matching_lacks_is_refused():
-    with pytest.raises(ValueError, match=r"'dpm' is not available .* give ddim"):
+    with pytest.raises(ValueError, match=r"'dpm' is not available .* give euler"):
         FlowMatching().solver("dpm", 10)

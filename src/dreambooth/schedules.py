@@ -99,12 +99,17 @@ class NoiseSchedule(Protocol):
 def schedule_of(scheduler: Any) -> NoiseSchedule:
     """The noise schedule that a model was trained with, from the diffusers scheduler in its folder.
 
+    A flow-matching model is trained on timesteps with its scheduler's shift, unless that shift is
+    dynamic, which concerns sampling alone: so do diffusers' training scripts, through the sigmas
+    that their scheduler has when it is made.
+
     ValueError if the scheduler is neither variance-preserving nor flow matching.
     """
     if hasattr(scheduler, "alphas_cumprod"):
         return VariancePreserving.from_scheduler(scheduler)
     if type(scheduler).__name__.startswith("FlowMatch"):
-        return FlowMatching(scheduler.config.get("shift", 1.0))
+        is_dynamic = scheduler.config.get("use_dynamic_shifting", False)
+        return FlowMatching(1.0 if is_dynamic else scheduler.config.get("shift", 1.0))
     raise ValueError(
         f"{type(scheduler).__name__} is neither a variance-preserving noise schedule (it has no "
         "alphas_cumprod) nor flow matching: give a model with a DDPM-like or FlowMatch scheduler"
@@ -191,6 +196,11 @@ class VariancePreserving:
         """
         from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
+        if name == "euler":
+            raise ValueError(
+                "sampler 'euler' is for flow-matching models, and this model is none: give "
+                "ancestral, ddim or dpm"
+            )
         if num_steps > self.num_timesteps:
             raise ValueError(
                 f"num_steps is {num_steps}, more than the {self.num_timesteps} timesteps that the "
@@ -223,7 +233,8 @@ def trailing_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 class FlowMatching:
     """A NoiseSchedule on the straight line from x to eps; t is sigma, float32 in (0, 1].
 
-    `shift` moves the timesteps of sampling towards noise, as in `TimestepDistribution`.
+    `shift` moves the timesteps of training and sampling towards noise, as in
+    `TimestepDistribution`.
     """
 
     shift: float = 1.0
@@ -231,7 +242,8 @@ class FlowMatching:
     clip_sample: bool = False
 
     def draw_t(self, distribution: TimestepDistribution, generator: torch.Generator) -> Tensor:
-        return distribution.draw(generator).clamp(min=1e-5)  # at t = 0 the SNR is infinite
+        u = shifted(distribution.draw(generator), self.shift)
+        return u.clamp(min=1e-5)  # at t = 0 the SNR is infinite
 
     def snr(self, t: Tensor) -> Tensor:
         return ((1 - t) / t).square()
@@ -250,10 +262,9 @@ class FlowMatching:
         return z_t - sigma * prediction
 
     def solver(self, name: str, num_steps: int) -> Solver:
-        if name != "ddim":
+        if name != "euler":
             raise ValueError(
-                f"sampler {name!r} is not available for a flow-matching model: give ddim, which "
-                "is Euler's method here"
+                f"sampler {name!r} is not available for a flow-matching model: give euler"
             )
         return _Euler(shifted(torch.arange(num_steps, -1, -1) / num_steps, self.shift))
 

@@ -5,7 +5,7 @@ differs between the families, as in stable_diffusion.py.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,12 +16,12 @@ from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter
 from dreambooth.backbones.lora_files import read_lora, save_lora
 from dreambooth.backbones.new_word import new_word_of, with_all_tokens
 from dreambooth.backbones.parity import checks_of
+from dreambooth.backbones.pipelines import load_pipeline
 from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling, Stage
 from dreambooth.backbones.text_encoder import joined
 from dreambooth.distributed.ranks import batches
 from dreambooth.randomness import generator, seed_of
 from dreambooth.runs.hashes import sha256_of
-from dreambooth.runs.hub import absence_of, problem_of
 from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
 from dreambooth.schedules import schedule_of
@@ -38,20 +38,27 @@ class LatentStage:
     denoiser_name: ClassVar[str] = "unet"  # in the pipeline, as the next two
     text_encoders: ClassVar[Mapping[str, str]]  # text encoder -> its tokenizer
     arguments: ClassVar[Mapping[str, str]]  # of the pipeline's call -> tensor of `_encode_prompt`
+    patch_size: ClassVar[int] = 1  # latents, by side, that the denoiser takes as one token
+    takes_negative: ClassVar[bool] = True  # guidance leads away from a negative prompt
+    embedded_guidance: float | None = None  # the guidance scale that the denoiser is given
+    scale_argument: ClassVar[str] = "cross_attention_kwargs"  # of the call; has a LoRA's scale
 
     def __init__(self, pipeline: Any, resolution_px: int | None = None):
         self.denoiser: nn.Module = getattr(pipeline, self.denoiser_name)
         config, scale_px = self.denoiser.config, pipeline.vae_scale_factor  # pixels per latent
-        default_px = config.sample_size * scale_px
+        # A transformer takes any size; its pipeline has the default.
+        default_px = (config.get("sample_size") or pipeline.default_sample_size) * scale_px
         resolution_px = default_px if resolution_px is None else resolution_px
-        if resolution_px < scale_px or resolution_px % scale_px:
+        step_px = scale_px * self.patch_size
+        if resolution_px < step_px or resolution_px % step_px:
             raise ValueError(
                 f"resolution_px={resolution_px} does not fit this model: give a positive multiple "
-                f"of {scale_px}, such as {default_px}"
+                f"of {step_px}, such as {default_px}"
             )
         size = resolution_px // scale_px
-        # The saved model then has this resolution as its default in diffusers.
-        self.denoiser.register_to_config(sample_size=size)
+        if "sample_size" in config:
+            # The saved model then has this resolution as its default in diffusers.
+            self.denoiser.register_to_config(sample_size=size)
         for name in ("vae", *self.text_encoders):
             getattr(pipeline, name).requires_grad_(False).eval()
 
@@ -82,19 +89,22 @@ class LatentStage:
     ) -> Condition:
         return {}
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Encoded:
+        mean, std = self._posterior(images)
+        shift, scale = _shift_and_scale(self._pipeline.vae.config)
+        return Encoded((mean - shift) * scale, std * scale)
+
+    @torch.no_grad()
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's latents, on the CPU."""
         # One image at a time: this saves memory, and the bits do not depend on a batch size.
         vae, device = self._pipeline.vae.to(self._device), self._device
         # Contiguous, because the bits depend on the layout in memory: drawn images and those that
         # are read from the prior cache differ in it.
         single = (image.to(device).contiguous() for image in images.split(1))
         posteriors = [vae.encode(image).latent_dist for image in single]
-        shift, scale = _shift_and_scale(vae.config)
-        return Encoded(
-            mean=(torch.cat([p.mean for p in posteriors]).cpu() - shift) * scale,
-            std=torch.cat([p.std for p in posteriors]).cpu() * scale,
-        )
+        mean, std = ([getattr(p, name) for p in posteriors] for name in ("mean", "std"))
+        return torch.cat(mean).cpu(), torch.cat(std).cpu()
 
     def encode_prompts(self, prompts: Sequence[str], with_gradient: bool = False) -> Condition:
         """Encode prompts as the tensors of `arguments`. ValueError if a prompt is too long."""
@@ -122,11 +132,15 @@ class LatentStage:
         """
         raise NotImplementedError
 
-    def check_prompt(self, prompt: str) -> None:
+    def _num_tokens(self, prompt: str) -> Iterator[tuple[int, int]]:
+        """How many tokens a prompt has, and how many its text encoder takes, for each of them."""
         for name in self.text_encoders.values():
             tokenizer = getattr(self._pipeline, name)
-            text, max_count = with_all_tokens(prompt, tokenizer), tokenizer.model_max_length
-            count = len(tokenizer(text).input_ids)
+            text = with_all_tokens(prompt, tokenizer)
+            yield len(tokenizer(text).input_ids), tokenizer.model_max_length
+
+    def check_prompt(self, prompt: str) -> None:
+        for count, max_count in self._num_tokens(prompt):
             if count > max_count:
                 raise ValueError(
                     f"the prompt {prompt!r} has {count} tokens, start and end tokens included, and "
@@ -145,10 +159,18 @@ class LatentStage:
         """The inverse of `to_pipeline`."""
         return x
 
-    def pipeline_arguments(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What the pipeline's call takes in place of the prompts."""
+    def pipeline_arguments(self, prompts: Sequence[str], prefix: str = "") -> dict[str, Tensor]:
+        """What the pipeline's call takes in place of the prompts, or the negative ones."""
         condition = self.encode_prompts(prompts)
-        return {argument: condition[key] for argument, key in self.arguments.items()}
+        return {f"{prefix}{argument}": condition[key] for argument, key in self.arguments.items()}
+
+    def guided_prompts(self, prompt: str) -> list[str]:
+        """The prompts that the pipeline's denoiser is given in a step with guidance, in order."""
+        return ["", prompt]
+
+    def negative_prompt_as_code(self, prompt: str) -> str:
+        """An argument of the pipeline's call, or ""."""
+        return f"negative_prompt={prompt or None!r}"
 
 
 class LatentBackbone:
@@ -167,11 +189,16 @@ class LatentBackbone:
     adapter_formats: Sequence[str] = ("diffusers",)
 
     def __init__(
-        self, name: str, pipeline: Any, resolution_px: int | None = None, batch_size: int = 4
+        self,
+        name: str,
+        pipeline: Any,
+        resolution_px: int | None = None,
+        batch_size: int = 4,
+        **settings: Any,  # further ones of the stage
     ):
         self.name, self.batch_size = name, batch_size
-        self.tokenizer = pipeline.tokenizer
-        self._stage = self.stage_class(pipeline, resolution_px)
+        self._stage = self.stage_class(pipeline, resolution_px, **settings)
+        self.tokenizer = self._stage.tokenizer
         self.stages: Mapping[str, Stage] = {"base": self._stage}
         self._pipeline = pipeline
 
@@ -182,49 +209,31 @@ class LatentBackbone:
         """Load a folder or a model from the Hub, in float32.
 
         `resolution_px`: the size of the images; None for the model's default, as 512. ValueError if
-        there is no such model, or if it is of another family or damaged.
+        there is no such model, or if it is of another family, not to be trained, or damaged.
         """
         pipeline = cls._load_pipeline(pretrained)
         return cls(Path(pretrained).name, pipeline, resolution_px, batch_size)
 
     @classmethod
     def _load_pipeline(cls, pretrained: str | Path) -> Any:
-        import diffusers
-
-        pipeline_class = getattr(diffusers, cls.pipeline_class)
-        encoders = cls.stage_class.text_encoders
-        parts = [cls.stage_class.denoiser_name, "vae", *encoders, *encoders.values(), "scheduler"]
-        folder = Path(pretrained).expanduser()
-        source = str(folder if folder.exists() else pretrained)
-        remedy = (
-            f"give model.backbone.pretrained=/path/to/folder with {cls.title} in the diffusers "
-            "layout with safetensors weights (model_index.json, "
-            f"{', '.join(f'{part}/' for part in parts)})"
+        return load_pipeline(
+            pretrained,
+            cls.pipeline_class,
+            cls.title,
+            [cls.stage_class.denoiser_name, "vae", "scheduler"],
+            cls.stage_class.text_encoders,
+            cls.load_arguments,
+            cls.check_configs,
         )
-        if absence := absence_of(pretrained, "model_index.json"):
-            raise ValueError(f"{absence}; {remedy}")
-        # In the cache, without a network: the Hub is not asked whether there is a newer version.
-        offline = not folder.exists() and bool(problem_of(source))
-        try:
-            index = pipeline_class.load_config(source, local_files_only=offline)
-            if index.get("_class_name") != cls.pipeline_class:
-                raise ValueError(f"it is of another family, {index.get('_class_name')}")
-            pipeline = pipeline_class.from_pretrained(
-                source, local_files_only=offline, use_safetensors=True, **cls.load_arguments
-            )
-            for encoder, tokenizer in encoders.items():
-                text_encoder = getattr(pipeline, encoder)
-                # If its files are missing, transformers makes an empty tokenizer, without an error.
-                if len(getattr(pipeline, tokenizer)) < text_encoder.config.vocab_size:
-                    raise ValueError(f"its {tokenizer} has fewer tokens than its {encoder}")
-                # diffusers loads in float32, but transformers in the precision of the file.
-                text_encoder.float()
-        except Exception as error:  # the libraries raise OSError, SafetensorError or Exception
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
-            raise ValueError(
-                f"model {str(pretrained)!r} cannot be used ({reason}); {remedy}"
-            ) from error
-        return pipeline
+
+    @classmethod
+    def check_configs(
+        cls, index: Mapping[str, Any], config_of: Callable[[str], Mapping[str, Any]]
+    ) -> None:
+        """ValueError if this model of the family is not to be trained, before its weights are read.
+
+        `index`: of the pipeline. `config_of`: called with the name of a part, returns its config.
+        """
 
     def fingerprint(self) -> str:
         # The same weights with another prediction type are another model.
@@ -241,6 +250,11 @@ class LatentBackbone:
         raise ValueError(f"the model {self.name} has no SR stage")
 
     def generate(self, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling) -> Tensor:
+        if sampling.negative_prompt and not self._stage.takes_negative:
+            raise ValueError(
+                f"negative_prompt={sampling.negative_prompt} changes nothing: this model is given "
+                "the scale of its guidance, and guides itself; leave negative_prompt out"
+            )
         for prompt in prompts:
             self.check_prompt(prompt)
         job_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
@@ -248,13 +262,15 @@ class LatentBackbone:
 
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         """Draw the images of one batch of (prompt, key)."""
-        stage, sampler = self._stage, sampling.samplers["base"]
+        stage, sampler, negative = self._stage, sampling.samplers["base"], {}
         scaled = scaled_adapter(stage, sampling.adapter_scale)
         with evaluation_mode(stage.denoiser), scaled:
-            negative = stage.pipeline_arguments([sampling.negative_prompt] * len(jobs))
+            if stage.takes_negative:
+                negative_prompts = [sampling.negative_prompt] * len(jobs)
+                negative = stage.pipeline_arguments(negative_prompts, prefix="negative_")
             images = self._pipeline_with(self._scheduler(sampler))(
                 **stage.pipeline_arguments([prompt for prompt, _ in jobs]),
-                **{f"negative_{argument}": value for argument, value in negative.items()},
+                **negative,
                 generator=[generator(*key, stage.name) for _, key in jobs],
                 num_inference_steps=sampler.num_steps,
                 guidance_scale=sampler.guidance_scale,
@@ -296,11 +312,13 @@ class LatentBackbone:
             load = f"\npipeline.load_lora_weights({str(weights)!r})"
         scale = ""
         if sampling.adapter_scale != 1:
-            scale = f'\n    cross_attention_kwargs={{"scale": {sampling.adapter_scale}}},'
+            scale = f'\n    {stage.scale_argument}={{"scale": {sampling.adapter_scale}}},'
         if new_word_of(stage) is not None:
             load = f"\npipeline.load_textual_inversion({str(weights)!r})"
         loaded = f"from_pretrained({str(model)!r}{_as_code(self.load_arguments)}){load}"
         settings = f"(pipeline.scheduler.config{_as_code(self.scheduler_settings)})"
+        negative = stage.negative_prompt_as_code(sampling.negative_prompt)
+        negative = f"\n    {negative}," if negative else ""
         return f"""\
 import torch
 from diffusers import {scheduler}, {self.pipeline_class}
@@ -308,8 +326,7 @@ from diffusers import {scheduler}, {self.pipeline_class}
 pipeline = {self.pipeline_class}.{loaded}
 pipeline.scheduler = {scheduler}.from_config{settings}
 image = pipeline(
-    {prompt!r},
-    negative_prompt={sampling.negative_prompt or None!r},
+    {prompt!r},{negative}
     num_inference_steps={sampler.num_steps},
     guidance_scale={sampler.guidance_scale},
     height={stage.resolution_px},

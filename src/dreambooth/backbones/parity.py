@@ -11,7 +11,8 @@ then made as training makes it, by `Stage.encode_prompts` and `Stage.predict`. S
     timestep  the timestep that the denoiser is given
     sign      what `predict` makes of the denoiser's output, beside what the scheduler is given
     target    a perfect prediction, from which a scheduler of diffusers must get back the image
-    guidance  what the denoiser is given to guide away from: our empty prompt
+    guidance  what the denoiser is given in a step with guidance: our empty prompt to guide away
+              from, or the scale where the denoiser guides itself
 
 If all agree, the forward of training is that of the pipeline.
 """
@@ -40,7 +41,7 @@ MEANING = {
     "timestep": "the timestep that the denoiser is given",
     "sign": "what becomes of the denoiser's output",
     "target": "what a perfect denoiser predicts",
-    "guidance": "the empty prompt, which guidance leads away from",
+    "guidance": "the empty prompt, which guidance leads away from, or its scale",
 }
 
 
@@ -64,18 +65,23 @@ def check_parity(backbone: Backbone) -> str:
 class PipelineStage(Stage, Protocol):
     """A stage that a pipeline of diffusers draws."""
 
+    embedded_guidance: float | None  # the guidance scale that the denoiser is given, if any
+
     def to_pipeline(self, x: Tensor) -> Tensor:
         """x (B, *x_shape) as the pipeline lays it out, such as in packed patches."""
 
     def from_pipeline(self, x: Tensor) -> Tensor:
         """The inverse of `to_pipeline`."""
 
+    def guided_prompts(self, prompt: str) -> list[str]:
+        """The prompts that the pipeline's denoiser is given in a step with guidance, in order."""
+
 
 @dataclass(frozen=True)
 class Step:
     """The first step of a pipeline's call."""
 
-    arguments: dict[str, Tensor]  # of the denoiser, by name
+    arguments: dict[str, Tensor]  # of the denoiser, by name; of several calls as one batch
     t: Tensor  # the scheduler's timestep, a scalar
     output: Tensor  # what the scheduler is given as the denoiser's output
 
@@ -85,8 +91,10 @@ def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
     with evaluation_mode(stage.denoiser), torch.no_grad():
         images = 2 * torch.rand(2, 3, *[stage.resolution_px] * 2, generator=_generator()) - 1
         x, device = stage.encode(images).mean, next(stage.denoiser.parameters()).device
+        scale = stage.embedded_guidance
+        unguided, guided = (1.0, GUIDANCE_SCALE) if scale is None else (scale, scale)
         with method_calls(pipeline.vae, "decode") as decoded:
-            theirs = step_of(pipeline, stage, PROMPTS, 1.0, x.to(device))
+            theirs = step_of(pipeline, stage, PROMPTS, unguided, x.to(device))
         z_name = next(iter(theirs.arguments))
         z_t = stage.from_pipeline(theirs.arguments[z_name])
         t = _t_of(stage.schedule, pipeline.scheduler, theirs.t).expand(2)
@@ -106,10 +114,10 @@ def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
             target_check(stage.schedule, pipeline.scheduler, x),
         ]
 
-        theirs = step_of(pipeline, stage, PROMPTS[:1], GUIDANCE_SCALE)
+        theirs = step_of(pipeline, stage, PROMPTS[:1], guided)
         z_t = stage.from_pipeline(theirs.arguments[z_name])
-        condition = _condition(stage, ["", PROMPTS[0]], x)
-        ours, _ = predicted(stage, z_t, t, condition, theirs.arguments)
+        condition = _condition(stage, stage.guided_prompts(PROMPTS[0]), x)
+        ours, _ = predicted(stage, z_t, t[: len(z_t)], condition, theirs.arguments)
         return [*checks, compared("guidance", _others(ours), _others(theirs.arguments))]
 
 
@@ -147,7 +155,10 @@ def step_of(
             output_type="latent" if x is None else "pt",
         )
     output, t, *_ = steps[0]
-    return Step(arguments[0], t, output)
+    first, *others = arguments
+    if others:  # some pipelines call the denoiser once for each prompt
+        first = {key: torch.cat([call[key] for call in arguments]) for key in first}
+    return Step(first, t, output)
 
 
 def predicted(
@@ -271,7 +282,7 @@ def _difference(ours: Tensor | None, theirs: Tensor | None) -> float:
 
 
 def _condition(stage: Stage, prompts: Sequence[str], x: Tensor) -> Condition:
-    added = [stage.added_condition(each, _generator(), None) for each in x]
+    added = [stage.added_condition(each, _generator(), None) for each in x[: len(prompts)]]
     stacked = {key: torch.stack([each[key] for each in added]) for key in added[0]}
     return {**stage.encode_prompts(prompts), **stacked}
 

@@ -39,6 +39,8 @@ def draw_more(config: Mapping[str, Any]) -> None:
 
     applications = None if application is None else Applications.of(run, application)
     model = reload(run, wanted.size_px)
+    # ValueError if the model has no such sampler.
+    model.backbone.stages["base"].schedule.solver(sampler.name, sampler.num_steps)
     sampling = replace(
         model.sampling,
         samplers={**model.sampling.samplers, "base": sampler},

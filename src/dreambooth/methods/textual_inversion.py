@@ -55,7 +55,8 @@ class TextualInversion:
         if backbone.stages["base"].text_encoder is None:
             raise ValueError(
                 "method=textual_inversion adds a word to the one text encoder of a model, and this "
-                "model has several or none: give method=dreambooth, or model=sd15"
+                "model has several, or one that takes no new word: give method=dreambooth, or "
+                "model=sd15"
             )
         if self.token in backbone.tokenizer.get_vocab():
             raise ValueError(

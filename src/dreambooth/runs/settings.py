@@ -62,6 +62,9 @@ Variance = Annotated[_variance, _allowed("a variance from 0 to below 1, as in 1e
 Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
 Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
 SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or kohya")]
+_scale = Annotated[float, _finite(ge=0)]
+GuidanceScale = Annotated[_scale, _allowed("a number of 0 or more, 1 for no guidance")]
+_sampler = Literal["ancestral", "ddim", "dpm", "euler"]
 Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
 FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
 _text = Annotated[str, Field(strict=True, pattern=r"\S")]
@@ -83,14 +86,13 @@ class Sampler:
 
     `ancestral`: DDPM's (Ho et al., arXiv 2006.11239, equation 7), the paper's choice for prior
     images. `ddim`: deterministic, eta = 0 (Song et al., arXiv 2010.02502). `dpm`: DPM-Solver++ of
-    second order (Lu et al., arXiv 2211.01095). guidance_scale 1 is no guidance.
+    second order (Lu et al., arXiv 2211.01095). `euler`: Euler's method, for flow matching only.
+    guidance_scale 1 is no guidance.
     """
 
-    name: Annotated[Literal["ancestral", "ddim", "dpm"], _allowed("ancestral, ddim or dpm")]
+    name: Annotated[_sampler, _allowed("ancestral, ddim, dpm or euler")]
     num_steps: Count
-    guidance_scale: Annotated[
-        float, _finite(ge=0), _allowed("a number of 0 or more, 1 for no guidance")
-    ]
+    guidance_scale: GuidanceScale
 
 
 @dataclass(frozen=True, config=ConfigDict(validate_by_name=True, validate_by_alias=True))
@@ -265,16 +267,13 @@ class NewImages:
     first_index: FromZero
     image_set: Text
     seed: Annotated[Whole | None, _allowed("a whole number, or null for the run's own noise")]
-    sampler: Annotated[
-        Literal["ancestral", "ddim", "dpm"] | None, _allowed("ancestral, ddim or dpm, or null")
-    ]
+    sampler: Annotated[_sampler | None, _allowed("ancestral, ddim, dpm or euler, or null")]
     num_steps: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
         _allowed("a whole number from 1 to 1000, or null"),
     ]
     guidance_scale: Annotated[
-        Annotated[float, _finite(ge=0)] | None,
-        _allowed("a number of 0 or more, 1 for no guidance, or null"),
+        _scale | None, _allowed("a number of 0 or more, 1 for no guidance, or null")
     ]
     negative_prompt: Annotated[str, _allowed("a text")]
     size_px: Annotated[
