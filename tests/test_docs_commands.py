@@ -25,7 +25,6 @@ from made_up_photos import dreambench_folder
 from test_guides import write_own_configuration
 from test_sweeps import commands_of as commands_of_sweep
 from tiny_encoders import lpips_backbone, miniature_folder, tiny_clip_folder, tiny_vit_folder
-from tiny_models import stable_diffusion_xl_folder
 
 from dreambooth.miniature import oracle_pretraining, pretraining
 from dreambooth.reporting import floor
@@ -76,7 +75,6 @@ def world(tmp_path_factory, finished, tiny):
     dreambench_folder(folder / "dreambench", ("dog6", "backpack"))
     write_own_configuration(folder / "my_conf")
     miniature_folder(shutil.copytree(tiny, folder / "cache/pretraining/weights"))
-    stable_diffusion_xl_folder(folder / "FOLDER")
     tiny_vit_folder(folder / "vit")
     tiny_clip_folder(folder / "clip")
     lpips_backbone(folder / "squeeze.pth", "squeeze")
@@ -186,7 +184,7 @@ def small(script: str, words: list[str], world: Path, models: dict[str, tuple[st
     if script == "report" and not any(word.startswith("name=") for word in words):
         return [*words, f"name=report-{next(NUMBER)}"]
     if script == "check":
-        return [*models["model=sdxl"][1:2], *words]
+        return [*words, models["model=sdxl"][1]]
     if script == "pretrain":
         work = world / f"pretraining-{next(NUMBER)}"
         for part in ("text_encoder", "tokenizer"):
@@ -223,7 +221,8 @@ def small_train(words: list[str], world: Path, models: dict[str, tuple[str, ...]
         own += ["callbacks.score_curves.every_n_steps=1"]
     defaults = ["trainer=cpu", "logger=csv", "prior.cache=prior"]
     defaults += next((models[word] for word in words if word in models), models["miniature"])
-    if "-m" in words and len(experiments) == 1 and "report=auto" not in words:
+    of_scores = re.compile("metrics|experiment=(?!smoke)|callbacks=score_curves|report=auto")
+    if words and not any(of_scores.match(word) for word in words):
         defaults += ["metrics=none"]  # scores take most of the time
     words = [word.replace("dreambench=DIR", "dreambench=dreambench") for word in words]
     words = [*defaults, *first_and_last(words), *own]

@@ -337,6 +337,7 @@ def test_the_command_prints_a_line_for_each_check_and_fails_with_one(folders, mo
     assert [line.split()[0] for line in ended.output.splitlines() if "FAILED" in line] == ["sign"]
 
 
+@pytest.mark.slow
 def test_a_run_is_checked_once_at_its_start(stable_diffusion_xl, tmp_path, monkeypatch):
     def run(name, *words):
         own = ("experiment=smoke", "trainer=cpu", "logger=csv", *stable_diffusion_xl, "prior=off")
