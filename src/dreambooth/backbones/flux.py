@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from dreambooth.backbones.latent import LatentBackbone, LatentStage
+from dreambooth.backbones.latent import LatentBackbone
+from dreambooth.backbones.latent_stage import LatentStage
 from dreambooth.backbones.stage import Condition
-from dreambooth.runs.settings import GuidanceScale, read
+from dreambooth.runs.settings import read
+from dreambooth.runs.values import GuidanceScale
 
 MAX_TOKENS = 512  # of a prompt
 

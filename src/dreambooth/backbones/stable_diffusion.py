@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dreambooth.backbones.latent import LatentBackbone, LatentStage
+from dreambooth.backbones.latent import LatentBackbone
+from dreambooth.backbones.latent_stage import LatentStage
 from dreambooth.backbones.stage import Condition
 
 SCHEDULERS = {

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth.backbones.latent import LatentBackbone, LatentStage
+from dreambooth.backbones.latent import LatentBackbone
+from dreambooth.backbones.latent_stage import LatentStage
 from dreambooth.backbones.stable_diffusion import SCHEDULER_SETTINGS, SCHEDULERS
 from dreambooth.backbones.stage import Condition
 

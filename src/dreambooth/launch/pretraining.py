@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from dreambooth.runs.checks import check_writable
-from dreambooth.runs.settings import (
+from dreambooth.runs.values import (
     Count,
     FromZero,
     MaybePositive,
