@@ -339,7 +339,7 @@ from diffusers import {scheduler}, {self.pipeline_class}
 pipeline = {self.pipeline_class}.{loaded}
 pipeline.scheduler = {scheduler}.from_config{settings}
 image = pipeline(
-    {prompt!r},{negative}
+    prompt={prompt!r},{negative}
     num_inference_steps={sampler.num_steps},
     guidance_scale={sampler.guidance_scale},
     height={stage.resolution_px},

@@ -14,7 +14,8 @@ from dreambooth.metrics import sources
 from dreambooth.runs.hub import answer_of, problem_of, sources_of, unreachable
 
 DREAMBENCH = "https://github.com/google/dreambooth/archive/refs/heads/main.zip"
-_READ = {".json", ".txt", ".model", ".safetensors"}  # by the loaders of diffusers and transformers
+# By the loaders of diffusers and transformers.
+_READ = {".jinja", ".json", ".txt", ".model", ".safetensors"}
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")  # that open_clip reads
 _UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder")
 

@@ -14,6 +14,8 @@ from typing import Any
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
 _FROM_HUB = {
     "dreambooth.backbones.deepfloyd.DeepFloydBackbone.load": "model_index.json",
+    "dreambooth.backbones.flux2_klein.Flux2KleinBackbone.load": "model_index.json",
+    "dreambooth.backbones.flux.FluxBackbone.load": "model_index.json",
     "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load": "model_index.json",
     "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
 }
