@@ -100,7 +100,8 @@ class Bare:
         stage, schedule, device = self.stage, self.stage.schedule, self.device
         stage.denoiser.to(device).train()
         optimizer = self.optimizer(self.trained.groups, lr=self.lr)
-        prompts = self.prompts.subject[:1] * self.size + self.prompts.prior[:1] * self.size
+        firsts = (self.prompts.subject[0], self.prompts.prior[0])
+        prompts = [prompt for prompt in firsts for _ in range(self.size)]
         rng = torch.Generator().manual_seed(0)
         added = [stage.added_condition(self.photos.mean[0], rng, None) for _ in prompts]
         condition = {k: torch.stack([each[k] for each in added]).to(device) for k in added[0]}

@@ -111,6 +111,8 @@ class FluxBackbone(LatentBackbone):
         pretrained: str | Path,
         resolution_px: int | None = None,
         batch_size: int = 4,
+        revision: str | None = None,
+        config: str | Path | None = None,
         guidance_scale: float = 3.5,
     ) -> Self:
         """As `LatentBackbone.load`. `guidance_scale`: what the transformer is given in training.
@@ -120,7 +122,7 @@ class FluxBackbone(LatentBackbone):
         very model that is trained on them.
         """
         scale = read(GuidanceScale, guidance_scale, "model.backbone.guidance_scale")
-        pipeline = cls._load_pipeline(pretrained)
+        pipeline = cls._load_pipeline(pretrained, revision=revision, config=config)
         name = Path(pretrained).name
         return cls(name, pipeline, resolution_px, batch_size, guidance_scale=scale)
 
