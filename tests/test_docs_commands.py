@@ -39,6 +39,7 @@ TO_RUN = sorted(
     {tuple(RUNS.sub(r"\1=DIR", word) for word in c.words) for c in COMMANDS if not c.needs}
 )
 STANDS_FOR = {"benchmarks/NAME.py": "benchmarks/scale.py", "4000": "2", "1000": "2"}
+STANDS_FOR |= {"../before": "."}  # which the command before it makes
 AT_MOST = {"method.max_steps": 2, "num_steps": 2}
 PAPER = ["metrics.fidelity.dino.pretrained=vit", "metrics.fidelity.clip.model=clip"]
 PAPER += [f"+metrics.fidelity.dino.{size}=64" for size in ("crop_px", "resize_px")]
