@@ -235,3 +235,12 @@ def test_a_lora_is_below_2_percent_of_the_model_in_checkpoint_and_weights(tmp_pa
     true_size = found["trained_at_true_size"]
     assert true_size("none") == 859_520_964  # that of the published U-Net
     assert 0 < true_size("lora") < 0.02 * true_size("none")
+
+
+def test_a_model_of_true_size_has_the_memory_that_its_parameters_ask_for():
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/memory.py"))
+    unet = 859_520_964  # parameters: tests/backbones/test_true_sizes.py
+    memory = benchmark["memory_with"]("model=sd15", "trainer=gpu_16gb")
+    assert memory.weights == memory.gradients == 4 * unet
+    assert memory.optimizer == pytest.approx(2 * (1 + 4 / 256) * unet, rel=0.01)
+    assert memory.weights + memory.gradients + memory.optimizer < memory.peak < 16e9
