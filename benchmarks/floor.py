@@ -5,14 +5,43 @@
 
 Writes src/dreambooth/reporting/floors/MODEL.json, which reports of studies with one seed of each
 setting show beside their numbers. The second argument is kept in it: the command of the sweep.
+
+Prints the share of A/A tests with p < 0.05, too: the report's own test between two halves of the
+seeds of one setting, for each setting and score. Which seed of a subject is in which half is drawn
+100 times, so that the share does not hang on one choice. It should be near 5 %.
 """
 
 import json
+import math
+import random
 import sys
 from pathlib import Path
 
-from dreambooth.reporting.floor import FLOORS, measure
-from dreambooth.reporting.study import read_study
+from dreambooth.reporting.floor import FLOORS, halves, measure
+from dreambooth.reporting.scores import ScoreReader
+from dreambooth.reporting.statistics import difference
+from dreambooth.reporting.study import Study, read_study
+
+NUM_CHOICES = 100
+
+
+def false_alarms(study: Study, metrics: list[str]) -> dict[str, float]:
+    """For each score the share of A/A tests with p < 0.05."""
+    reader, rng, shares = ScoreReader(), random.Random(0), {}
+    for metric in metrics:
+        found = []
+        for cell in study.cells:
+            first, second = halves(reader.scores(cell.finished, metric))
+            for _ in range(NUM_CHOICES):
+                swapped = {subject for subject, _ in first if rng.random() < 0.5}
+                a = {key: (second if key[0] in swapped else first)[key] for key in first}
+                b = {key: (first if key[0] in swapped else second)[key] for key in first}
+                result = difference(a, b)
+                if result is not None and not math.isnan(result.p):
+                    found.append(result.p < 0.05)
+        if found:
+            shares[metric] = sum(found) / len(found)
+    return shares
 
 
 def main(sweep: str, command: str) -> None:
@@ -21,8 +50,12 @@ def main(sweep: str, command: str) -> None:
     if model is None:
         raise SystemExit(f"{sweep} has several models: give a sweep of one")
     content = {"command": command, **measure(study)}
+    shares = false_alarms(study, list(content["metrics"]))
     for name, floor in content["metrics"].items():
-        print(f"{name:18s} {floor['sd']:.4f}  ({floor['num_trainings']} trainings)")
+        share = f", {shares[name]:.1%} of A/A tests below 0.05" if name in shares else ""
+        print(f"{name:18s} {floor['sd']:.4f}  ({floor['num_trainings']} trainings{share})")
+    if shares:
+        print(f"of all A/A tests: {sum(shares.values()) / len(shares):.1%} below 0.05")
     FLOORS.mkdir(exist_ok=True)
     path = FLOORS / f"{model}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")

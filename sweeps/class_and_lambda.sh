@@ -2,7 +2,7 @@
 # The paper's tables 3 (prior preservation) and 4 (class noun): ten subjects that nothing was chosen on, one of each class,
 # with two training seeds each (120 runs).
 #
-# What it costs: two hours on one CPU core (55 to 70 seconds a run), 7 GB of disk.
+# What it costs: 2.8 hours on one CPU core (60 to 90 seconds a run), 7 GB of disk.
 # What the paper found (Imagen): without the prior term the class prompt shows the subject more often (PRES 0.664 against
 # 0.493); DINO 0.744 with the correct noun, 0.454 with a wrong one, 0.303 with none.
 set -euo pipefail

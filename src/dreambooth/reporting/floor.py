@@ -99,7 +99,7 @@ def measure(study: Study) -> dict[str, Any]:
     for metric in HEADINGS:
         floor = between_seeds(study.cells, metric, reader)
         recorded = [t.metrics[metric] for t in study.trials if metric in t.metrics]
-        if floor is not None and recorded:
+        if floor is not None and floor.sd > 0 and recorded:  # 0: of a stage that is not trained
             metrics[metric] = {
                 "sd": floor.sd,
                 "num_trainings": floor.num_trainings,
