@@ -12,9 +12,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
+from dreambooth.miniature.scoring import fidelity_scorer
 from dreambooth.reporting.claims import claims_in
 from dreambooth.reporting.findings import by_verdict, findings
-from dreambooth.reporting.floor import measure
+from dreambooth.reporting.floor import FLOORS, measure
 from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.needed import units_needed, with_needed_runs
 from dreambooth.reporting.paper import PAPER_TABLES
@@ -25,13 +26,11 @@ TEN = tuple(DRAWN)
 CLAIMS = {
     claim.words for t in PAPER_TABLES if t.key in ("prior", "class_noun") for claim in t.claims
 }
-FLOOR = "dreambooth.reporting.floor.FLOORS"
 
 
-@pytest.fixture(autouse=True)
-def no_floor(tmp_path, monkeypatch):
-    monkeypatch.setattr(FLOOR, tmp_path / "floors")
-    return tmp_path / "floors"
+@pytest.fixture(scope="session")
+def shipped_floor():
+    return json.loads((FLOORS / "miniature.json").read_bytes())
 
 
 def report_of(sweep):
@@ -209,6 +208,19 @@ def test_a_floor_that_was_measured_before_stands_beside_studies_of_one_seed(
     assert own.entries["pres"].text == row.entries["pres"].text
     with pytest.raises(ValueError, match="has no floor"):
         measure(read_study([demo]))
+
+
+def test_the_floor_that_ships_is_of_the_study_and_of_the_encoders_that_ship(shipped_floor):
+    assert len(shipped_floor["settings"]) == 6
+    assert {floor["num_trainings"] for floor in shipped_floor["metrics"].values()} == {120}
+    assert all(floor["sd"] > 0 for floor in shipped_floor["metrics"].values())
+    scorer = fidelity_scorer()
+    for metric, encoder in {
+        "dino": scorer.dino,
+        "pres": scorer.dino,
+        "clip_i": scorer.clip,
+    }.items():
+        assert encoder.protocol in shipped_floor["metrics"][metric]["protocol"]
 
 
 def test_more_runs_are_needed_for_less_and_none_are_known_without_a_spread():
