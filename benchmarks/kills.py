@@ -5,9 +5,10 @@
 Starts a small run of the miniature with W&B offline, kills it with `kill -9` at a random moment,
 resumes it with `python src/train.py run=DIR`, and repeats this until the run finishes. Further runs
 follow until there have been NUMBER kills (default 30). With SIGINT it is Ctrl-C instead, also while
-the run still starts, and there may be no traceback. After each kill, every file must be
-readable, except those that the next start deletes, and no process may be left. At the end of each
-run, its weights, pictures and scores must be those of an uninterrupted run, bit for bit.
+the run still starts, and there may be no traceback. With `-m` among OVERRIDES it is a sweep, which
+its own command resumes. After each kill, every file must be readable, except those that the next
+start deletes, and no process may be left. At the end of each run or sweep, its weights, pictures
+and scores must be those of an uninterrupted one, bit for bit.
 """
 
 import json
@@ -27,6 +28,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
+from dreambooth.runs.ownership import MARKER
 from dreambooth.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +65,13 @@ def wait_for(path: Path, process: subprocess.Popen, changed_from: float) -> None
     """Wait until the process has loaded, which it shows by writing `path`, or has ended."""
     while process.poll() is None and (not path.exists() or path.stat().st_mtime == changed_from):
         time.sleep(0.02)
+
+
+def where(folder: Path) -> str:
+    """Return what a run, or the last begun run of a sweep, was doing when it ended."""
+    runs = sorted(run_folders(folder), key=lambda run: (run / MARKER).stat().st_mtime)
+    number = f"run {len(runs)}, " if len(runs) > 1 else ""
+    return number + (phase(runs[-1]) if runs else "beginning")
 
 
 def phase(folder: Path) -> str:
@@ -121,14 +130,22 @@ def _process_names(session: int) -> list[str]:
     return names
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folder if it is that of a run, else those of the runs of a sweep."""
+    return sorted(mark.parent for mark in folder.rglob(MARKER))
+
+
 def outcome(folder: Path) -> dict[str, object]:
-    """Return the results of a run that must not depend on kills."""
-    files = [*folder.glob("weights/**/*.safetensors"), *folder.glob("images/**/*.png")]
-    files += [folder / "scores.csv", folder / "metrics.json"]
-    results: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in files}
-    results["logged"] = [
-        {k: v for k, v in row.items() if "time/" not in k} for row in Run(folder, {}).read_history()
-    ]
+    """Return the results of a run or sweep that must not depend on kills."""
+    results: dict[str, object] = {}
+    for run in run_folders(folder):
+        files = [*run.glob("weights/**/*.safetensors"), *run.glob("images/**/*.png")]
+        files += [run / "scores.csv", run / "metrics.json"]
+        results |= {str(p.relative_to(folder)): p.read_bytes() for p in files}
+        results[f"{run.relative_to(folder)}: logged"] = [
+            {k: v for k, v in row.items() if "time/" not in k}
+            for row in Run(run, {}).read_history()
+        ]
     return results
 
 
@@ -138,49 +155,51 @@ def check_interrupted(code: int, log: Path) -> None:
     started = "prior images" in output or "resuming" in output
     if "Traceback" in output or code not in (0, 130, -signal.SIGINT):
         sys.exit(f"Ctrl-C ended with {code}:\n{output}")
-    if code == 130 and started and "to go on: python src/train.py run=" not in output:
+    if code == 130 and started and "to go on" not in output:
         sys.exit(f"Ctrl-C did not say how to go on:\n{output}")
 
 
 def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, ...]) -> None:
     moments = random.Random(seed)
+    is_sweep = "-m" in overrides
+    key = "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
+    # Ctrl-C may come while a run still starts, and so may the signal to a sweep.
+    at_any_moment = signum == signal.SIGINT or is_sweep
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         root = Path(name)
         own = (word for word in overrides if not word.startswith("prior.cache="))
         shared = (*own, f"prior.cache={root / 'prior'}")
         started = time.monotonic()
         log = root / "output.log"
-        reference = start(log, *shared, f"hydra.run.dir={root / 'uninterrupted'}")
-        wait_for(root / "uninterrupted" / "names.json", reference, 0)
-        loaded = time.monotonic()
+        uninterrupted = root / "uninterrupted"
+        reference = start(log, *shared, f"{key}={uninterrupted}")
+        if not at_any_moment:
+            wait_for(uninterrupted / "names.json", reference, 0)
+            started = time.monotonic()
         finish(reference, log)
-        seconds = time.monotonic() - loaded
-        interrupts = signum == signal.SIGINT
-        last = time.monotonic() - started if interrupts else seconds
-        print(
-            f"uninterrupted: {seconds:.1f} s of work, {loaded - started:.1f} s to load", flush=True
-        )
-        expected = outcome(root / "uninterrupted")
+        last = time.monotonic() - started
+        print(f"uninterrupted: {last:.1f} s", flush=True)
+        expected = outcome(uninterrupted)
         kills: Counter[str] = Counter()
         runs = 0
         while kills.total() < number:
             folder = root / f"run{runs}"
-            arguments = (*shared, f"hydra.run.dir={folder}")
+            arguments = (*shared, f"{key}={folder}")
             while True:
                 names = folder / "names.json"
                 before = names.stat().st_mtime if names.exists() else 0
                 process = start(log, *arguments)
-                if not interrupts:
+                if not at_any_moment:
                     wait_for(names, process, before)
                 try:
                     process.wait(moments.uniform(0, last) if kills.total() < number else None)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signum)
                     code = process.wait()
-                    if interrupts:
+                    if signum == signal.SIGINT:
                         check_interrupted(code, log)
-                    kills[phase(folder)] += 1
-                    print(f"kill {kills.total()}: {folder.name}, {phase(folder)}", flush=True)
+                    kills[where(folder)] += 1
+                    print(f"kill {kills.total()}: {folder.name}, {where(folder)}", flush=True)
                     if left := left_over(process.pid):
                         sys.exit(f"processes are left: {', '.join(left)}")
                     check_whole(folder)
@@ -197,10 +216,9 @@ def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, .
                 sys.exit(f"{folder.name} has left {partial}")
             shutil.rmtree(folder)
             runs += 1
-    where = ", ".join(f"{count} in {phase}" for phase, count in kills.most_common())
-    print(
-        f"{kills.total()} kills ({where}) in {runs} runs: all as the uninterrupted one, bit for bit"
-    )
+    counts = ", ".join(f"{count} in {phase}" for phase, count in kills.most_common())
+    number_of = f"{runs} {'sweeps' if is_sweep else 'runs'}"
+    print(f"{kills.total()} kills ({counts}) in {number_of}: same bits as the uninterrupted one")
 
 
 if __name__ == "__main__":

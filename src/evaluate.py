@@ -1,7 +1,7 @@
 """Score a finished run again or at other strengths, or any images, or run MetricBench.
 
 python src/evaluate.py run=DIR metrics=paper
-python src/evaluate.py images=DIR subject=folder photos=DIR class_noun=dog metrics=paper
+python src/evaluate.py images=their_images subject=folder photos=my_dog class_noun=dog metrics=paper
 python src/evaluate.py run=DIR experiment=frontier
 python src/evaluate.py experiment=metric_validity
 """

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A search for the learning rate and the steps with the best identity, by Optuna (pip install -e '.[optuna]').
+# A search for the learning rate and the steps with the best identity, by Optuna.
 #
+# What it takes: `pip install -e '.[optuna]'` (needs a network).
 # What it costs: 20 runs of half a minute to 3 minutes each on 2 CPU cores. Two at a time: launcher.jobs=2
 # hydra.sweeper.n_jobs=2; on a cluster: launcher=slurm hydra.sweeper.n_jobs=4. The best values are in the sweep's
 # optimization_results.yaml. Identity alone asks for overfitting: look at drift and diversity in sweep.csv too.

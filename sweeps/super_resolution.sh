@@ -3,7 +3,7 @@
 #
 # Each subject's base stage is fine-tuned once (`stage=base`) and taken over by all other cells (`stage=sr run=DIR`).
 # What it costs: about 12 minutes (an estimate) for each subject and seed on 2 CPU cores. The four cells of the paper,
-# one subject, 8 min 33 s: python src/train.py -m sr=off,frozen,noise_1e-3,noise_1e-5
+# one subject, 8 min 33 s: `python src/train.py -m sr=off,frozen,noise_1e-3,noise_1e-5`
 # What the paper found (Imagen, pictures only): as pretrained it invents patterns, fine-tuned at 1e-3 it blurs, at 1e-5 it
 # keeps the subject's detail. What the miniature shows is in docs/results.md.
 set -euo pipefail

@@ -48,17 +48,18 @@ def command(script: str, *overrides: object) -> Ended:
     return typed(script, *last_of_each(overrides))
 
 
-def typed(script: str, *overrides: object) -> Ended:
-    """`python src/SCRIPT.py OVERRIDES` in this process, with these words as they are."""
+def typed(script: str, *overrides: object, folder: Path = ROOT) -> Ended:
+    """`python src/SCRIPT.py OVERRIDES` in this process and in `folder`, with these words."""
     out, code = io.StringIO(), 0
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr(sys, "argv", [f"src/{script}.py", *map(str, overrides)])
+        patch.chdir(folder)
+        path = f"src/{script}.py" if folder == ROOT else str(ROOT / f"src/{script}.py")
+        patch.setattr(sys, "argv", [path, *map(str, overrides)])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
-                runpy.run_path(f"src/{script}.py", run_name="__main__")
+                runpy.run_path(path, run_name="__main__")
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
                 if isinstance(ended.code, str):  # Python's own way to say it

@@ -40,6 +40,33 @@ def stable_diffusion_xl(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def flux(tmp_path_factory):
+    """Overrides of model=flux1 that put a tiny random FLUX.1 in its place."""
+    from tiny_deepfloyd import RARE_TOKEN_IDS
+    from tiny_flux import flux_folder
+
+    folder = flux_folder(tmp_path_factory.mktemp("models") / "flux")
+    ids = "[{},{}]".format(*RARE_TOKEN_IDS)
+    return (
+        *("model=flux1", f"model.backbone.pretrained={folder}", f"model.rare_token_ids={ids}"),
+        "model.backbone.resolution_px=64",
+    )
+
+
+@pytest.fixture(scope="session")
+def flux2_klein(tmp_path_factory):
+    """Overrides of model=flux2_klein that put a tiny random FLUX.2 klein in its place."""
+    from tiny_flux2 import RARE_TOKEN_IDS, flux2_klein_folder
+
+    folder = flux2_klein_folder(tmp_path_factory.mktemp("models") / "flux2-klein")
+    ids = "[{},{}]".format(*RARE_TOKEN_IDS)
+    return (
+        *("model=flux2_klein", f"model.backbone.pretrained={folder}"),
+        *(f"model.rare_token_ids={ids}", "model.backbone.resolution_px=64"),
+    )
+
+
+@pytest.fixture(scope="session")
 def deepfloyd(tmp_path_factory):
     """Overrides of model=if that put a tiny random DeepFloyd IF in its place."""
     from tiny_deepfloyd import RARE_TOKEN_IDS, deepfloyd_folder

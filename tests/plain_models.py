@@ -50,6 +50,54 @@ def plain_stable_diffusion_xl(folder: Path, stage: str) -> PlainStage:
     return PlainStage(pipeline.unet, scheduler, predict)
 
 
+def plain_flux(folder: Path, stage: str) -> PlainStage:
+    """As diffusers' train_dreambooth_flux.py, given the guidance scale 3.5."""
+    from diffusers import FluxPipeline
+
+    assert stage == "base"
+    pipeline = FluxPipeline.from_pretrained(folder)
+
+    def predict(z_t, t, prompts, added):
+        count, channels, height, width = z_t.shape
+        text, pooled, text_ids = pipeline.encode_prompt(prompts, max_sequence_length=512)
+        size = (count, height // 2, width // 2)
+        output = pipeline.transformer(
+            hidden_states=pipeline._pack_latents(z_t, count, channels, height, width),
+            timestep=t / 1000,
+            guidance=torch.tensor([3.5]).expand(count),
+            pooled_projections=pooled.detach(),
+            encoder_hidden_states=text.detach(),
+            txt_ids=text_ids,
+            img_ids=pipeline._prepare_latent_image_ids(*size, z_t.device, z_t.dtype),
+        ).sample
+        size_px = height * pipeline.vae_scale_factor
+        return pipeline._unpack_latents(output, size_px, size_px, pipeline.vae_scale_factor)
+
+    return PlainStage(pipeline.transformer, pipeline.scheduler, predict)
+
+
+def plain_flux2_klein(folder: Path, stage: str) -> PlainStage:
+    """As diffusers' train_dreambooth_lora_flux2_klein.py, with the text layers of the pipeline."""
+    from diffusers import Flux2KleinPipeline
+
+    assert stage == "base"
+    pipeline = Flux2KleinPipeline.from_pretrained(folder)
+
+    def predict(z_t, t, prompts, added):
+        text, text_ids = pipeline.encode_prompt(prompts, text_encoder_out_layers=(9, 18, 27))
+        image_ids = pipeline._prepare_latent_ids(z_t)
+        output = pipeline.transformer(
+            hidden_states=pipeline._pack_latents(z_t),
+            timestep=t / 1000,
+            encoder_hidden_states=text.detach(),
+            txt_ids=text_ids,
+            img_ids=image_ids,
+        ).sample
+        return pipeline._unpack_latents_with_ids(output, image_ids)
+
+    return PlainStage(pipeline.transformer, pipeline.scheduler, predict)
+
+
 def plain_cascade(folder: Path, stage: str) -> PlainStage:
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel

@@ -32,16 +32,47 @@ def test_the_shipped_encoders_recognize_drawn_scenes(monkeypatch):
     assert found["DINO identity AUC"] > found["CLIP-I identity AUC"]  # the paper's claim
 
 
-def test_the_overhead_of_the_training_loop_is_printed():
-    ended = process("benchmarks/overhead.py", 2)
+SCRIPT = """
+import argparse, json, pathlib, torch
+
+def parse_args(words):
+    return dict(word.lstrip("-").split("=") if "=" in word else (word[2:], None) for word in words)
+
+def main(arguments):
+    pathlib.Path(__file__).with_suffix(".json").write_text(json.dumps(arguments))
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([weight])
+    while True:
+        sum(torch.ones(300, 300).mm(torch.ones(300, 300)).mean() for _ in range(20))
+        weight.grad = torch.ones(1)
+        optimizer.step()
+"""
+
+
+def test_a_step_takes_turns_with_the_bare_loop_and_the_script(tmp_path, stable_diffusion):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    settings = (*stable_diffusion, "subject=olive", "trainer=cpu", "method.batch_size=2")
+    turns = ("--script", script, "--turns", 3, "--steps", 4)
+    ended = process("benchmarks/step.py", *turns, *settings)
     assert ended.code == 0, ended.output
-    pairs = re.findall(r"bare ([\d.]+) ms, loop ([\d.]+) ms a step", ended.output)
-    ratios = sorted(float(loop) / float(bare) for bare, loop in pairs)
-    assert len(ratios) == 5
-    told = re.search(r"median ratio ([\d.]+), from ([\d.]+) to ([\d.]+)", ended.output).groups()
-    expected = [ratios[2], ratios[0], ratios[4]]
-    assert [float(ratio) for ratio in told] == pytest.approx(expected, rel=0.01)  # of rounded times
-    assert 0.7 < ratios[2] < 10  # a loop does what the bare steps do, and more
+    lines = re.findall(
+        r"^ours ([\d.]+) ms, bare ([\d.]+) ms, script ([\d.]+) ms$", ended.output, re.M
+    )
+    ours, bare, of_script = np.array(lines, float).T
+    assert len(ours) == 3
+    for name, ratios in {"ours / bare": ours / bare, "script / ours": of_script / ours}.items():
+        told = re.search(rf"^{name}: median ratio (.*), from (.*) to ([\d.]+) ", ended.output, re.M)
+        expected = [np.median(ratios), min(ratios), max(ratios)]
+        assert [float(x) for x in told.groups()] == pytest.approx(expected, rel=0.02)
+    assert 0.5 < np.median(ours / bare) < 5, "a run does what the bare loop does, and more"
+    given = json.loads(script.with_suffix(".json").read_text())
+    assert given["pretrained_model_name_or_path"] == stable_diffusion[1].partition("=")[2]
+    assert (given["train_batch_size"], given["resolution"], given["mixed_precision"]) == (
+        *("2", "64"),
+        "no",
+    )
+    assert "with_prior_preservation" in given
 
 
 def test_the_coverage_of_intervals_is_printed():

@@ -41,10 +41,12 @@ OWN = [
     "method/prompt_only",  # tests/methods; it has no prior term, no adapter, and trains no stage
     "method/textual_inversion",  # the same, but that it trains the base stage
     "metrics/paper",
+    "model/flux1",  # tests/backbones/test_latent_runs.py, as model/sdxl
+    "model/flux2_klein",  # the same
     "model/if",  # tests/backbones/test_deepfloyd_runs.py
     "model/sd15",
     "model/sd21",
-    "model/sdxl",  # tests/backbones/test_stable_diffusion_xl_runs.py
+    "model/sdxl",
     "report/auto",  # these two: test_report.py; they change no run
     "report/none",
     "subject/dreambench",  # tests/subjects/test_dreambench.py

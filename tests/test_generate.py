@@ -129,9 +129,8 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
         (("num_steps=0",), "num_steps=0: give a whole number from 1 to 1000, or null"),
         (("num_steps=1001",), "num_steps=1001: give a whole number from 1 to 1000, or null"),
         (("sampler=heun",), "sampler=heun: give ancestral, ddim, dpm or euler, or null"),
-        (("sampler=euler",), "sampler 'euler' is for flow-matching models"),
         (("guidance_scale=-1",), "guidance_scale=-1: give a number of 0 or more, 1 for no guid"),
-        (("seed=x",), "seed=x: give a whole number, or null for the run's own noise"),
+        (("seed=x",), "seed=x: give a whole number from 0 up, or null for the run's own noise"),
         (("first_index=-1",), "first_index=-1: give a whole number from 0 up"),
         (("negative_prompt=dog", "guidance_scale=1"), "negative_prompt=dog changes nothing with"),
         (("prompts_file=nowhere",), "prompts_file=nowhere cannot be read"),
@@ -149,6 +148,11 @@ def test_what_the_model_cannot_honour_is_refused_before_it_is_loaded(
 
     monkeypatch.setattr("dreambooth.miniature.load_backbone", loaded)
     assert command("generate", f"run={finished}", *overrides).sentence.startswith(said)
+
+
+def test_a_sampler_that_the_model_lacks_is_refused(finished):
+    said = "sampler 'euler' is for flow-matching models, and this model is none"
+    assert command("generate", f"run={finished}", "sampler=euler").sentence.startswith(said)
 
 
 def test_an_application_is_drawn_judged_and_shown_on_a_contact_sheet(moved):

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import ROOT, command, smoke
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from test_architecture import names_in
@@ -93,16 +93,20 @@ def test_the_code_on_the_page_is_that_of_the_tests_where_it_runs():
     assert sorted(shown) == sorted(f"{part.strip()}\n" for part in parts)
 
 
-def test_the_configuration_files_on_the_page_compose_from_a_folder_of_ones_own(tmp_path):
-    blocks = [
-        code for language, code in _BLOCK.findall(EXTENDING.read_text()) if language == "yaml"
-    ]
+def write_own_configuration(folder: Path) -> list[str]:
+    """Writes the files of the page into a folder; returns what chooses them."""
     chosen = []
-    for code in blocks:
-        path = Path(re.match(r"# my_conf/(\S+)", code)[1])
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(code)
-        chosen.append(f"{path.parent}={path.stem}")
+    for language, code in _BLOCK.findall(EXTENDING.read_text()):
+        if language == "yaml":
+            path = Path(re.match(r"# my_conf/(\S+)", code)[1])
+            (folder / path).parent.mkdir(parents=True)
+            (folder / path).write_text(code)
+            chosen.append(f"{path.parent}={path.stem}")
+    return chosen
+
+
+def test_the_configuration_files_on_the_page_compose_from_a_folder_of_ones_own(tmp_path):
+    chosen = write_own_configuration(tmp_path)
     assert sorted(chosen) == [
         "adapter=rslora",
         "method=biases_only",
@@ -121,3 +125,16 @@ def test_the_configuration_files_on_the_page_compose_from_a_folder_of_ones_own(t
         cfg.model.backbone,
     ):
         assert callable(get_object(built._target_))
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_serves_a_sweep_too_and_keys_that_are_added(tmp_path, tiny):
+    write_own_configuration(tmp_path / "my_conf")
+    words = [
+        *smoke(tiny, tmp_path / "prior"),
+        "logger=csv",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
+    words += [f"hydra.searchpath=[file://{tmp_path / 'my_conf'}]", "method=biases_only", "seed=0,1"]
+    ended = command("train", "-m", *words, "++method.max_steps=1")
+    assert ended.code == 0, ended.output

@@ -142,7 +142,7 @@ ONLY_BIASES = (
     "~method.tuning.seed",
     "~method.tuning._convert_",
 )
-DDIM = ("model.sampling.prior.base.name=ddim", "model.sampling.images.base.name=ddim")
+EULER = ("model.sampling.prior.base.name=euler", "model.sampling.images.base.name=euler")
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ DDIM = ("model.sampling.prior.base.name=ddim", "model.sampling.images.base.name=
     [
         ONLY_BIASES,
         ("model.backbone._target_=test_seams.trigonometric_cascade",),
-        ("model.backbone._target_=test_seams.flow_cascade", *DDIM),
+        ("model.backbone._target_=test_seams.flow_cascade", *EULER),
     ],
     ids=["method", "schedule", "flow_matching"],
 )

@@ -6,6 +6,7 @@ from commands import ROOT, typed
 TRAIN = [
     ("seed=", "seed=: give a whole number"),
     ("seed=1.5", "seed=1.5: give a whole number"),
+    ("seed=-1", "seed=-1: give a whole number from 0 up"),
     ("seed='1'", "seed=1: give a whole number"),
     ("Seed=1", "there is no setting Seed: did you mean seed?"),
     ("=1", "=1 has no key: write KEY=VALUE"),
@@ -26,7 +27,7 @@ TRAIN = [
     ("subject=./photos", "subject=./photos does not exist: choose from biscuit, "),
     (
         "model=/nowhere/model",
-        "model=/nowhere/model does not exist: choose from if, miniature, sd15",
+        "model=/nowhere/model does not exist: choose from flux1, flux2_klein, if, miniature, sd15",
     ),
     ("identifier=sks", "identifier=sks does not exist: choose from common, random, rare"),
     ("photos=x", "there is no setting photos"),
@@ -50,7 +51,7 @@ TRAIN = [
     ("metrics.oracle=null", "metrics.oracle=null: give +metrics.oracle._target_=..., or leave it"),
     (
         "trainer=gpu:0",
-        "trainer=gpu:0 does not exist: choose from auto, cpu, gpu (did you mean gpu?)",
+        "trainer=gpu:0 does not exist: choose from auto, cpu, gpu, gpu_16gb, gpu_24gb, ",
     ),
     ("trainer.accelerator=cuda", "trainer.accelerator=cuda: give auto, cpu or gpu"),
     ("trainer.devices=[0]", "trainer.devices=[0]: give a whole number from 1 up"),

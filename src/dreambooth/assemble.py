@@ -29,6 +29,7 @@ from dreambooth.runs.building import build, callback_of, partial_of
 from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr, scale_of
 from dreambooth.runs.earlier import changed_groups
 from dreambooth.runs.overrides import assignment
+from dreambooth.runs.provenance import record_model
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read
 from dreambooth.schedules import TimestepDistribution
@@ -120,6 +121,8 @@ def assemble(run: Run) -> Experiment:
     unscored = next(filter(None, merge_over_ranks({rank(): parts.unscored}).values()), "")
     scorers = [] if unscored else [*parts.scorers]
     _warn_of_unused_sr_settings(config)
+    if rank() == 0:
+        record_model(run)
     last_stage = list(backbone.stages.values())[-1]
     warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
     base_state = None
@@ -310,7 +313,8 @@ def quieten_libraries() -> None:
     import diffusers
     import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
+    # Nor its errors, which it raises too.
+    diffusers.utils.logging.set_verbosity(logging.CRITICAL)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -7,9 +7,13 @@ import pytest
 import torch
 from commands import command
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from tiny_flux import flux_folder
+from tiny_flux2 import flux2_klein_folder
 from tiny_models import stable_diffusion_folder, stable_diffusion_xl_folder
 
 from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.flux import FluxBackbone
+from dreambooth.backbones.flux2_klein import Flux2KleinBackbone
 from dreambooth.backbones.parity import MEANING, check_parity, checks_of, target_check
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stable_diffusion_xl import (
@@ -25,6 +29,8 @@ KINDS = {
     "sd21": (StableDiffusionBackbone, stable_diffusion_folder, {"v_prediction": True}),
     "sdxl": (StableDiffusionXLBackbone, stable_diffusion_xl_folder, {"latents_mean": True}),
     "sdxl_v": (StableDiffusionXLBackbone, stable_diffusion_xl_folder, {"v_prediction": True}),
+    "flux1": (FluxBackbone, flux_folder, {}),
+    "flux2_klein": (Flux2KleinBackbone, flux2_klein_folder, {}),
 }
 
 
@@ -46,14 +52,25 @@ def sd15(folders) -> StableDiffusionBackbone:
     return StableDiffusionBackbone.load(folders["sd15"])
 
 
+@pytest.fixture
+def flux1(folders) -> FluxBackbone:
+    return FluxBackbone.load(folders["flux1"], resolution_px=64)
+
+
+@pytest.fixture
+def klein(folders) -> Flux2KleinBackbone:
+    return Flux2KleinBackbone.load(folders["flux2_klein"], resolution_px=64)
+
+
 def failed(backbone) -> list[str]:
     return [check.name for check in backbone.parity() if not check.passed]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_faithful_model_passes_and_is_left_as_it_was(folders, kind):
-    backbone = KINDS[kind][0].load(folders[kind])
-    sampling = Sampling({"base": Sampler("ddim", 2, 3.0)})
+    backbone = KINDS[kind][0].load(folders[kind], resolution_px=64)
+    sampler = "euler" if kind.startswith("flux") else "ddim"
+    sampling = Sampling({"base": Sampler(sampler, 2, 3.0)})
     before = backbone.generate(["a dog"], [("k",)], sampling)
     scheduler = backbone._pipeline.scheduler
     state = {name: repr(value) for name, value in vars(scheduler).items()}
@@ -150,6 +167,30 @@ def other_rows(z_t, t, condition):
     return z_t, t, {key: value.flip(0) for key, value in condition.items()}
 
 
+def script_layers(stage, prompt, condition):
+    """The text of train_dreambooth_lora_flux2_klein.py in diffusers 0.37."""
+    layers = (10, 20, 30)
+    text, _ = stage._pipeline.encode_prompt(prompt, text_encoder_out_layers=layers)
+    return {"text": text[0]}
+
+
+def other_guidance(stage, patch):
+    """FLUX.1 is trained with the scale 1, and its pipeline is called with another one."""
+    predict = stage.predict
+
+    def predict_with_1(*given):
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(stage, "embedded_guidance", 1.0)
+            return predict(*given)
+
+    patch.setattr(stage, "predict", predict_with_1)
+
+
+class Negated(FlowMatching):
+    def target(self, x, eps, t):
+        return x - eps
+
+
 def scaled_noise(schedule):
     class Scaled(type(schedule)):
         def corrupt(self, x, eps, t):
@@ -214,6 +255,23 @@ OF_SDXL = {
 }
 
 
+SHARED = ("t times 1000", "t off by one", "a negated output", "captions of other rows")
+OF_FLUX = {name: MISTAKES[name] for name in (*SHARED, "no padding")} | {
+    "another sign of the target": ("target", changed_schedule(lambda schedule: Negated())),
+}
+OF_FLUX1 = OF_FLUX | {
+    "no shift of the latents": (
+        "latents",
+        changed_encoding(lambda mean, config: mean + config.shift_factor * config.scaling_factor),
+    ),
+    "another guidance": ("text", other_guidance),
+}
+OF_KLEIN = OF_FLUX | {
+    "other hidden layers": ("text", changed_text(script_layers)),
+    "latents that are not normalized": ("latents", changed_encoding(lambda mean, _: 1.1 * mean)),
+}
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 def test_a_mistake_is_named_by_the_check_that_fails(model, mistake, request, monkeypatch):
@@ -223,6 +281,15 @@ def test_a_mistake_is_named_by_the_check_that_fails(model, mistake, request, mon
 @pytest.mark.parametrize("mistake", OF_SDXL)
 def test_a_mistake_with_two_text_encoders_is_named_too(sdxl, mistake, monkeypatch):
     assert_named(sdxl, *OF_SDXL[mistake], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("model", "mistake"),
+    [*(("flux1", name) for name in OF_FLUX1), *(("klein", name) for name in OF_KLEIN)],
+)
+def test_a_mistake_in_flow_matching_is_named_too(model, mistake, request, monkeypatch):
+    mistakes = {"flux1": OF_FLUX1, "klein": OF_KLEIN}[model]
+    assert_named(request.getfixturevalue(model), *mistakes[mistake], monkeypatch)
 
 
 def assert_named(backbone, name, inject, patch):
@@ -240,10 +307,6 @@ def test_flow_matching_has_the_target_of_diffusers():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     schedule = schedule_of(scheduler)
     assert target_check(schedule, scheduler, x).difference < 1e-6
-
-    class Negated(FlowMatching):
-        def target(self, x, eps, t):
-            return x - eps
 
     assert not target_check(Negated(), scheduler, x).passed
     scheduler = DDPMScheduler()
@@ -274,6 +337,7 @@ def test_the_command_prints_a_line_for_each_check_and_fails_with_one(folders, mo
     assert [line.split()[0] for line in ended.output.splitlines() if "FAILED" in line] == ["sign"]
 
 
+@pytest.mark.slow
 def test_a_run_is_checked_once_at_its_start(stable_diffusion_xl, tmp_path, monkeypatch):
     def run(name, *words):
         own = ("experiment=smoke", "trainer=cpu", "logger=csv", *stable_diffusion_xl, "prior=off")

@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from tiny_models import stable_diffusion_folder
 
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
@@ -82,6 +85,40 @@ def test_a_folder_that_lacks_a_part_names_it(copied, lost, named):
         path.unlink()
     reason = error_of(copied).partition("; give model.backbone.pretrained=")[0]
     assert named in reason.partition("cannot be used")[2]
+
+
+def test_half_a_download_names_the_shard_that_is_missing(copied):
+    unet = UNet2DConditionModel.from_pretrained(copied / "unet")
+    shutil.rmtree(copied / "unet")
+    unet.save_pretrained(copied / "unet", max_shard_size="300KB")
+    StableDiffusionBackbone.load(copied)
+    missing = sorted((copied / "unet").glob("*-of-*.safetensors"))[1]
+    missing.unlink()
+    assert missing.name in error_of(copied).partition("; give ")[0]
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_pickled_weights_are_never_read(copied, part):
+    """They are not opened, since to unpickle is to run code."""
+    (weights,) = (copied / part).glob("*.safetensors")
+    name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+    torch.save(load_file(weights), copied / part / name)
+    weights.unlink()
+    assert weights.name in error_of(copied).partition("; give ")[0]
+
+
+def test_code_that_comes_with_a_model_is_never_run(copied, tmp_path):
+    ran = tmp_path / "ran"
+    for part in ("unet", "text_encoder"):
+        (copied / part / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    config = copied / "text_encoder" / "config.json"
+    automatic = {"auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | automatic))
+    StableDiffusionBackbone.load(copied)
+    index = copied / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"unet": ["evil", "Evil"]}))
+    assert "Evil" in error_of(copied)
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("resolution_px", [-64, 0, 4, 60])

@@ -110,6 +110,7 @@ def test_the_frozen_copy_is_neither_trained_nor_in_a_checkpoint(tiny):
     assert all(p.requires_grad for p in stage.denoiser.parameters()), "the copy is swapped out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("prior=output",), ("prior=blank", "adapter=lora")])
 def test_a_run_draws_no_prior_images_and_resumes_to_the_same_bits(
     tiny, tmp_path, monkeypatch, words

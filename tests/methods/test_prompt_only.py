@@ -30,6 +30,7 @@ def described(tmp_path_factory, tiny, encoders):
     return Run.load_finished(folder)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_pretrained_model_with_the_folder_and_scores_of_any_other(described):
     prompts = [p.prompt for p in described.images.read("prompts")]
     assert len(prompts) == 25
@@ -43,6 +44,7 @@ def test_a_run_is_the_pretrained_model_with_the_folder_and_scores_of_any_other(d
         assert (a.pixels.int() - b.pixels.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_more_images_are_drawn_and_scored_and_the_report_has_its_row(described):
     ended = command("generate", f"run={described.folder}", "images_per_prompt=1")
     assert ended.code == 0, ended.output

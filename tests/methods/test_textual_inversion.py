@@ -176,6 +176,7 @@ def run_of(tmp_path, name, *overrides):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cascade", "latent"])
 def test_a_stopped_run_goes_on_to_the_same_vectors(tiny, stable_diffusion, tmp_path, model):
     own = stable_diffusion if model == "latent" else (f"model.backbone.pretrained={tiny}",)

@@ -135,26 +135,31 @@ def measurements():
     return benchmark["measure"](miniature.WEIGHTS)
 
 
+@pytest.mark.slow
 def test_a_linear_probe_recognizes_the_identifier_at_its_position(measurements):
     assert measurements["identifier probe"] >= 0.99
 
 
+@pytest.mark.slow
 def test_two_rare_tokens_differ_as_two_nouns_do(measurements):
     assert measurements["cosine of two rare tokens"] <= 0.55
     assert measurements["cosine of two rare tokens"] <= measurements["cosine of two nouns"] + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["mean-state", "full-state", "own-position"])
 def test_an_identifier_changes_a_prompt_about_as_much_as_another_noun_does(measurements, part):
     assert 0.75 <= measurements[f"{part} distance"] <= 1.5
 
 
+@pytest.mark.slow
 def test_an_identifier_keeps_the_state_of_the_noun(measurements):
     assert measurements["noun kept"] >= 0.999
     assert measurements["noun distance ratio"] <= 0.8
     assert measurements["nouns apart beside [V]"] >= 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_a_linear_probe_reads_every_stated_attribute_from_the_mean_state(measurements, attribute):
     assert measurements[attribute] >= 0.995

@@ -133,15 +133,6 @@ def test_runs_with_the_same_settings_are_one_cell_however_they_were_typed(tmp_pa
     ]
 
 
-def test_a_drawn_subject_has_one_name(tmp_path):
-    sweep = made_up_sweep(tmp_path / "s")
-    rewrite(sweep / "2", subject={"name": None})
-    assert read_study([sweep]).subjects == ("biscuit",)
-    for number in range(6):
-        rewrite(sweep / str(number), subject={"name": None})
-    assert read_study([sweep]).subjects == ("dog 7",)
-
-
 def test_failed_running_damaged_and_missing_runs_are_there_with_their_reason_and_command(tmp_path):
     sweep = made_up_sweep(
         tmp_path / "s w", failed={0: "the loss is NaN"}, running=[1], damaged=[2], missing=[3]

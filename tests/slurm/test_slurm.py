@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 SHIPPED = f"model.backbone.pretrained={WEIGHTS}"
 CELLS = ("prior.lambda=0,1", "class=none,wrong,correct", SHIPPED)
 DISTURBED = ("metrics=none", "method.max_steps=80", "method.checkpoint_every=1000")
+LORA = "adapter=lora"
 # A limit of two minutes; SLURM looks every half minute, and tells the job after 30 to 60 seconds.
 OUT_OF_TIME = ("launcher.time=2", "launcher.signal_delay_s=60")
 DDP = ("method.max_steps=6", "method.batch_size=4", "prior.num_images=20", "metrics=none")
@@ -125,11 +126,12 @@ def own(tmp_path_factory, tiny):
 def jobs(cluster, tmp_path_factory, own):
     """Everything is submitted here; the signals are sent to those that wait for them."""
     jobs = Submitted(tmp_path_factory.mktemp("jobs"), own)
-    held = {name: tmp_path_factory.mktemp(name) for name in ("stop", "once", "nodes")}
+    held = {name: tmp_path_factory.mktemp(name) for name in ("stop", "lora", "once", "nodes")}
     # SLURM would end it after 9 minutes: any signal is then taken for that end.
     once = ("launcher.max_num_timeout=0", "launcher.time=9")
     jobs.submit("limit", *DISTURBED, slow(0.7), *OUT_OF_TIME)
     jobs.submit("stop", *DISTURBED, slow(0.25, held["stop"]))
+    jobs.submit("lora", *DISTURBED, LORA, slow(0.25, held["lora"]))
     jobs.submit("once", *DISTURBED, slow(0.25, held["once"]), *once)
     jobs.submit("ddp", *DDP, "trainer.devices=2")
     jobs.submit("nodes", *TWO_NODES, slow(0.25, held["nodes"]), "trainer.num_nodes=2")
@@ -222,11 +224,12 @@ def losses_of(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(local):
-    (run,) = local("undisturbed", *DISTURBED)
-    return run
+    """The same runs without a signal, by name."""
+    runs = {"stop": local("full", *DISTURBED), "lora": local("adapter", *DISTURBED, LORA)}
+    return {name: run for name, (run,) in {**runs, "limit": runs["stop"]}.items()}
 
 
-@pytest.mark.parametrize("name", ["stop", "limit"])
+@pytest.mark.parametrize("name", ["stop", "limit", "lora"])
 def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_ends_with_the_same_bits(
     jobs, undisturbed, name
 ):
@@ -236,8 +239,8 @@ def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_ends_with_the_same
     assert "stopped as asked, at step" in log
     assert log.count("Starting with JobEnvironment") > 1  # it was queued again
     assert "resuming from" in log
-    assert same_files(run.weights, undisturbed.weights, "*.safetensors")
-    assert same_files(run.folder / "images", undisturbed.folder / "images", "*.png")
+    assert same_files(run.weights, undisturbed[name].weights, "*.safetensors")
+    assert same_files(run.folder / "images", undisturbed[name].folder / "images", "*.png")
 
 
 def test_a_job_that_was_queued_again_too_often_has_failed_and_says_why(jobs):

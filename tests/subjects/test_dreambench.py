@@ -1,12 +1,15 @@
 """DreamBench in its own layout, and the commands that name its subjects."""
 
 import os
+from pathlib import Path
 
 import pytest
 from commands import command, smoke
 from made_up_photos import CLASSES, dreambench_folder
 from test_docs import composed
+from tiny_encoders import lpips_backbone, tiny_clip_folder, tiny_vit_folder
 
+from dreambooth.reporting.study import read_study
 from dreambooth.runs.cells import find_runs
 from dreambooth.subjects.dreambench import DreamBench
 from dreambooth.subjects.prompt_sets import DREAMBENCH
@@ -119,6 +122,39 @@ def test_a_sweep_of_all_subjects_ends_with_a_report_on_them(
     assert ended.code == 0, ended.output
     page = (tmp_path / "report" / "index.html").read_text()
     assert all(name in page for name in ("cat2", "dog6"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DREAMBENCH_DIR" not in os.environ, reason="DREAMBENCH_DIR is not set")
+def test_real_photos_of_all_subjects_end_in_a_scored_report(
+    stable_diffusion, tmp_path, monkeypatch
+):
+    """The command as it is typed, on a DreamBench that holds the photos of two subjects."""
+    monkeypatch.setattr("dreambooth.reporting.report.REPORTS", tmp_path)
+    whole, part = Path(os.environ["DREAMBENCH_DIR"]), tmp_path / "part"
+    sweep = tmp_path / "runs" / "sweep"
+    part.mkdir()
+    for name in ("prompts_and_classes.txt", "dog6", "duck_toy"):
+        (part / name).symlink_to(whole / name)
+    encoders = (
+        "metrics=paper",
+        f"metrics.fidelity.dino.pretrained={tiny_vit_folder(tmp_path / 'dino', 224)}",
+        f"metrics.fidelity.clip.model={tiny_clip_folder(tmp_path / 'clip', 224)}",
+        f"metrics.fidelity.distance.backbone={lpips_backbone(tmp_path / 'alexnet.pth')}",
+    )
+    small = ("experiment=smoke", "logger=csv", f"prior.cache={tmp_path / 'prior'}", *encoders)
+    bench = ("subject=dreambench", f"dreambench={part}", "subject.name=all")
+    words = (*stable_diffusion, *bench, "class=none,wrong,correct", *small)
+    ended = command("train", "-m", *words, "report=auto", f"hydra.sweep.dir={sweep}")
+    assert ended.code == 0, ended.output
+    assert f"{part} holds 2 of 30 subjects of DreamBench: these are the sweep's" in ended.output
+    study = read_study([sweep])
+    assert (study.subjects, study.axes) == (("dog6", "duck_toy"), ("class",))
+    assert all(t.metrics["dino"].count == 25 for t in study.trials), "an image of each prompt"
+    page = (tmp_path / "sweep" / "index.html").read_text()
+    assert all(name in page for name in ("dog6", "duck_toy", "wrong class noun"))
+    text = (tmp_path / "sweep" / "report.md").read_text()
+    assert "3 cells, 2 subjects, 1 training seed: 6 runs (6 finished)" in text
 
 
 def test_all_is_every_subject_of_a_sweep(folder, tmp_path):

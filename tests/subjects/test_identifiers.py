@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, T5Tokenizer
 
 from dreambooth.subjects.identifiers import (
     check_identifier,
@@ -45,6 +45,16 @@ def t5_style() -> T5Tokenizer:
     return T5Tokenizer(vocab=unique, extra_ids=0)
 
 
+def qwen_style() -> Qwen2Tokenizer:
+    """Byte-level BPE: "Ġ", a space, begins a word. "sks" is a piece, or begins a text."""
+    words = ["sks", "ohw", "xy", "dog", "dogs"]
+    merges = ["s k", "sk s", "o h", "oh w", "x y", "d o", "do g", "dog s"]
+    merges += [f"Ġ {word}" for word in words]
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(m.replace(" ", "") for m in merges)]
+    vocabulary = {token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[tuple(m.split()) for m in merges])
+
+
 def wordpiece() -> PreTrainedTokenizerFast:
     """WordPiece, lower case without accents: no text is read as "ABC" or as "é"."""
     tokens = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
@@ -68,11 +78,12 @@ def joining() -> PreTrainedTokenizerFast:
     """Decodes without spaces, so that tokens may be read as others: "a" + "bc" as "abc"."""
     pieces = [("?", -20.0), ("a", -2.0), ("bc", -2.0), ("ab", -9.0), ("c", -2.0), ("abc", -3.0)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
 
 
-TOKENIZERS = [clip_style, clip_style_plain, t5_style, wordpiece]
+TOKENIZERS = [clip_style, clip_style_plain, t5_style, qwen_style, wordpiece]
 every_tokenizer = pytest.mark.parametrize("build", TOKENIZERS)
 
 
@@ -81,7 +92,8 @@ def words(tokenizer, ids: list[int]) -> set[str]:
 
 
 def encode(tokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False)
+    """The ids of a word in a prompt."""
+    return tokenizer.encode(f" {text.strip()}", add_special_tokens=False)
 
 
 @every_tokenizer
@@ -111,6 +123,7 @@ def test_longer_words_come_in_when_more_characters_are_allowed(build):
         (clip_style, "qzx</w>"),
         (t5_style, "ks"),
         (t5_style, "▁ab"),
+        (qwen_style, "sks"),  # where it begins a text
         (wordpiece, "ABC"),
         (wordpiece, "é"),
     ],

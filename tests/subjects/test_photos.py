@@ -1,5 +1,7 @@
 import logging
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,31 @@ def test_any_mode_becomes_rgb_on_white(tmp_path, image, name, expected):
     image.save(tmp_path / name)
     assert Image.open(tmp_path / name).mode == image.mode
     np.testing.assert_array_equal(load_one(tmp_path), np.full((8, 8, 3), expected))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bits_of_colour_are_scaled_to_8(tmp_path, channels):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64, 1).astype(np.uint16)
+    pixels = np.concatenate([np.roll(ramp, i, axis=0) for i in range(channels)], axis=2)
+    if channels != 3:
+        pixels[..., -1] = 65535  # opaque
+    png_of_16_bits(tmp_path / "a.png", pixels)
+    colours = pixels[..., : 3 if channels > 2 else 1] / 257
+    np.testing.assert_allclose(load_one(tmp_path, 64) + 0 * colours, colours + np.zeros(3), atol=1)
+
+
+def png_of_16_bits(path: Path, pixels: np.ndarray) -> None:
+    """Pillow writes 16 bits of grey only."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
 
 
 def test_a_one_bit_photo_keeps_its_black_and_white(tmp_path):

@@ -145,7 +145,7 @@ def step_of(
         method_calls(pipeline.scheduler, "step") as steps,
     ):
         pipeline(
-            list(prompts),
+            prompt=list(prompts),
             num_inference_steps=2,
             guidance_scale=guidance_scale,
             height=stage.resolution_px,

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.runs.hub import absence_of, problem_of
+import torch
+
+from dreambooth.runs.hub import absence_of, problem_of, sources_of
 
 CheckConfigs = Callable[[Mapping[str, Any], Callable[[str], Mapping[str, Any]]], None]
 
@@ -17,8 +19,14 @@ def load_pipeline(
     text_encoders: Mapping[str, str],
     arguments: Mapping[str, Any],
     check_configs: CheckConfigs,
+    revision: str | None = None,
+    config: str | Path | None = None,
 ) -> Any:
     """Load a pipeline of the class `class_name` of diffusers, in float32.
+
+    `pretrained`: a folder, an id on the Hub (there at `revision`: a branch, tag or commit), or one
+    .safetensors file with the weights of all parts. The configs and tokenizers are then those of
+    `config`, a folder or an id on the Hub.
 
     `title`: of its family, with its article. `parts`: those that it needs besides `text_encoders`,
     from text encoder to tokenizer. `arguments`: of `from_pretrained`. `check_configs`: called with
@@ -29,34 +37,41 @@ def load_pipeline(
     import diffusers
 
     pipeline_class = getattr(diffusers, class_name)
-    folder = Path(pretrained).expanduser()
-    source = str(folder if folder.exists() else pretrained)
+    file = Path(pretrained).expanduser()
+    (described,) = sources_of({"pretrained": pretrained, "config": config}).values()
+    folder = Path(described).expanduser()
+    source = str(folder if folder.exists() else described)
     needed = (*parts, *text_encoders, *text_encoders.values())
     remedy = (
         f"give model.backbone.pretrained=/path/to/folder with {title} in the diffusers "
         "layout with safetensors weights (model_index.json, "
         f"{', '.join(f'{part}/' for part in needed)})"
     )
-    if absence := absence_of(pretrained, "model_index.json"):
+    if absence := absence_of(source, "model_index.json", revision):
         raise ValueError(f"{absence}; {remedy}")
     # In the cache, without a network: the Hub is not asked whether there is a newer version.
-    offline = not folder.exists() and bool(problem_of(source))
+    offline = not folder.exists() and bool(problem_of(source, revision))
+    where = {"local_files_only": offline, "revision": revision}
 
     def config_of(part: str) -> Mapping[str, Any]:
         part_class = getattr(diffusers, index[part][1])
-        config: Mapping[str, Any] = part_class.load_config(
-            source, subfolder=part, local_files_only=offline
-        )
+        config: Mapping[str, Any] = part_class.load_config(source, subfolder=part, **where)
         return config
 
     try:
-        index = pipeline_class.load_config(source, local_files_only=offline)
+        index = pipeline_class.load_config(source, **where)
         if index.get("_class_name") != class_name:
             raise ValueError(f"it is of another family, {index.get('_class_name')}")
         check_configs(index, config_of)
-        pipeline = pipeline_class.from_pretrained(
-            source, local_files_only=offline, use_safetensors=True, **arguments
-        )
+        if file.is_file():
+            pipeline = pipeline_class.from_single_file(
+                str(file), config=source, torch_dtype=torch.float32, **where, **arguments
+            )
+            pipeline.register_to_config(_name_or_path=str(file))
+        else:
+            pipeline = pipeline_class.from_pretrained(
+                source, use_safetensors=True, **where, **arguments
+            )
         for encoder, tokenizer in text_encoders.items():
             text_encoder = getattr(pipeline, encoder)
             # If its files are missing, transformers makes an empty tokenizer, without an error.

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dreambooth.backbones.latent import LatentBackbone, LatentStage
+from dreambooth.backbones.latent import LatentBackbone
+from dreambooth.backbones.latent_stage import LatentStage
 from dreambooth.backbones.stage import Condition
 
 SCHEDULERS = {
@@ -43,3 +44,4 @@ class StableDiffusionBackbone(LatentBackbone):
     }
     schedulers, scheduler_settings = SCHEDULERS, SCHEDULER_SETTINGS
     adapter_formats = ("diffusers", "kohya")
+    base_model = "stable-diffusion-v1-5/stable-diffusion-v1-5, or stabilityai/stable-diffusion-2-1"

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreambooth.backbones.latent import LatentBackbone, LatentStage
+from dreambooth.backbones.latent import LatentBackbone
+from dreambooth.backbones.latent_stage import LatentStage
 from dreambooth.backbones.stable_diffusion import SCHEDULER_SETTINGS, SCHEDULERS
 from dreambooth.backbones.stage import Condition
 
@@ -67,3 +68,4 @@ class StableDiffusionXLBackbone(LatentBackbone):
     stage_class = StableDiffusionXLStage
     load_arguments: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
     schedulers, scheduler_settings = SCHEDULERS, SCHEDULER_SETTINGS
+    base_model = "stabilityai/stable-diffusion-xl-base-1.0"

@@ -49,17 +49,32 @@ class Checks(Callback):
             check_one_node(config)
             check_writable("hydra.run.dir", config.hydra.run.dir)
             if cell:
-                _check_weights(cell)
+                _check_weights(cell, config.objective)
 
 
-def _check_weights(cell: dict[str, Any]) -> None:
-    """ValueError without the model's weights, or those of encoders that the user has chosen.
+def check_search(config: DictConfig) -> None:
+    """ValueError if the runs of a search cannot have the score that it optimizes."""
+    groups = OmegaConf.masked_copy(config, ["metrics", "model"])
+    plain: Any = OmegaConf.to_container(groups, resolve=True)
+    check_objective(config.objective, plain)
+    if config.objective is not None and not _is_for_slurm(config):
+        check_encoders(plain["metrics"])
 
-    Without those that the model has chosen, the run goes on; but all servers were asked at once.
+
+def _is_for_slurm(config: DictConfig) -> bool:
+    """Whether runs are for other machines: a login node may be unable to load a model."""
+    return config.hydra.runtime.choices.get("launcher") == "slurm"
+
+
+def _check_weights(cell: dict[str, Any], objective: str | None) -> None:
+    """ValueError without the model's weights, or those of encoders that are needed.
+
+    They are needed if the user has chosen the metrics, or a score as the objective. Without those
+    that the model has chosen, the run goes on; but all servers were asked at once.
     """
     check_model(cell)
-    by_choice = chosen(cell["overrides"])
-    with nullcontext() if by_choice else suppress(ValueError):
+    needed = chosen(cell["overrides"]) or objective is not None
+    with nullcontext() if needed else suppress(ValueError):
         check_encoders(cell["metrics"])
 
 
@@ -179,11 +194,11 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
         for pair, done in zip(zip(cells, labels, strict=True), finished, strict=True)
         if pair[0] and not done
     ]
-    if not new or config.hydra.runtime.choices.get("launcher") == "slurm":
-        return  # a login node may be unable to load a model
+    if not new or _is_for_slurm(config):
+        return
     for cell, label in new:
         with _named(label):
-            _check_weights(cell)
+            _check_weights(cell, config.objective)
     from dreambooth.assemble import checker  # here, because it is slow to import
 
     check = checker()
@@ -216,17 +231,18 @@ def _check_added(config: DictConfig, overrides: Sequence[str]) -> None:
 
     A class that the config names by `_target_` refuses what it does not take when it is built.
     """
-    default = (
-        GlobalHydra.instance()
-        .config_loader()
-        .load_configuration(
-            config.hydra.job.config_name,
-            [text for text in overrides if not assignment(text).prefix.startswith("+")],
-            run_mode=config.hydra.mode,
-        )
+    added = [text for text in overrides if assignment(text).prefix.startswith("+")]
+    if not added:
+        return
+    of_hydra = config.hydra.overrides.hydra
+    others = [text for text in of_hydra if assignment(text).key == "hydra.searchpath"]
+    others += [text for text in overrides if text not in added]
+    loader = GlobalHydra.instance().config_loader()
+    default = loader.load_configuration(
+        config.hydra.job.config_name, others, run_mode=config.hydra.mode
     )
-    for text in overrides:
-        prefix, key, _ = assignment(text)
+    for text in added:
+        key = assignment(text).key
         parents = [key.rpartition(".")[0]]
         while parents[-1]:
             parents.append(parents[-1].rpartition(".")[0])
@@ -235,10 +251,7 @@ def _check_added(config: DictConfig, overrides: Sequence[str]) -> None:
         open_group = key.partition(".")[0] in _OPEN or key.startswith(
             ("launcher.additional_parameters.", "model.sampling.")
         )
-        is_group = "." not in key and GlobalHydra.instance().config_loader().get_group_options(
-            key.partition("@")[0]
-        )
-        if prefix.startswith("+") and not (has_reader or open_group or is_group):
-            exists = OmegaConf.select(default, key) is not None
-            if not exists:
-                raise ValueError(no_such_setting(key, default))
+        is_group = "." not in key and loader.get_group_options(key.partition("@")[0])
+        exists = OmegaConf.select(default, key) is not None
+        if not (has_reader or open_group or is_group or exists):
+            raise ValueError(no_such_setting(key, default))

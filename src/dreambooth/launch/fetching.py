@@ -11,10 +11,11 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from dreambooth.metrics import sources
-from dreambooth.runs.hub import answer_of, problem_of, unreachable
+from dreambooth.runs.hub import answer_of, problem_of, sources_of, unreachable
 
 DREAMBENCH = "https://github.com/google/dreambooth/archive/refs/heads/main.zip"
-_READ = {".json", ".txt", ".model", ".safetensors"}  # by the loaders of diffusers and transformers
+# By the loaders of diffusers and transformers.
+_READ = {".jinja", ".json", ".txt", ".model", ".safetensors"}
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")  # that open_clip reads
 _UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder")
 
@@ -57,14 +58,16 @@ def _in_words(size_bytes: int | None) -> str:
 
 def _of_model(model: Mapping[str, Any] | None) -> Iterator[Download]:
     backbone = {} if model is None else model["backbone"]
-    for key in ("pretrained", "pretrained_sr"):
-        source = backbone.get(key)
-        if source is None or Path(str(source)).expanduser().exists():
+    revision = backbone.get("revision")
+    for key, source in sources_of(backbone).items():
+        if Path(source).expanduser().exists():
             continue
         unused = [*_UNUSED, "text_encoder"] if key == "pretrained_sr" else _UNUSED
-        sizes = _sizes(str(source))
+        sizes = _sizes(source, revision)
         files = {name: size for name, size in sizes.items() if _is_read(name, unused)}
-        yield _from_hub(str(source), files)
+        if key == "config":  # of a file that has the weights
+            files = {name: size for name, size in files.items() if ".safetensors" not in name}
+        yield _from_hub(source, files, revision)
 
 
 def _is_read(name: str, unused: Sequence[str]) -> bool:
@@ -97,21 +100,21 @@ def _of_encoders(metrics: Mapping[str, Any] | None) -> Iterator[Download]:
         yield _lpips(str(distance["net"]))
 
 
-def _sizes(repository: str) -> dict[str, int]:
+def _sizes(repository: str, revision: str | None = None) -> dict[str, int]:
     """The files of a repository of the Hub, and their sizes in bytes. ValueError without them."""
     from huggingface_hub import HfApi
 
-    if problem := problem_of(repository):
+    if problem := problem_of(repository, revision):
         raise ValueError(f"{repository} cannot be downloaded: {problem}")
-    found = HfApi().model_info(repository, files_metadata=True).siblings or []
+    found = HfApi().model_info(repository, revision=revision, files_metadata=True).siblings or []
     return {file.rfilename: file.size or 0 for file in found}
 
 
-def _from_hub(repository: str, files: Mapping[str, int]) -> Download:
+def _from_hub(repository: str, files: Mapping[str, int], revision: str | None = None) -> Download:
     def get() -> Path:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(repository, allow_patterns=list(files)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
 
     return Download(repository, sum(files.values()), get)
 

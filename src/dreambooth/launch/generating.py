@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def draw_more(config: Mapping[str, Any]) -> None:
     """Draw images with the finished run `run`, save them in its folder, and print their paths.
 
-    ValueError, before the model is loaded, for settings that it cannot honour.
+    ValueError, before the model is loaded, for settings that it cannot honour; afterwards, for a
+    sampler that it lacks.
     """
     application = config["application"]
     if application is not None:
@@ -39,7 +40,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
 
     applications = None if application is None else Applications.of(run, application)
     model = reload(run, wanted.size_px)
-    # ValueError if the model has no such sampler.
+    # Only a check: a latent model draws with a scheduler of diffusers.
     model.backbone.stages["base"].schedule.solver(sampler.name, sampler.num_steps)
     sampling = replace(
         model.sampling,

@@ -5,14 +5,14 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from dreambooth.runs.checks import check_writable
-from dreambooth.runs.settings import (
+from dreambooth.runs.values import (
     Count,
+    FromZero,
     MaybePositive,
     MaybeText,
     Positive,
     Probability,
     Text,
-    Whole,
 )
 
 
@@ -34,7 +34,7 @@ class Pretraining:
     work: Text
     num_scenes: Count
     max_minutes: MaybePositive
-    seed: Whole
+    seed: FromZero
     parts: dict[str, Part]
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dreambooth.distributed.preemption import exit_code_of_stop
-from dreambooth.launch.checks import check_jobs, refuse
+from dreambooth.launch.checks import check_jobs, check_search, refuse
 from dreambooth.launch.outcome import forget_failures, noted_failures, reason_of
 from dreambooth.runs.cells import (
     affects_result,
@@ -92,6 +92,8 @@ class Folders(Callback):
             ]
         # Other sweepers choose each cell by the results of earlier ones.
         if not hydra.sweeper._target_.endswith(".BasicSweeper"):
+            with refuse():
+                check_search(config)
             return
         overrides = parser.parse_overrides([*params, *hydra.overrides.task])
         with refuse():
@@ -183,11 +185,12 @@ class SweepTable(Callback):
         except Exception as error:  # Hydra would turn it into a warning and exit with 0
             log.debug("raised here:", exc_info=True)
             problems = [f"the table or the report could not be made: {reason_of(error)}"]
+        code = exit_code_of_stop()
+        bad = ["failed", "damaged", *([] if code is not None else ["missing"])]
         failed = {
             str(row["run"]): row["reason"]
             for row in rows
-            if row["state"] in ("failed", "damaged", "missing")
-            and (not _cells or row["run"] in _cells)
+            if row["state"] in bad and (not _cells or row["run"] in _cells)
         } | noted_failures()
         if failed:
             lines = [
@@ -196,7 +199,7 @@ class SweepTable(Callback):
             number = len(_cells or rows)
             problems += [f"{len(failed)} of {number} runs failed:", *lines]
         _cells.clear()
-        if (code := exit_code_of_stop()) is not None:
+        if code is not None:
             print("\n".join([*problems, "stopped as asked; to go on, give the same command again"]))
             sys.exit(code)
         if problems:

@@ -19,7 +19,8 @@ from dreambooth.backbones.text_encoder import forget_prompts, joined, parted
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.methods.text_encoder import check_text_encoder, with_text_encoder
-from dreambooth.runs.settings import Layers, MaybePositive, SaveFormat, Switch, read
+from dreambooth.runs.settings import read
+from dreambooth.runs.values import Layers, MaybePositive, SaveFormat, Switch
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 

@@ -11,7 +11,7 @@ from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts, joined, parted
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.methods.text_encoder import check_text_encoder, with_text_encoder
-from dreambooth.runs.settings import Layers, MaybePositive, Switch
+from dreambooth.runs.values import Layers, MaybePositive, Switch
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 

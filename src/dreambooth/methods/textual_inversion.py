@@ -20,7 +20,7 @@ from dreambooth.backbones.new_word import add_word, embedding_of, new_word_of
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import TermPrompts, Trained
-from dreambooth.runs.settings import Count, NewWord, Text
+from dreambooth.runs.values import Count, NewWord, Text
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 

@@ -21,7 +21,8 @@ from dreambooth.reporting.planner import (
 from dreambooth.reporting.scores import HEADINGS
 from dreambooth.reporting.study import Study
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Positive, Probability, read
+from dreambooth.runs.settings import read
+from dreambooth.runs.values import Positive, Probability
 
 PLANS = Path("reports/plans")
 _FIRST_FRESH = 1000  # seed of a drawn subject that no example and no table of ours uses

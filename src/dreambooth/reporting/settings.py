@@ -94,26 +94,6 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     return settings
 
 
-def subject_of(config: Mapping[str, Any]) -> str:
-    """Return the subject's name; for a drawn subject without a name, class and seed: "dog 501"."""
-    subject = config.get("subject", {})
-    if not isinstance(subject, Mapping):
-        return str(subject)
-    if name := subject.get("name"):
-        return str(name)
-    if photos := subject.get("photos"):
-        return str(photos).rstrip("/").rpartition("/")[2]
-    return " ".join(str(subject[key]) for key in ("class_noun", "seed") if key in subject)
-
-
-def drawn_identity(config: Mapping[str, Any]) -> str:
-    """Return class and seed of a drawn subject, named or not: "dog 501"; "" for photos."""
-    subject = config.get("subject", {})
-    if not isinstance(subject, Mapping) or "photos" in subject or "seed" not in subject:
-        return ""
-    return f"{subject.get('class_noun')} {subject['seed']}"
-
-
 def words(value: Any) -> str | None:
     """Format a value as people write it: 1e-5 for 0.00001, 0.5, and 0 for 0.0."""
     if value is None:
@@ -176,9 +156,12 @@ def _method(method: Any) -> str | None:
 
 
 def _model(backbone: Mapping[str, Any]) -> str | None:
-    """Return the last part of the hub id or folder, or the package that defines the backbone."""
+    """Return the last part of the hub id or folder, and the revision if one is given; without
+    them, the package that defines the backbone.
+    """
     if pretrained := backbone.get("pretrained"):
-        return str(pretrained).rstrip("/").rpartition("/")[2]
+        revision = f" at {backbone['revision']}" if backbone.get("revision") else ""
+        return str(pretrained).rstrip("/").rpartition("/")[2] + revision
     parts = str(backbone.get("_target_", "")).split(".")
     return parts[1] if len(parts) > 1 else None
 

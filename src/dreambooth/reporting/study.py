@@ -22,13 +22,12 @@ from dreambooth.reporting.planned import (
 from dreambooth.reporting.settings import (
     ABSENT,
     KNOWN,
-    drawn_identity,
     key_of,
     label_of,
     order_of,
     settings_of,
-    subject_of,
 )
+from dreambooth.reporting.subjects import names_of, subject_of
 from dreambooth.runs.cells import cell_name, find_runs, settings
 from dreambooth.runs.files import Score
 from dreambooth.runs.records import Metric
@@ -110,7 +109,9 @@ def read_study(folders: Sequence[Path]) -> Study:
             f"there are no runs in {' and '.join(map(str, folders))}: give the folder of a sweep, "
             "as in sweep=runs/lambda+class"
         )
-    trials = _with_systems_apart(_with_subjects_named(all_trials))
+    names = names_of([(trial.run, trial.subject) for trial in all_trials])
+    named = [replace(t, subject=name) for t, name in zip(all_trials, names, strict=True)]
+    trials = _with_systems_apart(named)
     axes = _axes(trials, notes)
     trials = _without_duplicates([_on_axes(trial, axes) for trial in trials], notes)
     values = {axis: trial.settings[axis] for trial in all_trials for axis in trial.settings}
@@ -273,16 +274,6 @@ def _gap(run: Run, place: Mapping[str, str], overrides: Sequence[str]) -> Trial:
     status = run.status()
     command = _command(run, status, overrides)
     return Trial(run, settings, place["subject"], place["seed"], status, {}, [], [], {}, command)
-
-
-def _with_subjects_named(trials: Sequence[Trial]) -> list[Trial]:
-    """Give a drawn subject the same name in all runs, if any config has its name."""
-    names = {}
-    for trial in trials:
-        identity = drawn_identity(trial.run.config)
-        if identity and trial.subject != identity:
-            names[identity] = trial.subject
-    return [replace(t, subject=names.get(drawn_identity(t.run.config), t.subject)) for t in trials]
 
 
 def _with_systems_apart(trials: Sequence[Trial]) -> list[Trial]:

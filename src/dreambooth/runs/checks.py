@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.settings import Scale, Settings, as_typed, check_count, read
+from dreambooth.runs.settings import Settings, as_typed, check_count, read
+from dreambooth.runs.values import Scale
 
 _STEPS = "method.max_steps=... sets the number of steps"
 _VALIDATION = "a run has no validation; callbacks=score_curves scores images during training"

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from dreambooth.runs.settings import Count, as_typed, read
+from dreambooth.runs.settings import as_typed, read
+from dreambooth.runs.values import Count
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
 _FROM_HUB = {
     "dreambooth.backbones.deepfloyd.DeepFloydBackbone.load": "model_index.json",
+    "dreambooth.backbones.flux2_klein.Flux2KleinBackbone.load": "model_index.json",
+    "dreambooth.backbones.flux.FluxBackbone.load": "model_index.json",
     "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load": "model_index.json",
     "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
 }
@@ -29,10 +31,9 @@ def check_model(config: Mapping[str, Any]) -> None:
         return
     if (Path(str(backbone.get("pretrained"))).expanduser() / "base" / file).is_file():
         return  # a folder with all stages of a cascade
-    has_sr = backbone.get("pretrained_sr") is not None
-    for key in ("pretrained", "pretrained_sr") if has_sr else ("pretrained",):
-        pretrained = str(backbone.get(key))
-        folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file)
+    for key, pretrained in sources_of(backbone).items():
+        revision = backbone.get("revision")
+        folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file, revision)
         if folder.exists() and not (folder / file).is_file():
             problem = f"model {pretrained!r} cannot be used (it has no {file})"
         if problem:
@@ -42,12 +43,46 @@ def check_model(config: Mapping[str, Any]) -> None:
             )
 
 
-def absence_of(pretrained: str | Path, file: str) -> str:
+def sources_of(backbone: Mapping[str, Any]) -> dict[str, str]:
+    """Where the configs of a model are, by key of `model.backbone`: folders or ids on the Hub.
+
+    ValueError for a file that is not safetensors: to read pickled weights is to run their code.
+    """
+    file = Path(str(backbone.get("pretrained"))).expanduser()
+    if file.is_file():
+        if file.suffix != ".safetensors" or not backbone.get("config"):
+            raise ValueError(
+                f"model {str(file)!r} cannot be used: give a .safetensors file and "
+                "model.backbone.config=, a folder or Hub id with its configs; pickled weights are "
+                "never read"
+            )
+        return {"config": str(backbone["config"])}
+    keys = ("pretrained", "pretrained_sr")
+    return {key: str(backbone[key]) for key in keys if backbone.get(key) is not None}
+
+
+def commits_of(backbone: Mapping[str, Any]) -> dict[str, str]:
+    """The commit of each model that came from the Hub, by its id."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    commits = {}
+    for source in sources_of(backbone).values():
+        with suppress(HFValidationError):  # no name of a model
+            found = try_to_load_from_cache(
+                source, "model_index.json", revision=backbone.get("revision")
+            )
+            if isinstance(found, str) and not Path(source).expanduser().exists():
+                commits[source] = Path(found).parent.name
+    return commits
+
+
+def absence_of(pretrained: str | Path, file: str, revision: str | None = None) -> str:
     """Why a model, which has `file`, is neither a folder nor in the cache nor on the Hub, or ""."""
     folder = Path(pretrained).expanduser()
-    if folder.exists() or is_cached(str(pretrained), file):
+    if folder.exists() or is_cached(str(pretrained), file, revision):
         return ""
-    if not (problem := problem_of(str(pretrained))):
+    if not (problem := problem_of(str(pretrained), revision)):
         return ""
     return (
         f"there is no model {str(pretrained)!r}: no folder {folder.absolute()}, nothing of this "
@@ -55,18 +90,21 @@ def absence_of(pretrained: str | Path, file: str) -> str:
     )
 
 
-def problem_of(repository: str) -> str:
-    """Why the Hub does not give a model; "" if it does. Known within seconds."""
+def problem_of(repository: str, revision: str | None = None) -> str:
+    """Why the Hub does not give a model, at a revision; "" if it does. Known within seconds."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     def ask() -> str:
         try:
-            HfApi().model_info(repository, timeout=_patience_s())
+            HfApi().model_info(repository, revision=revision, timeout=_patience_s())
+        except RevisionNotFoundError:
+            return f"the Hub has no revision {revision} of it"
         except (HFValidationError, RepositoryNotFoundError):
             return "the Hub has no such model, or none that you may read"
         except OfflineModeIsEnabled:
@@ -101,12 +139,12 @@ def answer_of(server: str, ask: Callable[[], str]) -> str | None:
     return answers[0] if answers else None
 
 
-def is_cached(repository: str, file: str) -> bool:
+def is_cached(repository: str, file: str, revision: str | None = None) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return isinstance(try_to_load_from_cache(repository, file), str)
+        return isinstance(try_to_load_from_cache(repository, file, revision=revision), str)
     except HFValidationError:  # no name of a model
         return False
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from dreambooth.distributed.ranks import rank
 from dreambooth.runs.hashes import sha256_of
+from dreambooth.runs.hub import commits_of
 from dreambooth.runs.ownership import WRITTEN
 from dreambooth.runs.run import Run
 
@@ -94,6 +95,12 @@ def timed(run: Run, phase: str) -> Iterator[None]:
             seconds = known.setdefault("seconds", {})
             seconds[phase] = round(seconds.get(phase, 0.0) + without_nested, 3)
             run.write_provenance(known | _peak_memory())
+
+
+def record_model(run: Run) -> None:
+    """Add to provenance.json the commits of the models that came from the Hub, by their ids."""
+    if commits := commits_of(run.config["model"]["backbone"]):
+        run.write_provenance(run.read_provenance() | {"models": commits})
 
 
 def record_costs(run: Run, trained_parameters: int) -> None:

@@ -144,13 +144,19 @@ class Run:
 
         Runs that recorded none, as older ones, and inputs that are None are not compared.
         """
-        if inputs is None or not (self.folder / "inputs.json").exists():
+        begun_with = self.read_inputs()
+        if inputs is None or not begun_with:
             return
-        if changes := changed_inputs(read_json(self.folder / "inputs.json"), inputs):
+        if changes := changed_inputs(begun_with, inputs):
             raise ValueError(
                 f"the run in {self.folder} began with other files ({'; '.join(changes)}): "
                 "put them back, or start a new run in another folder"
             )
+
+    def read_inputs(self) -> dict[str, str]:
+        """Read inputs.json; {} if it does not exist: no files, or an older run."""
+        exists = (self.folder / "inputs.json").exists()
+        return read_json(self.folder / "inputs.json") if exists else {}
 
     def _write_inputs(self, inputs: Mapping[str, str] | None) -> None:
         if inputs:

@@ -5,39 +5,44 @@ allowed, in code and in words. A mistake is reported in one sentence that names 
 and the allowed values. This module does not import torch.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.dataclasses import dataclass
-from pydantic.functional_validators import AfterValidator, BeforeValidator, WrapValidator
+from pydantic.functional_validators import WrapValidator
 from pydantic_core import PydanticCustomError
 
+from dreambooth.runs.values import (
+    Count,
+    Folders,
+    FromZero,
+    GuidanceScale,
+    Layers,
+    MaybeDecay,
+    MaybeGuidanceScale,
+    MaybePositive,
+    MaybeSamplerName,
+    MaybeText,
+    Positive,
+    PriorKind,
+    PriorSampler,
+    Probability,
+    SamplerName,
+    Share,
+    ShareBelow1,
+    Switch,
+    Template,
+    Text,
+    Variance,
+    Word,
+    allowed,
+    finite,
+    not_empty,
+)
+
 T = TypeVar("T")
-
-
-def _allowed(words: str) -> WrapValidator:
-    """Replace the type's error messages by "give `words`"."""
-
-    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return validate(value)
-        except ValidationError:
-            raise PydanticCustomError("allowed", words) from None
-
-    return WrapValidator(check)
-
-
-def _finite(**bounds: Any) -> Any:
-    return Field(strict=True, allow_inf_nan=False, **bounds)
-
-
-def _template(prompt: str) -> str:
-    if not prompt.strip() or re.search("[{}]", prompt.replace("{}", "")):
-        raise ValueError
-    return prompt
 
 
 def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -45,41 +50,6 @@ def _some_prompts(prompts: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         words = "at least one, as in 'prompts=[\"a {} on the beach\"]'"
         raise PydanticCustomError("allowed", words)
     return validate(prompts)
-
-
-_not_empty = BeforeValidator(lambda value: None if value == "" else value)  # None is no path
-Count = Annotated[int, Field(strict=True, ge=1), _allowed("a whole number from 1 up")]
-Positive = Annotated[float, _finite(gt=0), _allowed("a number above 0")]
-_positive = Annotated[float, _finite(gt=0)]
-MaybePositive = Annotated[_positive | None, _allowed("a number above 0, or null")]
-Probability = Annotated[float, _finite(gt=0, lt=1), _allowed("a number between 0 and 1, as 0.8")]
-_decay = Annotated[float, Field(strict=True, gt=0, lt=1)]
-Scale = Annotated[float, _finite(ge=0), _allowed("a number of 0 or more, 1 for as trained")]
-Share = Annotated[float, _finite(ge=0, le=1), _allowed("a share from 0 to 1")]
-ShareBelow1 = Annotated[float, _finite(ge=0, lt=1), _allowed("a share from 0 to below 1")]
-_variance = Annotated[float, _finite(ge=0, lt=1)]
-Variance = Annotated[_variance, _allowed("a variance from 0 to below 1, as in 1e-3")]
-Switch = Annotated[bool, Field(strict=True), _allowed("true or false")]
-Layers = Annotated[Literal["all", "cross_attention"], _allowed("all or cross_attention")]
-SaveFormat = Annotated[Literal["diffusers", "kohya"], _allowed("diffusers or kohya")]
-_scale = Annotated[float, _finite(ge=0)]
-GuidanceScale = Annotated[_scale, _allowed("a number of 0 or more, 1 for no guidance")]
-PriorKind = Annotated[Literal["images", "output", "blank"], _allowed("images, output or blank")]
-PriorSampler = Annotated[Literal["ancestral", "dpm"] | None, _allowed("ancestral, dpm, or null")]
-_sampler = Literal["ancestral", "ddim", "dpm", "euler"]
-Whole = Annotated[int, Field(strict=True), _allowed("a whole number")]
-FromZero = Annotated[int, Field(strict=True, ge=0), _allowed("a whole number from 0 up")]
-_text = Annotated[str, Field(strict=True, pattern=r"\S")]
-Text = Annotated[_text, _allowed("text")]
-MaybeText = Annotated[_text | None, _allowed("text, or null")]
-_word = Annotated[str, Field(strict=True, pattern=r"^[^{}]*$")]
-Word = Annotated[_word | None, _allowed("text without braces, or null")]
-_new_word = Annotated[str, Field(strict=True, pattern=r"^<[a-z0-9-]+>$")]
-NewWord = Annotated[_new_word, _allowed("a new word of small letters in <>, as <subject>")]
-Template = Annotated[
-    Annotated[str, Field(strict=True), AfterValidator(_template)],
-    _allowed("a text in which {} stands for the subject, without other braces"),
-]
 
 
 @dataclass(frozen=True)
@@ -92,7 +62,7 @@ class Sampler:
     guidance_scale 1 is no guidance.
     """
 
-    name: Annotated[_sampler, _allowed("ancestral, ddim, dpm or euler")]
+    name: SamplerName
     num_steps: Count
     guidance_scale: GuidanceScale
 
@@ -109,11 +79,11 @@ class Prior:
 
     weight: Annotated[
         float,
-        _finite(ge=0, alias="lambda"),
-        _allowed("a number of 0 (no prior preservation) or more, 1 in the paper"),
+        finite(ge=0, alias="lambda"),
+        allowed("a number of 0 (no prior preservation) or more, 1 in the paper"),
     ]
     num_images: Count
-    cache: Annotated[Path, _not_empty, _allowed("a folder")]
+    cache: Annotated[Path, not_empty, allowed("a folder")]
     caption_dropout: ShareBelow1 = 0.0
     kind: PriorKind = "images"
     sampler: PriorSampler = None  # of the prior images; None: that of the model
@@ -136,7 +106,7 @@ class ModuleSettings:
     """Settings of the LightningModule in methods/two_terms.py."""
 
     learning_rate: Positive
-    weighting: Annotated[Literal["uniform", "min_snr"], _allowed("uniform or min_snr")]
+    weighting: Annotated[Literal["uniform", "min_snr"], allowed("uniform or min_snr")]
     cooldown_fraction: Share
     gradient_checkpointing: Switch = False
 
@@ -145,7 +115,7 @@ class ModuleSettings:
 class Timesteps:
     """The distribution of the training timesteps; see schedules.py."""
 
-    name: Annotated[Literal["uniform", "logit_normal"], _allowed("uniform or logit_normal")]
+    name: Annotated[Literal["uniform", "logit_normal"], allowed("uniform or logit_normal")]
     shift: Positive
 
 
@@ -156,7 +126,7 @@ class MethodSettings:
     max_steps: Count
     batch_size: Count
     checkpoint_every: Count
-    ema_decay: Annotated[_decay | None, _allowed("a number between 0 and 1, as 0.99, or null")]
+    ema_decay: MaybeDecay
     timesteps: Timesteps
     module: ModuleSettings
     num_vectors: Count = 1  # of method=textual_inversion
@@ -198,9 +168,9 @@ class Samplers:
 @dataclass(frozen=True)
 class ModelSettings:
     sampling: Samplers
-    backbone: Annotated[dict[str, Any], _allowed("the settings of a model, as model=miniature has")]
+    backbone: Annotated[dict[str, Any], allowed("the settings of a model, as model=miniature has")]
     rare_token_ids: Annotated[
-        tuple[FromZero, FromZero], _allowed("two ids as [5000,10000]: the first, one past the last")
+        tuple[FromZero, FromZero], allowed("two ids as [5000,10000]: the first, one past the last")
     ]
 
 
@@ -208,7 +178,7 @@ class ModelSettings:
 class ClassNoun:
     """Which class noun the subject's prompt has."""
 
-    choice: Annotated[Literal["none", "wrong", "correct"], _allowed("none, wrong or correct")]
+    choice: Annotated[Literal["none", "wrong", "correct"], allowed("none, wrong or correct")]
     noun: Word
 
 
@@ -216,25 +186,25 @@ class ClassNoun:
 class Identifier:
     """The word for the subject in its prompt; see subjects/identifiers.py."""
 
-    kind: Annotated[Literal["rare", "common", "random"], _allowed("rare, common or random")]
+    kind: Annotated[Literal["rare", "common", "random"], allowed("rare, common or random")]
     text: Word
-    num_tokens: Annotated[Whole, Field(ge=1, le=3), _allowed("1, 2 or 3 rare tokens")]
-    seed: Whole
+    num_tokens: Annotated[int, Field(strict=True, ge=1, le=3), allowed("1, 2 or 3 rare tokens")]
+    seed: FromZero
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
     """The arguments of lightning.Trainer that conf/trainer has; runs/checks.py names the others."""
 
-    accelerator: Annotated[Literal["auto", "cpu", "gpu"], _allowed("auto, cpu or gpu")]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], allowed("auto, cpu or gpu")]
     devices: Count
     num_nodes: Count
-    strategy: Annotated[str, Field(pattern="^(auto|ddp.*|fsdp)$"), _allowed("auto (ddp) or fsdp")]
+    strategy: Annotated[str, Field(pattern="^(auto|ddp.*|fsdp)$"), allowed("auto (ddp) or fsdp")]
     precision: Annotated[
         Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"],
-        _allowed("32-true, bf16-mixed, 16-mixed, bf16-true, 16-true or 64-true"),
+        allowed("32-true, bf16-mixed, 16-mixed, bf16-true, 16-true or 64-true"),
     ]
-    max_epochs: Annotated[Literal[1], _allowed("method.max_steps=... in its place")]
+    max_epochs: Annotated[Literal[1], allowed("method.max_steps=... in its place")]
     log_every_n_steps: Count
     enable_model_summary: Switch
 
@@ -254,8 +224,8 @@ class Settings:
     class_: Annotated[ClassNoun, Field(alias="class")]
     identifier: Identifier
     trainer: TrainerSettings
-    seed: Whole
-    stage: Annotated[Literal["base", "sr"] | None, _allowed("base or sr, or leave it out for both")]
+    seed: FromZero
+    stage: Annotated[Literal["base", "sr"] | None, allowed("base or sr, or leave it out for both")]
     check: Switch = True
 
 
@@ -268,19 +238,19 @@ class NewImages:
     images_per_prompt: Count
     first_index: FromZero
     image_set: Text
-    seed: Annotated[Whole | None, _allowed("a whole number, or null for the run's own noise")]
-    sampler: Annotated[_sampler | None, _allowed("ancestral, ddim, dpm or euler, or null")]
+    seed: Annotated[
+        FromZero | None, allowed("a whole number from 0 up, or null for the run's own noise")
+    ]
+    sampler: MaybeSamplerName
     num_steps: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=1000)] | None,
-        _allowed("a whole number from 1 to 1000, or null"),
+        allowed("a whole number from 1 to 1000, or null"),
     ]
-    guidance_scale: Annotated[
-        _scale | None, _allowed("a number of 0 or more, 1 for no guidance, or null")
-    ]
-    negative_prompt: Annotated[str, _allowed("a text")]
+    guidance_scale: MaybeGuidanceScale
+    negative_prompt: Annotated[str, allowed("a text")]
     size_px: Annotated[
         Annotated[int, Field(strict=True, ge=8, multiple_of=8)] | None,
-        _allowed("a multiple of 8, as 512, or null"),
+        allowed("a multiple of 8, as 512, or null"),
     ]
 
     def sampler_for(self, run: Sampler) -> Sampler:
@@ -320,17 +290,17 @@ class Evaluate:
     images: MaybeText
     name: Annotated[
         Annotated[str, Field(strict=True, pattern=r"^[^/.][^/]*$")] | None,
-        _allowed("a name without slashes, or null"),
+        allowed("a name without slashes, or null"),
     ]
     into: Text
-    bench: Annotated[dict[str, Any] | None, _allowed("experiment=metric_validity")]
+    bench: Annotated[dict[str, Any] | None, allowed("experiment=metric_validity")]
 
 
 @dataclass(frozen=True)
 class Sweeps:
     """The sweeps that src/report.py and src/plan.py read; the latest if none is given."""
 
-    sweep: Annotated[list[_text] | _text | None, _allowed("a folder, or several as [DIR1,DIR2]")]
+    sweep: Folders
 
     @property
     def folders(self) -> list[Path]:

@@ -14,10 +14,10 @@ def rare_token_ids(tokenizer: Any, id_range: tuple[int, int], max_characters: in
     """The token ids that are whole words of at most `max_characters` letters and digits.
 
     `id_range` is the first id and one past the last; the paper uses 5000 to 10000 for T5-XXL. An id
-    is kept if it decodes to letters and digits that encode to the same id. This excludes pieces of
-    words ("##k", or CLIP's tokens without "</w>"), which cannot stand alone in a prompt. Unlike the
-    paper we also exclude punctuation, which would be read as part of the sentence, and emoji, which
-    have a meaning.
+    is kept if it decodes to letters and digits that encode to the same id in a prompt. This
+    excludes pieces of words ("##k", or CLIP's tokens without "</w>"), which cannot stand alone.
+    Unlike the paper we also exclude punctuation, which would be read as part of the sentence, and
+    emoji, which have a meaning.
 
     ValueError if the range is empty or not within the vocabulary.
     """
@@ -33,8 +33,8 @@ def rare_token_ids(tokenizer: Any, id_range: tuple[int, int], max_characters: in
     texts = {i: t for i, t in texts.items() if len(t) <= max_characters and t.isalnum()}
     if not texts:
         return []
-    encoded = tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
-    return [i for i, ids in zip(texts, encoded, strict=True) if list(ids) == [i]]
+    encoded = _encode(tokenizer, list(texts.values()))
+    return [i for i, ids in zip(texts, encoded, strict=True) if ids == [i]]
 
 
 def rare_identifier(
@@ -80,7 +80,7 @@ def check_identifier(tokenizer: Any, text: str) -> None:
     checks those that it draws, which may be several words.
     """
     check_one_word(text)
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    (ids,) = _encode(tokenizer, [text])
     decoded = _decode(tokenizer, ids)
     same_text = "".join(decoded.split()).casefold() == text.casefold()
     if not (same_text and _round_trips(tokenizer, ids)):
@@ -88,6 +88,15 @@ def check_identifier(tokenizer: Any, text: str) -> None:
             f"the tokenizer does not keep the identifier {text!r}: it comes back as {decoded!r}; "
             "use letters and digits that the tokenizer knows, or let a rare identifier be drawn"
         )
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text as it is read within a prompt, behind a space.
+
+    Tokenizers of language models, such as Qwen's, have other ids for a word that begins a text.
+    """
+    encoded = tokenizer([f" {text}" for text in texts], add_special_tokens=False)["input_ids"]
+    return [list(ids) for ids in encoded]
 
 
 def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -99,4 +108,4 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
 def _round_trips(tokenizer: Any, ids: Sequence[int]) -> bool:
     if not ids or set(ids) & set(tokenizer.all_special_ids):
         return False
-    return list(tokenizer.encode(_decode(tokenizer, ids), add_special_tokens=False)) == list(ids)
+    return _encode(tokenizer, [_decode(tokenizer, ids)]) == [list(ids)]
