@@ -147,3 +147,10 @@ def test_a_training_out_of_memory_ends_with_one_sentence(tiny, tmp_path, monkeyp
     assert ended.output.strip().endswith(
         "[ERROR] - training does not fit into the GPU's memory: try trainer=gpu_16gb"
     )
+
+
+def test_a_memory_that_cannot_be_computed_stops_no_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "LARGE", 0)
+    ended = train(tiny, tmp_path / "run", "prior=off", "adapter=loha")  # which reads a scale
+    assert ended.code == 0, ended.output
+    assert "base: the memory of the training cannot be computed" in ended.output

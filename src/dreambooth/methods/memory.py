@@ -85,9 +85,13 @@ def report_memory(
     large = sum(p.nbytes for p in module.parameters()) >= LARGE
     if not large or isinstance(trainer.strategy, Sharded):
         return
-    gpu, precision = device.type == "cuda", str(trainer.precision)
-    memory = memory_of(module, batch_size, precision, gpu, sr_noise_level)
-    log.info("%s: expected peak memory of the training: %s", module.stage.name, memory)
+    gpu, precision, name = device.type == "cuda", str(trainer.precision), module.stage.name
+    try:
+        memory = memory_of(module, batch_size, precision, gpu, sr_noise_level)
+    except Exception as error:  # a layer that reads the values of its tensors: no reason to stop
+        log.warning("%s: the memory of the training cannot be computed (%r)", name, error)
+        return
+    log.info("%s: expected peak memory of the training: %s", name, memory)
     has = size_of(device)
     if has is not None and memory.peak + CONTEXT > has:
         log.warning("%s", OutOfMemoryError(module, device, preset))
