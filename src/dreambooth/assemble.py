@@ -7,7 +7,7 @@ The objects receive explicit arguments. They know neither Hydra nor the config's
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from lightning import Trainer
 
 from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
+from dreambooth.backbones.samplers import check_samplers, prior_samplers
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
 from dreambooth.distributed.ranks import check_batch_size, merge_over_ranks, num_ranks, rank
 from dreambooth.experiment import Experiment
@@ -39,6 +40,7 @@ from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 from dreambooth.training.fsdp import Sharded
 from dreambooth.training.loggers import History
+from dreambooth.training.presets import smaller_presets
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
         names=names,
         scorers=scorers,
         unscored="" if loaded[1] is None else loaded[1].what,
-        samplers=_check_samplers(prior_samplers(settings), backbone.stages),
+        samplers=prior_samplers(settings, backbone.stages),
         sampling=_sampling(config, settings, backbone.stages),
         device=device,
     )
@@ -181,7 +183,10 @@ def assemble(run: Run) -> Experiment:
         loggers=loggers,
         scorers=scorers,
         seed=settings.seed,
-        preset={a.key: a.value for a in map(assignment, config["overrides"])}.get("trainer", ""),
+        smaller_presets=smaller_presets(
+            {a.key: a.value for a in map(assignment, config["overrides"])}.get("trainer", ""),
+            takes_adapter="adapter" in config["method"]["tuning"],
+        ),
         check=settings.check,
         base_state=base_state,
     )
@@ -338,32 +343,9 @@ def _sampling(
     config: Mapping[str, Any], settings: Settings, stages: Mapping[str, Stage]
 ) -> Sampling:
     """How to draw the pictures that are scored."""
-    samplers, scale = _check_samplers(settings.model.sampling.images, stages), scale_of(config)
+    samplers, scale = check_samplers(settings.model.sampling.images, stages), scale_of(config)
     noise_level = settings.sr.drawing_noise_level
     return Sampling(samplers, settings.sr.enabled, noise_level, adapter_scale=scale)
-
-
-def prior_samplers(settings: Settings) -> dict[str, Sampler]:
-    """The samplers of the prior images: those of the model, unless `prior.sampler` is another."""
-    samplers, name = settings.model.sampling.prior, settings.prior.sampler
-    if name is None:
-        return samplers
-    steps = {"ancestral": 100, "dpm": 25}[name]
-    return {
-        stage: s if s.name == name else replace(s, name=name, num_steps=steps)
-        for stage, s in samplers.items()
-    }
-
-
-def _check_samplers(
-    samplers: Mapping[str, Sampler], stages: Mapping[str, Stage]
-) -> dict[str, Sampler]:
-    """The samplers of the stages. ValueError if one is missing or not supported by its stage."""
-    for name, stage in stages.items():
-        if name not in samplers:
-            raise ValueError(f"model.sampling has no sampler for stage {name} of this model")
-        stage.schedule.solver(samplers[name].name, samplers[name].num_steps)
-    return {name: samplers[name] for name in stages}
 
 
 def device_of(accelerator: str) -> Any:

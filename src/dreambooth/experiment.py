@@ -10,13 +10,13 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from dreambooth.backbones.drawing import Drawing, Job, pictures_of, to_device
+from dreambooth.backbones.drawing import Drawing, Job, pictures_of, release, to_device
 from dreambooth.backbones.parity import check_parity
 from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import num_ranks, on_rank_zero
 from dreambooth.methods.fine_tuning import FineTuning
-from dreambooth.methods.memory import OutOfMemoryError, report_memory
+from dreambooth.methods.memory import TooLargeError, report_memory, what_to_try
 from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
 from dreambooth.methods.two_terms import TwoTermModule
@@ -56,7 +56,7 @@ class Experiment:
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
-    preset: str = ""  # the choice of conf/trainer
+    smaller_presets: Sequence[str] = ()  # of conf/trainer: with less memory than the chosen one
     check: bool = True  # whether a training forward is compared with the model's own pipeline
     base_state: Mapping[str, Tensor] | None = None  # the trained base stage of an earlier run
 
@@ -91,7 +91,7 @@ class Experiment:
             stage = self.backbone.stages[name]
             if state is None:
                 # Only the denoiser that trains needs a GPU's memory: the trainer moves it there.
-                to_device(self.backbone, "cpu")
+                release(to_device(self.backbone, "cpu"))
                 self._fit(modules[name], trainers[name], prior[name])
                 on_rank_zero(partial(save_trained, self.run, name, self.method.state(stage)))
                 stop_if_requested()
@@ -102,15 +102,21 @@ class Experiment:
         on_rank_zero(lambda: record_costs(self.run, self._num_trained()))
 
     def _report_memory(self, module: TwoTermModule, trainer: Trainer) -> None:
-        batch_size = self.fine_tuning.stages[module.stage.name].batch_size // num_ranks()
+        batch_size, device = self._batch_size(module), self.drawing.device
         noise_level = self.fine_tuning.sr_noise_level
-        report_memory(module, trainer, batch_size, self.drawing.device, self.preset, noise_level)
+        report_memory(module, trainer, batch_size, device, self.smaller_presets, noise_level)
+
+    def _batch_size(self, module: TwoTermModule) -> int:
+        """On each device."""
+        return self.fine_tuning.stages[module.stage.name].batch_size // num_ranks()
 
     def _fit(self, module: TwoTermModule, trainer: Trainer, prior: Encoded | None) -> None:
         try:
             self.fine_tuning.fit(module, trainer, prior)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(module, self.drawing.device, self.preset) from error
+            sizes = self._batch_size(module), self.drawing.device
+            remedy = what_to_try(module, *sizes, self.smaller_presets)
+            raise TooLargeError(f"training does not fit into the GPU's memory: {remedy}") from error
 
     def _check_parity(self) -> None:
         if sentence := check_parity(to_device(self.backbone, self.drawing.device)):

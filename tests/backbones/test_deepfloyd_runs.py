@@ -124,7 +124,7 @@ def test_what_the_model_cannot_do_is_one_sentence(deepfloyd, tmp_path):
     assert ended.code == 1
     assert (
         "method.tuning.train=cross_attention: this model has no layers of cross-attention alone "
-        "(attn2), give method.tuning.train=all or an adapter"
+        "(attn2), give method.tuning.train=all"
     ) in ended.output
     assert "Traceback" not in ended.output
     ended = command("train", "model=if", *own)

@@ -79,7 +79,7 @@ def test_a_refused_command_never_imports_torch(words):
         ("hydra.run.dir=null", "hydra.run.dir=null: give a value"),
         ("prior.cache=Makefile", "prior.cache=Makefile:"),
         ("-m seed=0,1 hydra.sweep.dir=Makefile", "Makefile is a file, give a folder"),
-        ("model=null", "model=null is no choice: choose from if, miniature, sd15"),
+        ("model=null", "model=null is no choice: choose from flux1, flux2_klein, if, miniature, "),
         ("metrics=null", "metrics=null is no choice: choose from miniature, none, oracle, paper"),
         ("model.backbone=null", "model.backbone=null: give"),
     ],

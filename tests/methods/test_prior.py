@@ -1,22 +1,24 @@
 """prior=output and blank: the prior term whose target is the frozen model's own prediction."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from adapters_of_conf import adapter_method, composed
 from commands import same_files, stopped_before_step, train
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from dreambooth.assemble import prior_samplers
 from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.samplers import prior_samplers
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Settings, read
+from dreambooth.schedules import FlowMatching, VariancePreserving
 from dreambooth.training.draws import Draw
 
 PROMPTS = TermPrompts(["a kzn dog"], ["a dog", ""])
@@ -163,10 +165,17 @@ def test_at_lambda_0_every_prior_is_none_to_the_bit(tiny, tmp_path):
     ],
 )
 def test_the_sampler_of_the_prior_images_is_the_models_or_the_chosen_one(model, sampler, expected):
+    diffusion = SimpleNamespace(schedule=VariancePreserving.from_scheduler(DDPMScheduler()))
     settings = read(Settings, composed(f"model={model}", f"prior.sampler={sampler}"))
-    base = prior_samplers(settings)["base"]
+    base = prior_samplers(settings, {"base": diffusion})["base"]
     assert (base.name, base.num_steps) == expected
     assert base.guidance_scale == settings.model.sampling.prior["base"].guidance_scale
+
+
+def test_a_sampler_of_prior_images_that_the_model_lacks_is_refused():
+    settings = read(Settings, composed("model=flux1", "prior.sampler=dpm"))
+    with pytest.raises(ValueError, match=r"prior\.sampler=dpm is none of this model: leave it out"):
+        prior_samplers(settings, {"base": SimpleNamespace(schedule=FlowMatching())})
 
 
 def test_a_run_draws_its_prior_images_with_the_chosen_sampler(tiny, tmp_path, stable_diffusion):

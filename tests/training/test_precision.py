@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import torch
 from adapters_of_conf import NAMES, adapter_method
+from commands import train
+from safetensors.torch import load_file
 
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
@@ -78,3 +80,22 @@ def test_gradient_checkpointing_changes_no_gradient(stage, adapter):
     expected = step(moved(module_of(stage, method)))
     checkpointed = module_of(stage, method, gradient_checkpointing=True)
     torch.testing.assert_close(step(checkpointed), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("method.ema_decay=0.5",)], ids=["plain", "averaged"])
+def test_what_is_frozen_is_saved_as_it_was(tiny, encoders, tmp_path, more):
+    """Also where weights are averaged, and score curves are drawn, while the frozen are halved."""
+    ended = train(
+        tiny,
+        tmp_path / "run",
+        *("trainer.precision=bf16-mixed", "method.tuning.train=cross_attention", *more),
+        *("callbacks=score_curves", "callbacks.score_curves.every_n_steps=1", *encoders),
+    )
+    assert ended.code == 0, ended.output
+    saved = load_file(tmp_path / "run/weights/base/diffusion_pytorch_model.safetensors")
+    pretrained = load_file(tiny / "base/diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    frozen = [name for name in saved if ".attn2." not in name]
+    assert all(torch.equal(saved[name], pretrained[name]) for name in frozen)
+    assert not all(map(torch.equal, saved.values(), pretrained.values()))

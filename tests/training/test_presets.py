@@ -17,7 +17,7 @@ from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
 from dreambooth.training.optimizers import adamw_8bit
-from dreambooth.training.presets import advice
+from dreambooth.training.presets import advice, smaller_presets
 
 PRESETS = ("gpu_8gb", "gpu_16gb", "gpu_24gb", "gpu_80gb")
 ON_CPU = "trainer.accelerator=cpu"
@@ -106,12 +106,15 @@ def test_8_bit_states_take_a_quarter(tiny):
 )
 def test_the_named_preset_is_the_next_whose_weights_fit(trainer, billions, gigabytes, named):
     size = None if gigabytes is None else int(gigabytes * 1e9)
-    assert advice(trainer, int(billions * 1e9), size) == f"try trainer={named}"
+    presets = smaller_presets(trainer, takes_adapter=True)
+    assert advice(presets, int(billions * 1e9), size) == f"try trainer={named}"
 
 
 def test_without_a_preset_that_is_smaller_other_ways_are_named():
-    assert "smaller model" in advice("gpu_8gb", 10**9, 8 * 10**9)
-    assert "smaller model" in advice("gpu", 12 * 10**9, 8 * 10**9)
+    assert smaller_presets("gpu_8gb", takes_adapter=True) == []
+    assert smaller_presets("gpu_16gb", takes_adapter=False) == []
+    assert "smaller model" in advice([], 10**9, 8 * 10**9)
+    assert "smaller model" in advice(smaller_presets("gpu", True), 12 * 10**9, 8 * 10**9)
 
 
 def test_a_run_of_a_large_model_says_first_what_it_takes(tiny, tmp_path, monkeypatch):
@@ -131,8 +134,11 @@ def test_a_gpu_that_is_too_small_is_named_before_training(tiny, monkeypatch, cap
     monkeypatch.setattr(memory, "memory_of", lambda *_: big)
     trainer = type("Trainer", (), {"precision": "bf16-mixed", "strategy": None})
     with caplog.at_level(logging.INFO):
-        report_memory(module, trainer, 1, torch.device("cuda"), "gpu", None)
-    expected = "training does not fit into the GPU's memory of 1.0 GB: try trainer=gpu_24gb"
+        report_memory(module, trainer, 2, torch.device("cuda"), ["gpu_24gb"], None)
+    expected = (
+        "training is not expected to fit into 1.0 GB: lower method.batch_size (it is 2), or try "
+        "trainer=gpu_24gb"
+    )
     assert (expected in caplog.messages) == (gigabytes == 1)
 
 

@@ -98,6 +98,11 @@ def to_device(backbone: Backbone, device: torch.device | str) -> Backbone:
     return backbone
 
 
+def release(backbone: Backbone) -> None:
+    """Move what a training step does not need to the CPU, if the backbone can."""
+    getattr(backbone, "release", lambda: None)()
+
+
 def noise_key(template: str, index: int, seed: int | None = None) -> tuple:
     """The key of a picture's noise; with a seed, one other than that of the run's own pictures."""
     return ("image", template, index) if seed is None else ("image", template, index, seed)

@@ -124,7 +124,14 @@ class LatentBackbone:
         for prompt in prompts:
             self.check_prompt(prompt)
         job_batches = batches(list(zip(prompts, keys, strict=True)), self.batch_size)
-        return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
+        try:
+            return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
+        except torch.OutOfMemoryError as error:
+            smaller = "batch_size=1" if self.batch_size > 1 else "resolution_px= a smaller size"
+            raise ValueError(
+                f"drawing {self.batch_size} images of {self._stage.resolution_px} px at once does "
+                f"not fit into the GPU's memory: give model.backbone.{smaller}"
+            ) from error
 
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:
         """Draw the images of one batch of (prompt, key)."""
@@ -163,6 +170,13 @@ class LatentBackbone:
         pipeline.vae.enable_slicing()  # decodes one image at a time
         return pipeline.to(next(self._stage.denoiser.parameters()).device)
 
+    def release(self) -> None:
+        """Move what a training step does not need to the CPU: all but the denoiser."""
+        for name in ("vae", *self._stage.text_encoders):
+            module = getattr(self._pipeline, name)
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.to("cpu")
+
     def parity(self) -> Sequence[ParityCheck]:
         return checks_of(self._pipeline_with(self._pipeline.scheduler), self._stage)
 
@@ -182,7 +196,10 @@ class LatentBackbone:
             scale = f'\n    {stage.scale_argument}={{"scale": {sampling.adapter_scale}}},'
         if new_word_of(stage) is not None:
             load = f"\npipeline.load_textual_inversion({str(weights)!r})"
-        loaded = f"from_pretrained({str(model)!r}{_as_code(self.load_arguments)}){load}"
+        revision = None if Path(model).exists() else getattr(self._pipeline, "revision", None)
+        where = {} if revision is None else {"revision": revision}
+        arguments = _as_code({**where, **self.load_arguments})
+        loaded = f"from_pretrained({str(model)!r}{arguments}){load}"
         settings = f"(pipeline.scheduler.config{_as_code(self.scheduler_settings)})"
         negative = stage.negative_prompt_as_code(sampling.negative_prompt)
         negative = f"\n    {negative}," if negative else ""

@@ -83,9 +83,6 @@ class LatentStage:
         """Mean and standard deviation of the VAE's latents, on the CPU."""
         # One image at a time: this saves memory, and the bits do not depend on a batch size.
         vae, device = self._pipeline.vae.to(self._device), self._device
-        if device.type == "cpu":  # before training: the text encoders leave the GPU too
-            for name in self.text_encoders:
-                getattr(self._pipeline, name).to(device)
         # Contiguous, because the bits depend on the layout in memory: drawn images and those that
         # are read from the prior cache differ in it.
         single = (image.to(device).contiguous() for image in images.split(1))

@@ -80,6 +80,7 @@ def load_pipeline(
                 raise ValueError(f"its {tokenizer} has fewer tokens than its {encoder}")
             # diffusers loads in float32, but transformers in the precision of the file.
             text_encoder.float()
+        pipeline.revision = revision
     except Exception as error:  # the libraries raise OSError, SafetensorError or Exception
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(

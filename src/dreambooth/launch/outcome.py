@@ -123,10 +123,10 @@ def _is_one_sentence(error: Exception) -> bool:
         return True
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from dreambooth.methods.memory import OutOfMemoryError
+    from dreambooth.methods.memory import TooLargeError
     from dreambooth.methods.two_terms import DivergedError
 
-    return isinstance(error, DivergedError | MisconfigurationException | OutOfMemoryError)
+    return isinstance(error, DivergedError | MisconfigurationException | TooLargeError)
 
 
 def record_failure(folder: Path, reason: str) -> None:

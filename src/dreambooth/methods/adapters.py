@@ -16,7 +16,7 @@ from dreambooth.backbones.adapters import (
 )
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts, joined, parted
-from dreambooth.methods.dreambooth import DreamBooth
+from dreambooth.methods.dreambooth import DreamBooth, no_cross_attention
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.methods.text_encoder import check_text_encoder, with_text_encoder
 from dreambooth.runs.settings import read
@@ -145,7 +145,10 @@ class AdapterTuning:
         train = self.train if stage.name == "base" else self.train_sr
         where = f"stage {stage.name}"
         layers = _matching(stage.denoiser, self.targets, "adapter.targets", where)
-        return [name for name in layers if train == "all" or ".attn2." in name]
+        found = [name for name in layers if train == "all" or ".attn2." in name]
+        if not found:
+            raise ValueError(no_cross_attention(stage.name, train))
+        return found
 
     def _trains_text(self, stage: Stage) -> bool:
         return self.train_text_encoder and stage.name == "base"

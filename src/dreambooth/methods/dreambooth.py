@@ -77,9 +77,13 @@ class DreamBooth:
         named = stage.denoiser.named_parameters()
         found = [p for name, p in named if layers == "all" or ".attn2." in name]
         if not found:
-            key = "method.tuning.train" if stage.name == "base" else "sr.train"
-            raise ValueError(
-                f"{key}={layers}: this model has no layers of cross-attention alone (attn2), give "
-                f"{key}=all or an adapter"
-            )
+            raise ValueError(no_cross_attention(stage.name, layers))
         return found
+
+
+def no_cross_attention(stage_name: str, train: str) -> str:
+    """The error of `train` where no layer fits, or none of an adapter's targets."""
+    key = "method.tuning.train" if stage_name == "base" else "sr.train"
+    return (
+        f"{key}={train}: this model has no layers of cross-attention alone (attn2), give {key}=all"
+    )

@@ -5,13 +5,14 @@ meta device): both terms of the loss, their gradient, the optimizer's update. Af
 the bytes of all tensors that are still needed are added up. So the figure follows from the layers
 of the model, the method, the adapter, the precision and gradient checkpointing, without a guess.
 
-Not in it: what a kernel needs inside an operation, what the allocator cannot use between tensors,
-and the context of CUDA, about half a GB.
+Not in it: averaged weights (`method.ema_decay`), the second copy of the gradients that DDP keeps,
+what a kernel needs inside an operation, what the allocator cannot use between tensors, and the
+context of CUDA, about half a GB.
 """
 
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,15 +60,17 @@ class Memory:
         )
 
 
-class OutOfMemoryError(RuntimeError):
-    """Training needs more memory than the GPU has. It names the preset to try."""
+class TooLargeError(RuntimeError):
+    """Training needs more memory than the GPU has."""
 
-    def __init__(self, module: TwoTermModule, device: torch.device, preset: str):
-        num_weights = sum(p.numel() for p in module.stage.denoiser.parameters())
-        has = size_of(device)
-        size = "" if has is None else f" of {has / 1e9:.1f} GB"
-        remedy = advice(preset, num_weights, has)
-        super().__init__(f"training does not fit into the GPU's memory{size}: {remedy}")
+
+def what_to_try(
+    module: TwoTermModule, batch_size: int, device: torch.device, presets: Sequence[str]
+) -> str:
+    """What to change where training does not fit. `presets`: those with less memory."""
+    num_weights = sum(p.numel() for p in module.stage.denoiser.parameters())
+    smaller = f"lower method.batch_size (it is {batch_size}), or " if batch_size > 1 else ""
+    return f"{smaller}{advice(presets, num_weights, size_of(device))}"
 
 
 def report_memory(
@@ -75,12 +78,13 @@ def report_memory(
     trainer: Trainer,
     batch_size: int,
     device: torch.device,
-    preset: str,
+    presets: Sequence[str],
     sr_noise_level: float | None,
 ) -> None:
     """Log what training a large stage is expected to take, and what to try if that is too much.
 
-    `batch_size`: on each device. FSDP, which divides the weights, is not computed.
+    `batch_size`: on each device. `presets`: those with less memory. FSDP, which divides the
+    weights, is not computed.
     """
     large = sum(p.nbytes for p in module.parameters()) >= LARGE
     if not large or isinstance(trainer.strategy, Sharded):
@@ -94,7 +98,8 @@ def report_memory(
     log.info("%s: expected peak memory of the training: %s", name, memory)
     has = size_of(device)
     if has is not None and memory.peak + CONTEXT > has:
-        log.warning("%s", OutOfMemoryError(module, device, preset))
+        remedy = what_to_try(module, batch_size, device, presets)
+        log.warning("training is not expected to fit into %.1f GB: %s", has / 1e9, remedy)
 
 
 def size_of(device: torch.device) -> int | None:

@@ -56,7 +56,12 @@ class TwoTermModule(L.LightningModule):
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         method.prepare(stage)
         if gradient_checkpointing:
-            denoiser: Any = stage.denoiser  # of diffusers
+            denoiser: Any = stage.denoiser
+            if not hasattr(denoiser, "enable_gradient_checkpointing"):  # none of diffusers
+                raise ValueError(
+                    "method.module.gradient_checkpointing=true: the denoiser of this model has no "
+                    "gradient checkpointing, give false"
+                )
             denoiser.enable_gradient_checkpointing()
         self._set_trained()
         # Checkpoints contain only what trains.
@@ -80,7 +85,10 @@ class TwoTermModule(L.LightningModule):
         FSDP does not support both: it asks for one precision in each block.
         """
         if not isinstance(self.trainer.strategy, Sharded):
-            self.halved = HalvedWeights(self, str(self.trainer.precision))
+            if self.halved is None:
+                self.halved = HalvedWeights(self, str(self.trainer.precision))
+            else:  # EMAWeightAveraging has called this hook before
+                self.halved.halve()
         else:
             if self.trained.text:
                 raise ValueError(

@@ -59,13 +59,14 @@ def _drawn_identity(config: Mapping[str, Any]) -> str:
 def _photos_of(run: Run) -> str:
     """Return the names and hashes of a run's photos; "" if they are not known."""
     with suppress(ValueError):  # the file is damaged
-        return repr(sorted(run.read_inputs().items())).strip("[]")
+        if inputs := run.read_inputs():
+            return repr(sorted(inputs.items()))
     return ""
 
 
 def _shortened(path: str, others: set[str]) -> str:
     """Return as few of the last parts of a path as no other path ends with."""
-    parts = Path(path).parts
+    parts = Path(path).parts if Path(path).is_absolute() else ()
     for count in range(1, len(parts)):
         shared = [o for o in others if o != path and Path(o).parts[-count:] == parts[-count:]]
         if not shared:

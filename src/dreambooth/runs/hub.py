@@ -11,6 +11,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from dreambooth.runs.settings import read
+from dreambooth.runs.values import MaybeText
+
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
 _FROM_HUB = {
     "dreambooth.backbones.deepfloyd.DeepFloydBackbone.load": "model_index.json",
@@ -20,16 +23,25 @@ _FROM_HUB = {
     "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
 }
 
+# Those that may also be one file.
+_FROM_FILE = {name for name in _FROM_HUB if ".stable_diffusion" in name}
+
 _silent_since: dict[str, float] = {}  # a server that did not answer -> when
 
 
 def check_model(config: Mapping[str, Any]) -> None:
     """ValueError if the model of a run is in no folder, not in the cache, and not to be had."""
     backbone = config["model"]["backbone"]
-    file = _FROM_HUB.get(backbone.get("_target_"))
+    file, source = _FROM_HUB.get(backbone.get("_target_")), str(backbone.get("pretrained"))
     if file is None:
         return
-    if (Path(str(backbone.get("pretrained"))).expanduser() / "base" / file).is_file():
+    read(MaybeText, backbone.get("revision"), "model.backbone.revision")
+    if Path(source).expanduser().is_file() and backbone["_target_"] not in _FROM_FILE:
+        raise ValueError(
+            f"model {source!r} cannot be used: this model is not read from one file; give "
+            "model.backbone.pretrained=, a Hub id or a folder in the diffusers layout"
+        )
+    if (Path(source).expanduser() / "base" / file).is_file():
         return  # a folder with all stages of a cascade
     for key, pretrained in sources_of(backbone).items():
         revision = backbone.get("revision")
@@ -46,10 +58,11 @@ def check_model(config: Mapping[str, Any]) -> None:
 def sources_of(backbone: Mapping[str, Any]) -> dict[str, str]:
     """Where the configs of a model are, by key of `model.backbone`: folders or ids on the Hub.
 
-    ValueError for a file that is not safetensors: to read pickled weights is to run their code.
+    ValueError for a file that is not safetensors: to read pickled weights is to run their code. A
+    backbone that is none of ours may read any file.
     """
     file = Path(str(backbone.get("pretrained"))).expanduser()
-    if file.is_file():
+    if file.is_file() and backbone.get("_target_") in (None, *_FROM_HUB):
         if file.suffix != ".safetensors" or not backbone.get("config"):
             raise ValueError(
                 f"model {str(file)!r} cannot be used: give a .safetensors file and "

@@ -89,7 +89,7 @@ class ScoreCurves(L.Callback):
 
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         started = time.monotonic()
-        with isolate_rng(), full_precision(pl_module), averaged(trainer, pl_module):
+        with isolate_rng(), averaged(trainer, pl_module), full_precision(pl_module):
             pictures = self.draw(self.jobs), self.draw(self.class_jobs)
             names = self.names
             sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
