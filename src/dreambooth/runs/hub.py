@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 
 from dreambooth.runs.settings import read
-from dreambooth.runs.values import MaybeText
+from dreambooth.runs.values import Text
 
 # Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
 _FROM_HUB = {
@@ -35,7 +35,8 @@ def check_model(config: Mapping[str, Any]) -> None:
     file, source = _FROM_HUB.get(backbone.get("_target_")), str(backbone.get("pretrained"))
     if file is None:
         return
-    read(MaybeText, backbone.get("revision"), "model.backbone.revision")
+    if (revision := backbone.get("revision")) is not None:
+        read(Text, revision, "model.backbone.revision")
     if Path(source).expanduser().is_file() and backbone["_target_"] not in _FROM_FILE:
         raise ValueError(
             f"model {source!r} cannot be used: this model is not read from one file; give "
@@ -44,7 +45,6 @@ def check_model(config: Mapping[str, Any]) -> None:
     if (Path(source).expanduser() / "base" / file).is_file():
         return  # a folder with all stages of a cascade
     for key, pretrained in sources_of(backbone).items():
-        revision = backbone.get("revision")
         folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file, revision)
         if folder.exists() and not (folder / file).is_file():
             problem = f"model {pretrained!r} cannot be used (it has no {file})"
