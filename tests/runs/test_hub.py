@@ -83,3 +83,22 @@ def test_without_a_network_the_command_ends_within_seconds(
     assert said in sentence
     assert "the Hub cannot be reached within 3 s" in sentence
     assert folders() == before
+
+
+def test_one_file_is_read_by_models_that_can_and_by_those_of_others(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.touch()
+    flux = {"_target_": "dreambooth.backbones.flux.FluxBackbone.load", "pretrained": str(file)}
+    with pytest.raises(ValueError, match="this model is not read from one file"):
+        hub.check_model({"model": {"backbone": flux}})
+    own = {"_target_": "mine.load", "pretrained": str(tmp_path / "mine.pt")}
+    (tmp_path / "mine.pt").touch()
+    assert hub.sources_of(own) == {"pretrained": own["pretrained"]}
+    assert hub.commits_of(own) == {}
+
+
+def test_a_revision_that_is_no_text_is_refused():
+    target = "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load"
+    backbone = {"_target_": target, "pretrained": "org/model", "revision": 2024}
+    with pytest.raises(ValueError, match=r"model\.backbone\.revision=2024: give text"):
+        hub.check_model({"model": {"backbone": backbone}})
