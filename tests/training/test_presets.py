@@ -151,7 +151,8 @@ def test_a_training_out_of_memory_ends_with_one_sentence(tiny, tmp_path, monkeyp
     assert ended.code == 1
     assert "Traceback" not in ended.output
     assert ended.output.strip().endswith(
-        "[ERROR] - training does not fit into the GPU's memory: try trainer=gpu_16gb"
+        "[ERROR] - training does not fit into the GPU's memory: lower method.batch_size (it is 4), "
+        "or try trainer=gpu_16gb"
     )
 
 
