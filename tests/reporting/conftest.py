@@ -2,8 +2,18 @@
 
 import pytest
 
+FLOORS = "dreambooth.reporting.floor.FLOORS"
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture(scope="package", autouse=True)
+def without_floor(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FLOORS, tmp_path_factory.mktemp("floors"))
+        yield
+
+
+@pytest.fixture
 def no_floor(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreambooth.reporting.floor.FLOORS", tmp_path / "floors")
+    """The folder of floors, which does not exist yet."""
+    monkeypatch.setattr(FLOORS, tmp_path / "floors")
     return tmp_path / "floors"
