@@ -379,7 +379,7 @@ def test_six_runs_of_a_hundred_pictures_are_light_and_open_fast(tmp_path, visit)
         page.locator(".tile").first.wait_for()
         seconds.append(time.monotonic() - started)
     assert int(page.locator("#count").text_content().split()[0]) >= 600
-    assert min(seconds) < 4  # under 1 s on a quiet core
+    assert min(seconds) < 4  # 2 to 3 s on a busy core
 
 
 def test_json_cannot_end_the_block_that_holds_it():
