@@ -50,7 +50,7 @@ def test_one_command_writes_page_markdown_tables_and_figures(tmp_path, reports):
     with (folder / "tables/prior.csv").open(newline="") as file:
         *cells, floor = csv.DictReader(file)
     assert len(cells) == 6
-    assert floor["cell"] == "SD between seeds, as measured for miniature before"
+    assert floor["label"] == "SD between seeds, as measured for miniature before"
 
 
 def test_a_new_report_replaces_all_files_of_an_earlier_one(tmp_path, reports):
