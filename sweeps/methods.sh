@@ -2,7 +2,7 @@
 # The paper's table 1: DreamBooth, Textual Inversion and a description alone, on ten subjects that nothing was chosen on,
 # with two training seeds each (60 runs).
 #
-# What it costs: not measured as a whole; a run of DreamBooth takes about 70 seconds on one CPU core.
+# What it costs: on one CPU core 60 to 110 seconds a run, 30 for prompt_only.
 # What the paper found (DINO): DreamBooth 0.668, Textual Inversion 0.569 (Stable Diffusion); it shows prompts alone as
 # pictures only.
 set -euo pipefail
