@@ -19,6 +19,7 @@ from PIL import Image
 from tiny_models import stable_diffusion_folder
 from transformers import CLIPTextModel
 
+from dreambooth.backbones.drawing import release
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.dreambooth import DreamBooth
@@ -52,12 +53,16 @@ def backbone(epsilon_folder) -> StableDiffusionBackbone:
     return StableDiffusionBackbone.load(epsilon_folder)
 
 
-def test_before_training_the_text_encoder_leaves_the_gpu_with_the_denoiser(backbone, monkeypatch):
+def test_before_training_what_does_not_train_leaves_the_gpu(backbone, monkeypatch):
     moved = []
-    monkeypatch.setattr(CLIPTextModel, "to", lambda _, device: moved.append(device.type))
-    stage = backbone.stages["base"]
-    stage.encode(torch.zeros(1, 3, stage.resolution_px, stage.resolution_px))
-    assert moved == ["cpu"]
+    for part in (AutoencoderKL, CLIPTextModel):
+        monkeypatch.setattr(part, "to", lambda module, device: moved.append((type(module), device)))
+    release(backbone)
+    assert moved == [(AutoencoderKL, "cpu"), (CLIPTextModel, "cpu")]
+    moved.clear()
+    backbone.stages["base"].text_encoder.requires_grad_(True)
+    release(backbone)
+    assert moved == [(AutoencoderKL, "cpu")]
 
 
 @pytest.fixture
