@@ -8,7 +8,7 @@ setting show beside their numbers. The second argument is kept in it: the comman
 
 Prints the share of A/A tests with p < 0.05, too: the report's own test between two halves of the
 seeds of one setting, for each setting and score. Which seed of a subject is in which half is drawn
-100 times, so that the share does not hang on one choice. It should be near 5 %.
+100 times, so that the share does not depend on one choice. It should be near 5 %.
 """
 
 import json

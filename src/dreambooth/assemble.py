@@ -15,7 +15,7 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning import Trainer
 
-from dreambooth.backbones.drawing import Drawing, draw_pictures, to_device
+from dreambooth.backbones.drawing import Drawing, draw_pictures, release, to_device
 from dreambooth.backbones.samplers import check_samplers, prior_samplers
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
 from dreambooth.distributed.ranks import check_batch_size, merge_over_ranks, num_ranks, rank
@@ -30,6 +30,7 @@ from dreambooth.runs.building import build, callback_of, partial_of
 from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr, scale_of
 from dreambooth.runs.earlier import changed_groups
 from dreambooth.runs.overrides import assignment
+from dreambooth.runs.pictures import Picture
 from dreambooth.runs.provenance import record_model
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler, Settings, Training, read
@@ -132,12 +133,18 @@ def assemble(run: Run) -> Experiment:
         base_state = parts.method.state(reload(earlier).backbone.stages["base"])
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
+
+    def draw(jobs: Sequence[tuple[str, str, int]]) -> list[Picture]:
+        pictures = draw_pictures(to_device(backbone, device), jobs, parts.sampling)
+        release(backbone)  # training goes on
+        return pictures
+
     callback_arguments = {
         "run": run,
         "subject": subject,
         "names": names,
         "scorers": scorers,
-        "draw": lambda jobs: draw_pictures(to_device(backbone, device), jobs, parts.sampling),
+        "draw": draw,
     }
     loggers = loggers_of(config, run)
     fine_tuning = FineTuning(

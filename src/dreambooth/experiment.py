@@ -16,7 +16,7 @@ from dreambooth.backbones.stage import Backbone, Encoded, Sampling
 from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import num_ranks, on_rank_zero
 from dreambooth.methods.fine_tuning import FineTuning
-from dreambooth.methods.memory import TooLargeError, report_memory, what_to_try
+from dreambooth.methods.memory import report_memory, what_to_try
 from dreambooth.methods.method import Method
 from dreambooth.methods.prior import encode_prior
 from dreambooth.methods.two_terms import TwoTermModule
@@ -116,7 +116,7 @@ class Experiment:
         except torch.OutOfMemoryError as error:
             sizes = self._batch_size(module), self.drawing.device
             remedy = what_to_try(module, *sizes, self.smaller_presets)
-            raise TooLargeError(f"training does not fit into the GPU's memory: {remedy}") from error
+            raise ValueError(f"training does not fit into the GPU's memory: {remedy}") from error
 
     def _check_parity(self) -> None:
         if sentence := check_parity(to_device(self.backbone, self.drawing.device)):

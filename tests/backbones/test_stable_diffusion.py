@@ -65,6 +65,31 @@ def test_before_training_what_does_not_train_leaves_the_gpu(backbone, monkeypatc
     assert moved == [(AutoencoderKL, "cpu")]
 
 
+def test_the_recipe_of_a_model_of_the_hub_has_its_revision(backbone, tmp_path):
+    pipeline = backbone._pipeline
+    pipeline.register_to_config(_name_or_path="org/model")
+    sampling = Sampling({"base": Sampler("ddim", 2, 1.0)})
+    for revision in (None, "v1"):
+        pipeline.revision = revision
+        recipe = backbone.recipe(tmp_path, "a dog", ("image", "a dog", 0), sampling)
+        assert "from_pretrained('org/model'" in recipe
+        assert ("revision='v1'" in recipe) == (revision == "v1")
+
+
+@pytest.mark.parametrize(("batch_size", "remedy"), [(4, "batch_size=1"), (1, "resolution_px=")])
+def test_drawing_out_of_memory_is_one_sentence(backbone, monkeypatch, batch_size, remedy):
+    def draw(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(backbone, "_draw_batch", draw)
+    backbone.batch_size = batch_size
+    sampling = Sampling({"base": Sampler("ddim", 2, 1.0)})
+    with pytest.raises(
+        ValueError, match=f"drawing {batch_size} images .* give model.backbone.{remedy}"
+    ):
+        backbone.generate(["a dog"], [("key",)], sampling)
+
+
 @pytest.fixture
 def copied(epsilon_folder, tmp_path) -> Path:
     """A copy to damage."""

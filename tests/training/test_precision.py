@@ -8,6 +8,7 @@ from adapters_of_conf import NAMES, adapter_method
 from commands import train
 from safetensors.torch import load_file
 
+from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.memory import draws_of
@@ -99,3 +100,10 @@ def test_what_is_frozen_is_saved_as_it_was(tiny, encoders, tmp_path, more):
     frozen = [name for name in saved if ".attn2." not in name]
     assert all(torch.equal(saved[name], pretrained[name]) for name in frozen)
     assert not all(map(torch.equal, saved.values(), pretrained.values()))
+
+
+def test_a_denoiser_without_checkpointing_is_refused(tiny):
+    stage = CascadeBackbone.load(tiny).stages["base"]
+    stage.denoiser = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="has no gradient checkpointing, give false"):
+        module_of(stage, DreamBooth(), gradient_checkpointing=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from commands import same_files, train
 
+from dreambooth import assemble
 from dreambooth.metrics.evaluation import Scores
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.pictures import Picture
@@ -118,3 +119,13 @@ def test_score_curves_need_a_metric_and_a_positive_interval():
         ScoreCurves(None, SUBJECT, NAMES, [])
     with pytest.raises(ValueError, match=r"callbacks\.score_curves\.every_n_steps=0: give a whole"):
         ScoreCurves(None, SUBJECT, NAMES, [Recorded()], every_n_steps=0)
+
+
+def test_what_drawing_needs_leaves_the_gpu_before_training_goes_on(
+    tiny, encoders, tmp_path, monkeypatch
+):
+    released = []
+    monkeypatch.setattr(assemble, "release", released.append)
+    ended = train(tiny, tmp_path / "run", *CURVES, *encoders)
+    assert ended.code == 0, ended.output
+    assert len(released) == 2 * 3  # the subject's and the class's pictures, at steps 0, 1 and 2

@@ -123,10 +123,9 @@ def _is_one_sentence(error: Exception) -> bool:
         return True
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from dreambooth.methods.memory import TooLargeError
     from dreambooth.methods.two_terms import DivergedError
 
-    return isinstance(error, DivergedError | MisconfigurationException | TooLargeError)
+    return isinstance(error, DivergedError | MisconfigurationException)
 
 
 def record_failure(folder: Path, reason: str) -> None:

@@ -60,10 +60,6 @@ class Memory:
         )
 
 
-class TooLargeError(RuntimeError):
-    """Training needs more memory than the GPU has."""
-
-
 def what_to_try(
     module: TwoTermModule, batch_size: int, device: torch.device, presets: Sequence[str]
 ) -> str:
