@@ -18,4 +18,4 @@ def test_kills_and_ctrl_c_at_random_moments_change_no_bit(tiny, tmp_path, signum
     ended = process("benchmarks/kills.py", signum, number, 0, *own)
     assert ended.code == 0, ended.output
     assert f"{number} kills (" in ended.output
-    assert ended.output.strip().endswith("all as the uninterrupted one, bit for bit")
+    assert ended.output.strip().endswith("same bits as the uninterrupted one")

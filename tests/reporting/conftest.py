@@ -5,7 +5,7 @@ import pytest
 FLOORS = "dreambooth.reporting.floor.FLOORS"
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def without_floor(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FLOORS, tmp_path_factory.mktemp("floors"))
