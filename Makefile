@@ -17,7 +17,8 @@ demo: install
 test: install
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
-# A SLURM of two nodes on this machine (as root, on Debian or Ubuntu), to try launcher=slurm on; the same with `stop` ends it.
+# A SLURM cluster of two nodes on this machine (as root, on Debian or Ubuntu), to try launcher=slurm; it is removed by
+# tests/slurm/cluster.sh stop
 slurm-test-cluster:
 	tests/slurm/cluster.sh start
 
