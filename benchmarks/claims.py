@@ -1,11 +1,11 @@
-"""Do the paper's effects appear? Compares the cells of one or more sweeps, paired by subject.
+"""A quick look at a sweep: the differences between its cells, paired by subject, without a report.
 
     python src/train.py -m prior.lambda=0,1 class=none,wrong,correct \\
         subject=miniature subject.class_noun=dog,cat,car,clock,fish subject.seed=501
     python benchmarks/claims.py runs/lambda+class+class_noun_0f93683c
 
 Prints the mean difference between two cells over the subjects, with Student's 95 % interval. Only
-subjects with all six cells count.
+subjects with all six cells count. For sweeps with one training seed; src/report.py has verdicts.
 """
 
 import sys

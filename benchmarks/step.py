@@ -2,18 +2,18 @@
 
     python benchmarks/step.py [--script FILE] [--random PX] [--turns 5] [--steps 10] [SETTINGS]
 
-SETTINGS are those of src/train.py; the default is the miniature. In turns, in one process:
+SETTINGS are those of src/train.py; the default is the miniature. In one process, by turns:
 
 ours    the training of src/train.py: random draws, Lightning, CSV log, progress bar
-bare    the same modules and arithmetic in a plain loop of PyTorch, from images and prompts that
-        are encoded already
+bare    the same modules in a plain loop of PyTorch with an unweighted loss, from images and prompts
+        that are encoded already
 script  FILE, your copy of diffusers' examples/dreambooth/train_dreambooth.py, with the same
         folder, images, prompts, batch size, learning rate and precision
 
-The photos are the prior images too, since their content takes no time, and have the model's
-resolution already. A step lasts from one step of the optimizer to the next; set-up, checkpoints and
-saving are not timed. On a CPU its time is the processor's, which other processes disturb less.
-Printed are the times of each turn, and the median and range of the ratios of the turns.
+The photos also serve as prior images, because content does not affect speed; they already have the
+model's resolution. A step lasts from one step of the optimizer to the next; set-up, checkpoints and
+saving are not timed. On a CPU, processor time is measured, which other processes disturb less.
+Prints the times of each turn, and the median and range of the ratios script / ours and ours / bare.
 
 --random PX: Stable Diffusion 1.5 with a quarter of its channels, random weights and images of PX
 pixels. The U-Net, the VAE and the text encoder have 1.5's share of a step at the same PX.
