@@ -2,7 +2,8 @@
 
     python benchmarks/step.py [--script FILE] [--random PX] [--turns 5] [--steps 10] [SETTINGS]
 
-SETTINGS are those of src/train.py; the default is the miniature. In one process, by turns:
+SETTINGS are those of src/train.py; the default is the miniature, which FILE cannot train. In turns,
+in one process:
 
 ours    the training of src/train.py: random draws, Lightning, CSV log, progress bar
 bare    the same modules in a plain loop of PyTorch with an unweighted loss, from images and prompts
@@ -226,7 +227,7 @@ def measure(systems: dict[str, Callable[[], None]], turns: int, steps: int, on_g
                 systems[name]()
             seconds[name].append((times[-1] - times[0]) / (steps - 1))
         print(", ".join(f"{name} {1e3 * took[-1]:.1f} ms" for name, took in seconds.items()))
-    for name in seconds.keys() - {"ours"}:
+    for name in [name for name in seconds if name != "ours"]:
         above, below = ("ours", name) if name == "bare" else (name, "ours")
         ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
         print(
@@ -252,6 +253,8 @@ def main() -> None:
         overrides += [f"method.max_steps={given.steps + 1}", "method.checkpoint_every=1000000"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = plain_config(compose("train", overrides), overrides)
+        if given.script and not config["model"]["backbone"].get("pretrained"):
+            parser.error("--script needs a model of diffusers: add --random PX or model=sd15")
         experiment = assemble(Run.create(folder / "run", config))
         device = torch.device(experiment.drawing.device)
         if device.type == "cpu":

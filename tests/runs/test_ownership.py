@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth.runs.files import claimed
-from dreambooth.runs.run import FinishedRunError, Run
+from dreambooth.runs.run import FinishedRunError, Run, delete_unless_begun
 
 CONFIG = {"seed": 0, "overrides": []}
 
@@ -17,6 +17,16 @@ def finished(tmp_path):
     run.weights.mkdir()
     run.set_status("finished")
     return run
+
+
+def test_a_refused_run_leaves_the_users_files(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("notes.log", "train.log"):
+        (folder / name).write_text("")
+    Run.create(folder, CONFIG)
+    delete_unless_begun(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.log"]
 
 
 def test_inputs_that_changed_are_named(tmp_path):
