@@ -6,7 +6,9 @@ os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
 
 import pytest
 import torch
+from quick_hydra import speed_up
 
+speed_up()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
