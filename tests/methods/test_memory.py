@@ -58,6 +58,7 @@ def measured_peak(module, batch_size, precision, path):
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "precision", "checkpointing"),
     [
@@ -86,6 +87,7 @@ def test_computing_it_changes_nothing(stage):
     module.calc_loss(*draws_of(module, 1)).total.backward()
 
 
+@pytest.mark.slow
 def test_more_of_everything_takes_more(stage):
     plain = memory_of(module_of(stage, DreamBooth()), 1)
     assert memory_of(module_of(stage, DreamBooth()), 2).peak > plain.peak
