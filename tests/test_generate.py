@@ -125,6 +125,7 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
     ("overrides", "said"),
     [
         (("size_px=96",), "size_px=96: this run's model has one size: leave size_px out"),
+        (("model.backbone.batch_size=1",), "model.backbone.batch_size=1: this run's model"),
         (("size_px=9",), "size_px=9: give a multiple of 8, as 512, or null"),
         (("num_steps=0",), "num_steps=0: give a whole number from 1 to 1000, or null"),
         (("num_steps=1001",), "num_steps=1001: give a whole number from 1 to 1000, or null"),
