@@ -228,7 +228,8 @@ def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
     (first,) = [p for p in pictures if p.prompt == prompt]
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
     plain = ("seed=3", "num_steps=4", "sampler=ddim", "negative_prompt=cat", "size_px=48")
-    ended = command("generate", f"run={tmp_path / 'moved'}", *plain, "image_set=plain")
+    one = "model.backbone.batch_size=1"
+    ended = command("generate", f"run={tmp_path / 'moved'}", *plain, one, "image_set=plain")
     assert ended.code == 0, ended.output
     recipe = ended.output.partition("to 1 of 255:\n\n")[2].partition("\n\nThe others")[0]
     made: dict = {}
