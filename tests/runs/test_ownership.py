@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.runs.configs import with_batch_size
 from dreambooth.runs.files import claimed
 from dreambooth.runs.run import FinishedRunError, Run, delete_unless_begun
 
@@ -45,6 +46,20 @@ def test_inputs_that_changed_are_named(tmp_path):
         Run.create(tmp_path, CONFIG, inputs=now)
     (tmp_path / "inputs.json").unlink()  # as in older folders
     assert run.resume(inputs=now) == run
+
+
+def test_a_run_goes_on_with_another_number_of_images_drawn_at_once(tmp_path):
+    def with_batches(size):
+        return CONFIG | {"model": {"backbone": {"name": "x", "batch_size": size}}}
+
+    folder = tmp_path / "run"
+    Run.create(folder, with_batches(4)).write_names({})
+    again = Run.create(folder, with_batches(1))
+    assert again.config == with_batches(1)
+    assert Run.load(folder).config == with_batches(4)
+    assert with_batch_size(with_batches(4), None) == with_batches(4)
+    with pytest.raises(ValueError, match=r"batch_size=0: give a whole number from 1 up"):
+        with_batch_size(with_batches(4), 0)
 
 
 def test_older_runs_without_the_marker_are_known_by_what_they_hold(finished):

@@ -9,6 +9,7 @@ _GROUPS = ("subject", "class", "identifier", "model", "method", "prior", "seed")
 # `seed` itself is in `_GROUPS`; the identifier that was drawn is in names.json.
 _CHANGE_NO_WEIGHT = (
     *("prior.cache", "method.checkpoint_every", "method.tuning.seed", "identifier.seed"),
+    "model.backbone.batch_size",
 )
 _RENAMED = {"dreambooth.methods.dreambooth.DreamBooth": "dreambooth.methods.adapters.dreambooth"}
 
