@@ -67,7 +67,7 @@ def trained_at_true_size(adapter: str) -> int:
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)  # its other settings are the defaults
     stage: Any = SimpleNamespace(name="base", denoiser=unet, text_encoder=None)
-    method = method_of(adapter, "model=sd15", "subject=olive")
+    method = method_of(adapter, "model=sd15", "subject=olive")  # any subject: none is loaded
     method.prepare(stage)
     return sum(p.numel() for p in method.trained(stage).parameters)
 

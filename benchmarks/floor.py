@@ -56,7 +56,9 @@ def main(sweep: str, command: str) -> None:
         share = f", {shares[name]:.1%} of A/A tests below 0.05" if name in shares else ""
         print(f"{name:18s} {floor['sd']:.4f}  ({floor['num_trainings']} trainings{share})")
     if shares:
-        print(f"of all A/A tests: {sum(shares.values()) / len(shares):.1%} below 0.05")
+        print(
+            f"A/A tests below 0.05, mean over the scores: {sum(shares.values()) / len(shares):.1%}"
+        )
     FLOORS.mkdir(exist_ok=True)
     path = FLOORS / f"{model}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")

@@ -4,10 +4,11 @@
 
 Starts a small run of the miniature with W&B offline, kills it with `kill -9` at a random moment,
 resumes it with `python src/train.py run=DIR`, and repeats this until the run finishes. Further runs
-follow until there have been NUMBER kills (default 30). OVERRIDES replace the settings of the small
-run. With SIGINT it is Ctrl-C instead, also during the start of the run, and no traceback may be
-printed. With `-m` among OVERRIDES it is a sweep, which its own command resumes. After each kill,
-every file must be readable, except those that the next start deletes, and no process may be left.
+follow until there have been NUMBER kills (default 30). OVERRIDES replace all settings of the small
+run (`SMALL`); prior.cache= among them is ignored. With SIGINT it is Ctrl-C instead, also during the
+start of the run, and no traceback may be printed. With `-m` among OVERRIDES it is a sweep, which
+its own command resumes. After each kill, every file must be readable, except those that the next
+start deletes, and no process may be left.
 At the end of each run or sweep, its weights, images and scores must equal those of an uninterrupted
 one, bit for bit.
 """
@@ -63,7 +64,11 @@ def finish(process: subprocess.Popen, log: Path) -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen, changed_from: float) -> None:
-    """Wait until the process has loaded, which it shows by writing `path`, or has ended."""
+    """Wait until the process has loaded, which it shows by writing `path`, or has ended.
+
+    `changed_from`: the time of the last change of `path` before the process began, in seconds; 0 if
+    it did not exist.
+    """
     while process.poll() is None and (not path.exists() or path.stat().st_mtime == changed_from):
         time.sleep(0.02)
 
@@ -168,8 +173,8 @@ def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, .
     at_any_moment = signum == signal.SIGINT or is_sweep
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         root = Path(name)
-        own = (word for word in overrides if not word.startswith("prior.cache="))
-        shared = (*own, f"prior.cache={root / 'prior'}")
+        without_cache = (word for word in overrides if not word.startswith("prior.cache="))
+        shared = (*without_cache, f"prior.cache={root / 'prior'}")
         started = time.monotonic()
         log = root / "output.log"
         uninterrupted = root / "uninterrupted"
@@ -178,8 +183,8 @@ def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, .
             wait_for(uninterrupted / "names.json", reference, 0)
             started = time.monotonic()
         finish(reference, log)
-        last = time.monotonic() - started
-        print(f"uninterrupted: {last:.1f} s", flush=True)
+        duration_s = time.monotonic() - started
+        print(f"uninterrupted: {duration_s:.1f} s", flush=True)
         expected = outcome(uninterrupted)
         kills: Counter[str] = Counter()
         runs = 0
@@ -193,7 +198,7 @@ def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, .
                 if not at_any_moment:
                     wait_for(names, process, before)
                 try:
-                    process.wait(moments.uniform(0, last) if kills.total() < number else None)
+                    process.wait(moments.uniform(0, duration_s) if kills.total() < number else None)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signum)
                     code = process.wait()
@@ -217,9 +222,9 @@ def main(signum: signal.Signals, number: int, seed: int, overrides: tuple[str, .
                 sys.exit(f"{folder.name} has left {partial}")
             shutil.rmtree(folder)
             runs += 1
-    counts = ", ".join(f"{count} in {phase}" for phase, count in kills.most_common())
-    number_of = f"{runs} {'sweeps' if is_sweep else 'runs'}"
-    print(f"{kills.total()} kills ({counts}) in {number_of}: same bits as the uninterrupted one")
+    counts = ", ".join(f"{count} in {place}" for place, count in kills.most_common())
+    units = "sweeps" if is_sweep else "runs"
+    print(f"{kills.total()} kills ({counts}) in {runs} {units}: same bits as the uninterrupted one")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def step_times(num_steps: int, on_gpu: bool) -> Iterator[list[float]]:
 
 
 class Ours:
+    """A turn of the training of src/train.py."""
+
     def __init__(self, experiment: Experiment, module: TwoTermModule, photos: Encoded):
         self.tuning, self.module, self.photos = experiment.fine_tuning, module, photos
 
@@ -87,6 +89,11 @@ class Ours:
 
 
 class Bare:
+    """A turn of a plain loop over the same modules: no data loader, Lightning, masks or weights.
+
+    Both terms in one forward pass, and the precision, are as in training. It ends by an exception.
+    """
+
     def __init__(
         self, experiment: Experiment, module: TwoTermModule, photos: Encoded, precision: str
     ):
@@ -130,6 +137,8 @@ class Bare:
 
 
 class Script:
+    """A turn of diffusers' script, with the settings of the experiment."""
+
     def __init__(self, script: ModuleType, experiment: Experiment, folder: Path, precision: str):
         stage, tuning = experiment.backbone.stages["base"], experiment.fine_tuning
         photos, run = folder / "photos", experiment.run
@@ -245,11 +254,12 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder, random = Path(name), []
+        folder, random_model = Path(name), []
         if given.random:
             model = random_folder(folder / "model", given.random)
-            random = ["model=sd15", f"model.backbone.pretrained={model}", "identifier.text=sks"]
-        overrides = [*random, "metrics=none", "logger=csv", *given.settings]
+            pretrained = f"model.backbone.pretrained={model}"
+            random_model = ["model=sd15", pretrained, "identifier.text=sks"]
+        overrides = [*random_model, "metrics=none", "logger=csv", *given.settings]
         overrides += [f"method.max_steps={given.steps + 1}", "method.checkpoint_every=1000000"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = plain_config(compose("train", overrides), overrides)

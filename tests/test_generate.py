@@ -10,7 +10,7 @@ import torch
 import yaml
 from commands import command, same_files, train
 
-from dreambooth.assemble import reload
+from dreambooth.assemble import load_finished_model
 from dreambooth.backbones.drawing import draw_pictures
 from dreambooth.backbones.stage import Sampling
 from dreambooth.runs.records import read_rows
@@ -31,7 +31,7 @@ def moved(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def backbone(finished):
-    return reload(Run.load_finished(finished)).backbone
+    return load_finished_model(Run.load_finished(finished)).backbone
 
 
 def generated(folder):

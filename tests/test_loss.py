@@ -4,7 +4,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch.nn import functional as F
 
-from dreambooth.loss import WEIGHTINGS, loss_weights, term, two_term_loss
+from dreambooth.loss import WEIGHTINGS, loss_weights, two_term_loss, weighted_mse
 from dreambooth.schedules import PREDICTION_TYPES, FlowMatching, VariancePreserving
 
 SHAPE = (4, 3, 8, 8)  # B > 1
@@ -48,7 +48,7 @@ def test_min_snr_gives_an_x_hat_the_same_loss_in_all_parametrisations():
         eps_hat = (z_t - alpha * x_hat) / sigma
         prediction = s.target(x_hat, eps_hat, T)
         weights = loss_weights("min_snr", s.snr(T), prediction_type)
-        losses.append(term(prediction, s.target(x, eps, T), weights))
+        losses.append(weighted_mse(prediction, s.target(x, eps, T), weights))
     x_space = (schedule("sample").snr(T).clamp(max=5) * ((x_hat - x) ** 2).mean((1, 2, 3))).mean()
     for loss in losses:
         torch.testing.assert_close(loss, x_space, rtol=1e-4, atol=0)
@@ -59,7 +59,7 @@ def test_min_snr_gives_an_x_hat_the_same_loss_in_all_parametrisations():
 def test_both_terms_are_weighted_image_by_image(weighting, prediction_type):
     snr = schedule(prediction_type).snr
     subject, prior = (
-        term(noise(seed), noise(seed + 1), loss_weights(weighting, snr(t), prediction_type))
+        weighted_mse(noise(seed), noise(seed + 1), loss_weights(weighting, snr(t), prediction_type))
         for seed, t in ((0, T), (10, T_PRIOR))
     )
     losses = two_term_loss(subject, prior, prior_weight=0.7)
@@ -80,18 +80,20 @@ def test_weights_of_both_terms_cannot_be_applied_to_one(batch_size):
     prediction, target = noise(0)[:batch_size], noise(1)[:batch_size]
     weights = torch.ones(2 * batch_size)
     with pytest.raises(AssertionError, match="one weight for each image"):
-        term(prediction, target, weights)
+        weighted_mse(prediction, target, weights)
 
 
 def test_an_error_that_would_broadcast_is_refused():
     with pytest.raises(AssertionError, match="broadcasts"):
-        term(noise(0), noise(1)[:1], torch.ones(4))
+        weighted_mse(noise(0), noise(1)[:1], torch.ones(4))
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_uniform_is_the_plain_mean_square_error(prediction_type):
     weights = loss_weights("uniform", schedule(prediction_type).snr(T), prediction_type)
-    assert term(noise(0), noise(1), weights) == pytest.approx(F.mse_loss(noise(0), noise(1)))
+    assert weighted_mse(noise(0), noise(1), weights) == pytest.approx(
+        F.mse_loss(noise(0), noise(1))
+    )
 
 
 def test_lambda_zero_has_no_prior_branch():
@@ -128,7 +130,7 @@ def test_min_snr_of_flow_matching_weighs_the_error_of_x():
     x, eps, velocity = noise(0), noise(1), noise(2)
     z_t = s.corrupt(x, eps, sigma)
     weights = loss_weights("min_snr", s.snr(sigma), s.prediction_type)
-    found = term(velocity, s.target(x, eps, sigma), weights)
+    found = weighted_mse(velocity, s.target(x, eps, sigma), weights)
     x_error = (s.to_x(velocity, z_t, sigma) - x).square().mean((1, 2, 3))
     expected = (((1 - sigma) / sigma) ** 2).clamp(max=5) * x_error
     torch.testing.assert_close(found, expected.mean(), rtol=1e-4, atol=0)
@@ -139,7 +141,7 @@ def test_a_masked_term_is_the_mean_over_the_area_of_the_mask():
     mask[0] = 0
     mask[0, 0, 2:4, 3] = 1  # two pixels
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
-    found = term(prediction, target, weights, mask)
+    found = weighted_mse(prediction, target, weights, mask)
     errors = ((prediction - target) ** 2).detach().double().numpy()
     areas = mask.double().numpy()
     each = [(m * e).sum() / (3 * m.sum()) for m, e in zip(areas, errors, strict=True)]
@@ -152,7 +154,10 @@ def test_a_masked_term_is_the_mean_over_the_area_of_the_mask():
 def test_a_mask_of_ones_changes_no_bit_of_loss_and_gradient():
     plain, masked = noise(1).requires_grad_(), noise(1).requires_grad_()
     target, weights = noise(2), torch.tensor([1.0, 2.0, 0.5, 3.0])
-    losses = term(plain, target, weights), term(masked, target, weights, torch.ones(4, 1, 8, 8))
+    losses = (
+        weighted_mse(plain, target, weights),
+        weighted_mse(masked, target, weights, torch.ones(4, 1, 8, 8)),
+    )
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()

@@ -11,7 +11,7 @@ import torch
 from commands import command, smoke, train
 from safetensors.torch import load_file, save_file
 
-from dreambooth.assemble import reload
+from dreambooth.assemble import load_finished_model
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.metrics.evaluation import Scores
@@ -165,7 +165,7 @@ def test_it_runs_from_training_to_the_report(tiny, tmp_path, monkeypatch, overri
     assert len(cells) == 2
 
     pretrained = CascadeBackbone.load(tiny).stages["base"].denoiser.state_dict()
-    trained = reload(cells[1]).backbone.stages["base"].denoiser.state_dict()
+    trained = load_finished_model(cells[1]).backbone.stages["base"].denoiser.state_dict()
     changed = {name for name, value in trained.items() if not torch.equal(value, pretrained[name])}
     biases = {name for name in pretrained if name.endswith("bias")}
     assert changed

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from commands import ROOT, smoke, train
 from hydra import compose, initialize_config_dir
 
-from dreambooth.assemble import assemble, reload
+from dreambooth.assemble import assemble, load_finished_model
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.launch.start import compose_sr_stage, plain_config
@@ -238,9 +238,9 @@ def test_a_runs_base_stage_is_drawn_again_without_super_resolution(tmp_path, tin
 def test_a_run_is_reloaded_as_it_drew(tmp_path, tiny, finished):
     ended = train(tiny, tmp_path / "off", "sr=off")
     assert ended.code == 0, ended.output
-    assert not reload(Run.load_finished(tmp_path / "off")).sampling.super_resolution
+    assert not load_finished_model(Run.load_finished(tmp_path / "off")).sampling.super_resolution
     ended = train(tiny, tmp_path / "level", "sr.inference_noise_level=0.2")
     assert ended.code == 0, ended.output
-    assert reload(Run.load_finished(tmp_path / "level")).sampling.noise_level == 0.2
+    assert load_finished_model(Run.load_finished(tmp_path / "level")).sampling.noise_level == 0.2
     assert not same(tmp_path / "level/scores.csv", finished / "scores.csv")
-    assert reload(Run.load_finished(finished)).sampling.noise_level is None
+    assert load_finished_model(Run.load_finished(finished)).sampling.noise_level is None

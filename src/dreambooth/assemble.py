@@ -27,7 +27,7 @@ from dreambooth.metrics.evaluation import Scorer
 from dreambooth.metrics.loading import checked, load_scorers
 from dreambooth.metrics.sources import chosen
 from dreambooth.runs.building import build, callback_of, partial_of
-from dreambooth.runs.checks import check_config, check_identifier_differs, check_sr, scale_of
+from dreambooth.runs.checks import adapter_scale, check_config, check_identifier_differs, check_sr
 from dreambooth.runs.earlier import changed_groups
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.pictures import Picture
@@ -56,31 +56,37 @@ class Parts:
     backbone: Backbone
     names: PromptNames
     scorers: list[Scorer]
-    unscored: str  # the encoders that cannot be had, if there are therefore no scorers
+    missing_encoders: str  # those without which there are no scorers; "" if none is missing
     samplers: dict[str, Sampler]  # of the prior images
     sampling: Sampling  # of all other images
     device: Any
 
 
-def checker() -> Callable[[Mapping[str, Any]], Any]:
+def config_checker() -> Callable[[Mapping[str, Any]], Any]:
     """A function that checks the config of a run by building its parts. ValueError as `assemble`.
 
     What several runs share is built once, except that one model at a time is kept.
     """
-    built: dict[str, Any] = {}
+    built: dict[tuple[str, str], Any] = {}  # (key, settings) -> object
 
-    def make(settings: Any, key: str, how: Callable[[Any, str], Any] = build) -> Any:
-        name = f"{key}: {settings!r}"
+    def build_once(settings: Any, key: str, builder: Callable[[Any, str], Any] = build) -> Any:
+        name = (key, repr(settings))
         if name not in built:
-            for other in [other for other in built if key == "model.backbone" and key in other]:
-                del built[other]
-            built[name] = how(settings, key)
+            if key == "model.backbone":
+                for other in [other for other in built if other[0] == key]:
+                    del built[other]
+            built[name] = builder(settings, key)
         return built[name]
 
-    return lambda config: _parts(config, make)
+    return lambda config: _parts(config, build_once)
+
+
+def _build_anew(settings: Any, key: str, builder: Callable[[Any, str], Any] = build) -> Any:
+    return builder(settings, key)
 
 
 def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
+    """Build and check the parts. `make(settings, key[, builder])` builds one of them."""
     quieten_libraries()
     settings = check_config(config)
     device = device_of(config["trainer"]["accelerator"])
@@ -108,7 +114,7 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
         backbone=backbone,
         names=names,
         scorers=scorers,
-        unscored="" if loaded[1] is None else loaded[1].what,
+        missing_encoders="" if loaded[1] is None else loaded[1].what,
         samplers=prior_samplers(settings, backbone.stages),
         sampling=_sampling(config, settings, backbone.stages),
         device=device,
@@ -118,11 +124,12 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
 def assemble(run: Run) -> Experiment:
     """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
     config = run.config
-    parts = _parts(config, lambda settings, key, how=build: how(settings, key))
+    parts = _parts(config, _build_anew)
     settings, subject, backbone = parts.settings, parts.subject, parts.backbone
     names, device = parts.names, parts.device
-    unscored = next(filter(None, merge_over_ranks({rank(): parts.unscored}).values()), "")
-    scorers = [] if unscored else [*parts.scorers]
+    # If any rank lacks encoders, none of them scores.
+    missing = next(filter(None, merge_over_ranks({rank(): parts.missing_encoders}).values()), "")
+    scorers = [] if missing else [*parts.scorers]
     _warn_of_unused_sr_settings(config)
     if rank() == 0:
         record_model(run)
@@ -130,7 +137,7 @@ def assemble(run: Run) -> Experiment:
     warn_of_photos(subject.originals(), last_stage.resolution_px, subject.crop)
     base_state = None
     if earlier := _earlier_run(config, names):
-        base_state = parts.method.state(reload(earlier).backbone.stages["base"])
+        base_state = parts.method.state(load_finished_model(earlier).backbone.stages["base"])
     if "sr" in backbone.stages and scorers:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
 
@@ -170,8 +177,8 @@ def assemble(run: Run) -> Experiment:
         log.warning(
             "%s: this run is not scored; to score its images later: %s"
             "python src/evaluate.py run=%s metrics=paper",
-            f"{unscored} cannot be had" if unscored else "metrics=none",
-            "python src/fetch.py metrics=paper, where there is a network, and " if unscored else "",
+            f"{missing} not available" if missing else "metrics=none",
+            "python src/fetch.py metrics=paper, where there is a network, and " if missing else "",
             run.folder,
         )
     return Experiment(
@@ -285,16 +292,16 @@ def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Reloaded:
-    """A finished run: the fine-tuned model, the names in its prompts, and how it draws pictures."""
+class FinishedModel:
+    """The model of a finished run, the names in its prompts, and how it draws pictures."""
 
     backbone: Backbone
     names: PromptNames
     sampling: Sampling
 
 
-def reload(run: Run, size_px: int | None = None) -> Reloaded:
-    """Load a finished run from its folder. `size_px`: the size of its images, if not the run's.
+def load_finished_model(run: Run, size_px: int | None = None) -> FinishedModel:
+    """Load the model of a finished run. `size_px`: the size of its images, if not the run's.
 
     The pretrained model is loaded too if the run's method saves less than a whole model. ValueError
     if the model draws images of one size only.
@@ -317,7 +324,7 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
     for stage in backbone.stages.values():
         stage.denoiser.to(device_of("auto"))
     sampling = _sampling(config, settings, backbone.stages)
-    return Reloaded(backbone, PromptNames(**run.read_names()), sampling)
+    return FinishedModel(backbone, PromptNames(**run.read_names()), sampling)
 
 
 def quieten_libraries() -> None:
@@ -325,7 +332,7 @@ def quieten_libraries() -> None:
     import diffusers
     import transformers
 
-    # Nor its errors, which it raises too.
+    # diffusers also raises the errors that it logs.
     diffusers.utils.logging.set_verbosity(logging.CRITICAL)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
@@ -350,8 +357,8 @@ def _sampling(
     config: Mapping[str, Any], settings: Settings, stages: Mapping[str, Stage]
 ) -> Sampling:
     """How to draw the pictures that are scored."""
-    samplers, scale = check_samplers(settings.model.sampling.images, stages), scale_of(config)
-    noise_level = settings.sr.drawing_noise_level
+    samplers = check_samplers(settings.model.sampling.images, stages)
+    noise_level, scale = settings.sr.drawing_noise_level, adapter_scale(config)
     return Sampling(samplers, settings.sr.enabled, noise_level, adapter_scale=scale)
 
 

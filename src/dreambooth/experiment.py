@@ -34,7 +34,7 @@ from dreambooth.training.loggers import log_image, publish
 
 log = logging.getLogger(__name__)
 
-_NUM_IMAGES_BEFORE = 8  # class images drawn by the pretrained model, for comparison
+_NUM_BEFORE_TRAINING = 8  # class images drawn by the pretrained model, for comparison
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Experiment:
         # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in untrained}
-        num_before = min(_NUM_IMAGES_BEFORE, self.num_images.num_class_images)
+        num_before = min(_NUM_BEFORE_TRAINING, self.num_images.num_class_images)
         self.drawing.draw(self._class_jobs("before", num_before))
         if self.base_state is not None:
             self.method.load_state(self.backbone.stages["base"], self.base_state)
@@ -107,15 +107,15 @@ class Experiment:
         report_memory(module, trainer, batch_size, device, self.smaller_presets, noise_level)
 
     def _batch_size(self, module: TwoTermModule) -> int:
-        """On each device."""
+        """The number of images of each term in a step, on each device."""
         return self.fine_tuning.stages[module.stage.name].batch_size // num_ranks()
 
     def _fit(self, module: TwoTermModule, trainer: Trainer, prior: Encoded | None) -> None:
         try:
             self.fine_tuning.fit(module, trainer, prior)
         except torch.OutOfMemoryError as error:
-            sizes = self._batch_size(module), self.drawing.device
-            remedy = what_to_try(module, *sizes, self.smaller_presets)
+            batch_size, device = self._batch_size(module), self.drawing.device
+            remedy = what_to_try(module, batch_size, device, self.smaller_presets)
             raise ValueError(f"training does not fit into the GPU's memory: {remedy}") from error
 
     def _check_parity(self) -> None:
@@ -146,9 +146,12 @@ class Experiment:
 
     def _captioned(self, photos: list[Picture]) -> list[Picture]:
         """The photos with their captions as prompts."""
-        captions = [c and c.format(self.names.subject) for c in self.subject.captions]
-        pairs = zip(photos, captions or [None] * len(photos), strict=True)
-        return [replace(photo, prompt=caption or photo.prompt) for photo, caption in pairs]
+        if not self.subject.captions:
+            return photos
+        return [
+            photo if text is None else replace(photo, prompt=text.format(self.names.subject))
+            for photo, text in zip(photos, self.subject.captions, strict=True)
+        ]
 
     def _save_photos(self, photos: Sequence[Picture]) -> None:
         self.run.images.save("photos", photos)

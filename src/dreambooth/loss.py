@@ -8,12 +8,13 @@ model under c_pr = "a [class noun]". Each image has its own t and eps. With prio
 x_pr is a photo instead, and the frozen model's prediction is the target. For a batch:
 
     loss = two_term_loss(
-        subject=term(prediction, target, loss_weights(weighting, snr(t), prediction_type)),
-        prior=term(prediction_pr, target_pr, loss_weights(weighting, snr(t'), prediction_type)),
+        subject=weighted_mse(prediction, target, weights),
+        prior=weighted_mse(prediction_pr, target_pr, weights_pr),
         prior_weight=prior_weight,  # lambda
     ).total
 
-where `prediction` and `target` are in the model's parametrisation (see schedules.py).
+where `prediction` and `target` are in the model's parametrisation (see schedules.py), and `weights`
+are loss_weights(weighting, snr(t), prediction_type); the prior term's are from t'.
 """
 
 from typing import NamedTuple
@@ -41,7 +42,9 @@ def two_term_loss(subject: Tensor, prior: Tensor | None, prior_weight: float) ->
     return Losses(subject + prior_weight * prior, subject, prior)
 
 
-def term(prediction: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
+def weighted_mse(
+    prediction: Tensor, target: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """One of the two terms: the mean of weight * mean squared error over the batch, a scalar.
 
     prediction and target (B, C, H, W); weights (B,), from this term's timesteps. With a mask in

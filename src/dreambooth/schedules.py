@@ -150,7 +150,7 @@ class VariancePreserving:
         return len(self.alphas_cumprod)
 
     def draw_t(self, distribution: TimestepDistribution, generator: torch.Generator) -> Tensor:
-        if distribution == TimestepDistribution():
+        if distribution == TimestepDistribution():  # exactly uniform over the integers
             return torch.randint(self.num_timesteps, (), generator=generator)
         t = (distribution.draw(generator) * self.num_timesteps).long()
         return t.clamp(max=self.num_timesteps - 1)  # u may round to 1

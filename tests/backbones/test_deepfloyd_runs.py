@@ -9,7 +9,7 @@ import torch
 from commands import command, same_files, stopped_before_step
 from safetensors.torch import load_file
 
-from dreambooth.assemble import reload
+from dreambooth.assemble import load_finished_model
 from dreambooth.backbones.drawing import noise_key
 from dreambooth.runs.run import Run
 
@@ -57,7 +57,7 @@ def test_a_stopped_run_goes_on_and_is_drawn_by_plain_diffusers(deepfloyd, tmp_pa
             torch.testing.assert_close(resumed[key], value, rtol=0, atol=1e-5)
 
     finished = Run.load_finished(tmp_path / "whole")
-    model = reload(finished)
+    model = load_finished_model(finished)
     picture = finished.images.read("prompts")[0]
     key = noise_key(picture.template, picture.index)
     recipe = model.backbone.recipe(finished.weights, picture.prompt, key, model.sampling)

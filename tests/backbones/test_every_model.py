@@ -29,7 +29,7 @@ from dreambooth.backbones.flux2_klein import Flux2KleinBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stable_diffusion_xl import StableDiffusionXLBackbone
 from dreambooth.backbones.stage import Sampling
-from dreambooth.loss import loss_weights, term, two_term_loss
+from dreambooth.loss import loss_weights, two_term_loss, weighted_mse
 from dreambooth.runs.settings import Sampler
 
 sd21_folder = partial(stable_diffusion_folder, v_prediction=True)
@@ -152,7 +152,7 @@ class TestEveryModel:
             assert not torch.allclose(ours, other, rtol=1e-4, atol=1e-5), "text has no effect"
 
             weights = loss_weights("uniform", schedule.snr(t), schedule.prediction_type)
-            terms = [term(ours[i], target[i], weights[i]) for i in halves]
+            terms = [weighted_mse(ours[i], target[i], weights[i]) for i in halves]
             losses = two_term_loss(*terms, prior_weight=0.7)
             losses.total.backward()
             subject, prior = (F.mse_loss(theirs[i], expected[i]) for i in halves)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms.functional import pil_to_tensor
 
-from dreambooth.assemble import reload
+from dreambooth.assemble import load_finished_model
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.run import Run
 from dreambooth.subjects.photos import to_uint8
@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_and_plain_diffusers_draws_its_pictures(
     assert all(torch.equal(resumed[key], value) for key, value in whole.items())
 
     finished = Run.load_finished(tmp_path / "stopped")
-    again = reload(finished)
+    again = load_finished_model(finished)
     again.backbone.batch_size = 1
     for picture in finished.images.read("prompts")[:2]:
         key = ("image", picture.template, picture.index)
@@ -106,7 +106,7 @@ def test_plain_diffusers_draws_with_half_an_adapter_too(train, tmp_path):
     ended = train("run", *words)
     assert ended.code == 0, ended.output
     run, arguments = Run.load_finished(tmp_path / "run"), ("a red dog", ("image", "a {}", 0))
-    again = reload(run)
+    again = load_finished_model(run)
     (ours,) = again.backbone.generate(*([each] for each in arguments), again.sampling)
     recipe = again.backbone.recipe(run.weights, *arguments, again.sampling)
     assert (drawn(recipe).int() - ours.int()).abs().max() <= 1

@@ -20,7 +20,7 @@ from tiny_models import stable_diffusion_folder, stable_diffusion_xl_folder
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stable_diffusion_xl import StableDiffusionXLBackbone
 from dreambooth.backbones.stage import Sampling
-from dreambooth.loss import loss_weights, term, two_term_loss
+from dreambooth.loss import loss_weights, two_term_loss, weighted_mse
 from dreambooth.randomness import generator
 from dreambooth.runs.settings import Sampler
 
@@ -148,7 +148,7 @@ def test_losses_and_gradients_are_those_of_diffusers_training_script(folder):
         prediction = stage.predict(stage.schedule.corrupt(x, eps, t), t, condition)
         kind = stage.schedule.prediction_type
         weights = loss_weights("uniform", stage.schedule.snr(t), kind)
-        return term(prediction, stage.schedule.target(x, eps, t), weights)
+        return weighted_mse(prediction, stage.schedule.target(x, eps, t), weights)
 
     losses = two_term_loss(
         ours(x[:2], eps, t, "a xq dog"), ours(x[2:], eps_prior, t_prior, "a dog"), 0.7

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from test_seams import ONLY_BIASES
 
-from dreambooth.assemble import reload
+from dreambooth.assemble import load_finished_model
 from dreambooth.backbones.adapters import scaled_adapter
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
@@ -22,7 +22,7 @@ from dreambooth.backbones.stage import Sampling
 from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
-from dreambooth.runs.checks import scale_of
+from dreambooth.runs.checks import adapter_scale
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Sampler
 
@@ -153,7 +153,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(stable_diffusion, tmp_path):
     assert ended.code == 0, ended.output
     assert 'cross_attention_kwargs={"scale": 0.5}' in ended.output
     assert command("generate", *more, "adapter.scale=a").sentence.startswith("adapter.scale=a: ")
-    reloaded = reload(Run.load_finished(tmp_path / "whole"))
+    reloaded = load_finished_model(Run.load_finished(tmp_path / "whole"))
     assert any(
         "lora_A" in n for n, _ in reloaded.backbone.stages["base"].denoiser.named_parameters()
     )
@@ -186,7 +186,7 @@ def test_targets_beside_the_cross_attention_are_named_as_the_mistake(tiny, tmp_p
 
 def test_a_format_without_an_adapter_is_one_sentence(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "adapter.save_format=kohya")
-    assert ended.sentence == "adapter.save_format=kohya is of an adapter: add adapter=lora"
+    assert ended.sentence == "adapter.save_format=kohya needs an adapter: add adapter=lora"
 
 
 def test_an_adapter_with_a_method_that_ignores_it_is_refused(tiny, tmp_path):
@@ -250,13 +250,13 @@ def test_the_scale_is_a_factor_of_the_weights_change(tiny, name):
 def test_an_adapter_that_peft_cannot_scale_is_said_before_anything_is_loaded(name):
     scaled = ("lora", "dora", "loha", "lokr", "shira")
     config = {"adapter": composed(f"adapter={name}")["adapter"]}
-    assert scale_of(config) == 1
+    assert adapter_scale(config) == 1
     if name in scaled:
-        assert scale_of(config, 0.5) == 0.5
+        assert adapter_scale(config, 0.5) == 0.5
     else:
         words = "this run has no adapter" if name == "none" else "peft cannot scale an adapter of"
         with pytest.raises(ValueError, match=words):
-            scale_of(config, 0.5)
+            adapter_scale(config, 0.5)
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])

@@ -8,13 +8,13 @@ from commands import command, stopped_before_step, train
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from dreambooth.assemble import reload
+from dreambooth.assemble import load_finished_model
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.new_word import embedding_of, new_word_of
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.method import TermPrompts
-from dreambooth.methods.textual_inversion import FILE, TEMPLATES, TextualInversion
+from dreambooth.methods.textual_inversion import EMBEDDINGS_FILE, TEMPLATES, TextualInversion
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.miniature.subjects import drawn_subject
 from dreambooth.runs.run import Run
@@ -150,7 +150,7 @@ def test_plain_diffusers_draws_the_same_pictures_with_the_saved_word(
     ours = backbone.generate([PROMPT], [KEY], SAMPLING)[0]
     assert (ours.int() - before.int()).abs().max() > 10
     inversion.save(backbone, tmp_path)
-    assert {k: v.shape[0] for k, v in load_file(tmp_path / FILE).items()} == {
+    assert {k: v.shape[0] for k, v in load_file(tmp_path / EMBEDDINGS_FILE).items()} == {
         "<subject>": num_vectors
     }
     drawn = {}
@@ -188,11 +188,13 @@ def test_a_stopped_run_goes_on_to_the_same_vectors(tiny, stable_diffusion, tmp_p
     checkpoint = tmp_path / "stopped/checkpoints/base-00000002.ckpt"
     assert checkpoint.stat().st_size < 50_000
     assert run_of(tmp_path, "stopped", *own).code == 0
-    whole, resumed = (load_file(tmp_path / n / "weights" / FILE) for n in ("whole", "stopped"))
+    whole, resumed = (
+        load_file(tmp_path / n / "weights" / EMBEDDINGS_FILE) for n in ("whole", "stopped")
+    )
     assert torch.equal(whole["<subject>"], resumed["<subject>"])
 
     run = Run.load_finished(tmp_path / "whole")
-    again = reload(run)
+    again = load_finished_model(run)
     vectors = new_word_of(again.backbone.stages["base"]).vectors
     assert torch.equal(vectors, whole["<subject>"])
     assert any(p.prompt == "a <subject> on the beach" for p in run.images.read("prompts"))

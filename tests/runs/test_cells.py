@@ -134,7 +134,7 @@ def test_a_run_that_was_being_set_aside_when_it_was_killed_is_missing(run, tmp_p
         (run.folder / name).unlink()
     (found,) = find_runs(tmp_path)
     assert found.status().state == "missing"
-    assert Run.create(run.folder, run.config, replace=True).status().state == "running"
+    assert Run.create(run.folder, run.config, force=True).status().state == "running"
 
 
 def test_runs_of_a_numbered_sweep_are_in_order_of_their_numbers(tmp_path):

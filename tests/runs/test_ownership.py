@@ -77,7 +77,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path, name):
     (tmp_path / name).write_text('{"state": "ok", "overrides": 1}')
     what = f"is not the folder of a run, and it holds other files ({name.partition('/')[0]})"
     with pytest.raises(ValueError, match=re.escape(what)):
-        Run.create(tmp_path, CONFIG, replace=True)
+        Run.create(tmp_path, CONFIG, force=True)
     with pytest.raises(ValueError, match=re.escape(what)), claimed(tmp_path):
         pass
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]

@@ -116,7 +116,7 @@ def test_a_run_that_replaces_one_sets_it_aside_until_it_is_finished(finished):
     finished.write_names({"identifier": "kzn"})
     (finished.folder / "train.log").write_text("a launcher's")
     old = {p.name: p.read_bytes() for p in finished.folder.glob("*.*")}
-    again = Run.create(finished.folder, CONFIG, replace=True)
+    again = Run.create(finished.folder, CONFIG, force=True)
     assert again.status().state == "running"
     assert not again.weights.exists()
     aside = finished.folder / "replaced"
@@ -124,8 +124,8 @@ def test_a_run_that_replaces_one_sets_it_aside_until_it_is_finished(finished):
         assert (aside / name).read_bytes() == old[name]
     again.write_names({})
     again.set_status("failed", "killed")
-    assert Run.create(finished.folder, CONFIG, replace=True).read_names() == {}  # goes on
-    other = Run.create(finished.folder, CONFIG | {"seed": 1}, replace=True)
+    assert Run.create(finished.folder, CONFIG, force=True).read_names() == {}  # goes on
+    other = Run.create(finished.folder, CONFIG | {"seed": 1}, force=True)
     assert (aside / "names.json").read_bytes() == old["names.json"]  # not the unfinished one's
     other.set_status("finished")
     other.tidy()

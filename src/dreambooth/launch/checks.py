@@ -25,8 +25,8 @@ from dreambooth.runs.overrides import assignment
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import Evaluate, Execution, as_typed, check_count, read
 from dreambooth.subjects.dreambench import DreamBench
-from dreambooth.subjects.files import photo_files, read_description
-from dreambooth.subjects.prompts import check_kind, check_one_word, kind_of_noun
+from dreambooth.subjects.files import photo_files, read_subject_file
+from dreambooth.subjects.prompts import check_one_word, kind_of_noun, resolve_kind
 
 _NEEDED = (
     *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
@@ -156,14 +156,14 @@ def check_subject(config: Mapping[str, Any]) -> None:
         DreamBench.read(config["dreambench"]).check(subject["name"])
     folder = Path(photos).expanduser()
     photo_files(folder)
-    read_description(folder)
+    read_subject_file(folder)
     if subject["class_noun"] is None:
         raise ValueError(
             "class_noun has no default: give class_noun=... on the command line, or the line "
             f"class_noun: ... in {folder / 'subject.yaml'}"
         )
     noun, given = as_typed(subject["class_noun"]), subject["kind"]
-    kind, known = check_kind(given, noun), kind_of_noun(noun)
+    kind, known = resolve_kind(given, noun), kind_of_noun(noun)
     if known not in (kind, None):
         raise ValueError(
             f"subject.kind={kind} contradicts class_noun={noun}, a subject of the kind {known}: "
@@ -199,9 +199,9 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], finished: Sequ
     for cell, label in new:
         with _named(label):
             _check_weights(cell, config.objective)
-    from dreambooth.assemble import checker  # here, because it is slow to import
+    from dreambooth.assemble import config_checker  # here, because it is slow to import
 
-    check = checker()
+    check = config_checker()
     for cell, label in new:
         with _named(label):
             check(cell)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dreambooth.assemble import reload, subject_of
+from dreambooth.assemble import load_finished_model, subject_of
 from dreambooth.backbones.drawing import draw_pictures
 from dreambooth.backbones.stage import Backbone
 from dreambooth.launch.inputs import inputs_of
@@ -45,7 +45,7 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
     scorers = scorers_of(config["metrics"], subject)
     if not scorers:
         raise ValueError("metrics=none scores nothing: choose metrics=miniature or metrics=paper")
-    model = reload(run)
+    model = load_finished_model(run)
     method: Method = build(run.config["method"]["tuning"], "method.tuning")
     set_strength = strength_setter(
         method, lambda: build(run.config["model"]["backbone"], "model.backbone"), model.backbone

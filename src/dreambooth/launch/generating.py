@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.runs.checks import scale_of
+from dreambooth.runs.checks import adapter_scale
 from dreambooth.runs.configs import with_batch_size
 from dreambooth.runs.image_sets import check_new_set
 from dreambooth.runs.run import Run
@@ -16,7 +16,7 @@ from dreambooth.runs.settings import NewImages, Settings, read
 from dreambooth.subjects.prompt_sets import APPLICATIONS
 
 if TYPE_CHECKING:
-    from dreambooth.assemble import Reloaded
+    from dreambooth.assemble import FinishedModel
     from dreambooth.runs.pictures import Picture
 
 
@@ -35,21 +35,21 @@ def draw_more(config: Mapping[str, Any]) -> None:
     batch_size = config["model"]["backbone"]["batch_size"]
     run = replace(run, config=with_batch_size(run.config, batch_size))
     sampler = wanted.sampler_for(read(Settings, run.config).model.sampling.images["base"])
-    adapter_scale = scale_of(run.config, config["adapter"]["scale"])
+    scale = adapter_scale(run.config, config["adapter"]["scale"])
 
-    from dreambooth.assemble import reload  # here, because these are slow to import
+    from dreambooth.assemble import load_finished_model  # here, because these are slow to import
     from dreambooth.backbones.drawing import draw_pictures, noise_key
     from dreambooth.launch.applications import Applications
 
     applications = None if application is None else Applications.of(run, application)
-    model = reload(run, wanted.size_px)
+    model = load_finished_model(run, wanted.size_px)
     # Only a check: a latent model draws with a scheduler of diffusers.
     model.backbone.stages["base"].schedule.solver(sampler.name, sampler.num_steps)
     sampling = replace(
         model.sampling,
         samplers={**model.sampling.samplers, "base": sampler},
         negative_prompt=wanted.negative_prompt,
-        adapter_scale=adapter_scale,
+        adapter_scale=scale,
     )
 
     def draw(prompts: Sequence[str]) -> list[Picture]:
@@ -109,7 +109,9 @@ def _prompts(config: Mapping[str, Any]) -> Any:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _jobs(model: Reloaded, wanted: NewImages, prompts: Sequence[str]) -> list[tuple[str, str, int]]:
+def _jobs(
+    model: FinishedModel, wanted: NewImages, prompts: Sequence[str]
+) -> list[tuple[str, str, int]]:
     """(template, prompt, index) of each image. ValueError if the model cannot take a prompt."""
     names = model.names
     by_prompt = {text.replace("{}", names.subject): text for text in prompts}

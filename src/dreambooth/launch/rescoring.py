@@ -78,7 +78,7 @@ def score_external(config: Mapping[str, Any]) -> None:
     kept = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in groups]
     with claimed(folder):
         about |= {"overrides": ["method=external", *kept]}
-        run = Run.create(folder, about, replace=True, inputs=inputs_of(config))
+        run = Run.create(folder, about, force=True, inputs=inputs_of(config))
         with record_outcome(run):
             scores = evaluate(scorers, sets)
             run.write_scores(scores.rows)

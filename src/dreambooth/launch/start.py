@@ -19,10 +19,10 @@ from dreambooth.launch.outcome import record_outcome
 from dreambooth.runs.cells import EXECUTION_KEYS, affects_result
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.ownership import is_a_runs
+from dreambooth.runs.ownership import belongs_to_run
 from dreambooth.runs.run import Run, delete_unless_begun
 from dreambooth.subjects.dreambench import DreamBench
-from dreambooth.subjects.files import read_description
+from dreambooth.subjects.files import read_subject_file
 
 
 def _of_folder(key: str, photos: Any, default: Any) -> Any:
@@ -30,7 +30,7 @@ def _of_folder(key: str, photos: Any, default: Any) -> Any:
     value = default
     with suppress(ValueError):  # `check_subject` reports it
         if isinstance(photos, str):
-            value = read_description(Path(photos).expanduser()).get(key, default)
+            value = read_subject_file(Path(photos).expanduser()).get(key, default)
     return OmegaConf.create(value) if isinstance(value, list | dict) else value
 
 
@@ -60,7 +60,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     that of a cell of a sweep stays, because the table of the sweep names the reason.
     """
     folder, begin = _requested_run(cfg)
-    is_new = not is_a_runs(folder)
+    is_new = not belongs_to_run(folder)
     listen_for(signal.SIGTERM, signal.SIGINT)
     with ExitStack() as stack:
         if is_new and HydraConfig.get().mode == RunMode.RUN and num_ranks() == 1:
@@ -123,7 +123,7 @@ def _requested_run(cfg: DictConfig) -> tuple[Path, Callable[[str], Run]]:
         inputs = inputs_of(config)
         if config["stage"] == "sr":
             Run.load(Path(config["run"])).check_inputs(inputs)
-        return Run.create(folder, config, replace=force, state=state, inputs=inputs)
+        return Run.create(folder, config, force=force, state=state, inputs=inputs)
 
     return folder, begin
 

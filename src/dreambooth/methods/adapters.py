@@ -16,7 +16,7 @@ from dreambooth.backbones.adapters import (
 )
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts, joined, parted
-from dreambooth.methods.dreambooth import DreamBooth, no_cross_attention, train_key
+from dreambooth.methods.dreambooth import DreamBooth, no_cross_attention_message, train_key
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.methods.text_encoder import check_text_encoder, with_text_encoder
 from dreambooth.runs.settings import read
@@ -33,7 +33,10 @@ def dreambooth(
     train_text_encoder: bool = False,
     text_encoder_learning_rate: float | None = None,
 ) -> "DreamBooth | AdapterTuning":
-    """DreamBooth with the adapter of the group `adapter`, or of the weights themselves."""
+    """DreamBooth that trains the adapter of the group `adapter`; without one, the model's weights.
+
+    `adapter`: its settings; "config" is None for adapter=none.
+    """
     tuned = DreamBooth(
         train=train,
         train_sr=train_sr,
@@ -45,7 +48,7 @@ def dreambooth(
     if adapter["config"] is None:
         if save_format != "diffusers":
             raise ValueError(
-                f"adapter.save_format={save_format} is of an adapter: add adapter=lora"
+                f"adapter.save_format={save_format} needs an adapter: add adapter=lora"
             )
         return tuned
     return AdapterTuning(
@@ -148,7 +151,7 @@ class AdapterTuning:
         found = [name for name in layers if train == "all" or ".attn2." in name]
         if not found:
             if not any(".attn2." in name for name, _ in stage.denoiser.named_modules()):
-                raise ValueError(no_cross_attention(stage.name, train))
+                raise ValueError(no_cross_attention_message(stage.name, train))
             key = train_key(stage.name)
             raise ValueError(
                 f"adapter.targets={self.targets} matches no layer of cross-attention (attn2) in "

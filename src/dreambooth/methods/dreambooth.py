@@ -77,7 +77,7 @@ class DreamBooth:
         named = stage.denoiser.named_parameters()
         found = [p for name, p in named if layers == "all" or ".attn2." in name]
         if not found:
-            raise ValueError(no_cross_attention(stage.name, layers))
+            raise ValueError(no_cross_attention_message(stage.name, layers))
         return found
 
 
@@ -86,7 +86,7 @@ def train_key(stage_name: str) -> str:
     return "method.tuning.train" if stage_name == "base" else "sr.train"
 
 
-def no_cross_attention(stage_name: str, train: str) -> str:
+def no_cross_attention_message(stage_name: str, train: str) -> str:
     """The message for `train=cross_attention` where the model has no such layers."""
     key = train_key(stage_name)
     return (

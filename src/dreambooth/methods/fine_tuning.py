@@ -37,7 +37,7 @@ class FineTuning:
     subject: Subject
     method: Method
     prompts: TermPrompts
-    captions: Sequence[str | None]  # a prompt for each photo that has its own; empty: no photo has
+    captions: Sequence[str | None]  # of each photo, None without one; empty if no photo has one
     prior: Prior
     stages: Mapping[str, Training]  # the stages to fine-tune, in this order
     timesteps: TimestepDistribution
@@ -51,7 +51,7 @@ class FineTuning:
     def module(self, stage: Stage) -> TwoTermModule:
         names, steps = list(self.stages), [t.max_steps for t in self.stages.values()]
         training = self.stages[stage.name]
-        module: TwoTermModule = training.module(
+        module: TwoTermModule = training.make_module(
             stage=stage,
             method=self.method,
             prompts=replace(
@@ -90,20 +90,20 @@ class FineTuning:
         if self.prior.weight and not self.prior.has_images:
             prior = photos  # at which the frozen model predicts
         num_prompts = len(self.prompts.subject)
-        own = count(num_prompts)
+        index = count(num_prompts)  # in the module's prompts the captions follow the shared ones
         draws = TrainingDraws(
-            photos,
-            prior,
-            stage.schedule,
-            self.timesteps,
-            steps * batch_size,
-            self.seed,
-            stage.name,
-            partial(stage.added_condition, noise_level=self.sr_noise_level),
-            1.0 if self.prior.kind == "blank" else self.prior.caption_dropout,
-            num_prompts,
-            [None if caption is None else next(own) for caption in self.captions],
-            self._masks(stage),
+            photos=photos,
+            prior=prior,
+            schedule=stage.schedule,
+            timesteps=self.timesteps,
+            num_samples=steps * batch_size,
+            seed=self.seed,
+            stage=stage.name,
+            added_condition=partial(stage.added_condition, noise_level=self.sr_noise_level),
+            caption_dropout=1.0 if self.prior.kind == "blank" else self.prior.caption_dropout,
+            num_prompts=num_prompts,
+            own_prompts=[None if caption is None else next(index) for caption in self.captions],
+            masks=self._masks(stage),
         )
         batch_sampler = Batches(steps, batch_size, lambda: module.global_step, rank(), num_ranks())
         checkpoint = newest_checkpoint(self.run, stage.name)

@@ -23,7 +23,7 @@ class Trained:
 
     modules: Mapping[str, nn.Module]  # the modules that contain the trainable parameters, by name
     groups: Sequence[dict[str, Any]]  # the parameter groups of the optimizer
-    text: bool = False  # whether the encoded prompts depend on these parameters
+    changes_prompts: bool = False  # whether the encoded prompts depend on these parameters
     after_step: Callable[[], None] = lambda: None  # called after each step of the optimizer
 
     @property
@@ -51,9 +51,10 @@ class Method(Protocol):
     stages: ClassVar[Sequence[str]]  # those that it can fine-tune, of "base" and "sr"
 
     def names(self, names: PromptNames, subject: Subject, backbone: Backbone) -> PromptNames:
-        """What the subject is called in the run's prompts: `names`, or other words for it.
+        """Check the subject and the pretrained model, and return the words of the run's prompts.
 
-        ValueError if the subject or the pretrained model does not fit the method.
+        These are `names`, or other words for the subject. ValueError if the subject or the model
+        does not fit the method.
         """
 
     def prepare(self, stage: Stage) -> None:
@@ -102,7 +103,7 @@ def check_photos(method: Method, subject: Subject, names: PromptNames, backbone:
     for text in filter(None, subject.captions):
         if "{}" not in text and f" {names.identifier} " not in f" {' '.join(text.split())} ":
             raise ValueError(
-                f"the caption {text!r} does not name the subject: write {{}} where it stands, as "
+                f"the caption {text!r} does not name the subject: write {{}} for the subject, as "
                 f"in 'a {{}} on a sofa', or the identifier {names.identifier}"
             )
         backbone.check_prompt(text.format(names.subject), names.identifier)

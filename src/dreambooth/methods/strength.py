@@ -70,7 +70,7 @@ def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _between(w0: Mapping[str, Tensor], w1: Mapping[str, Tensor], g: float) -> dict[str, Tensor]:
-    """W0 + g (W1 - W0), exactly W0 at g = 0 and W1 at g = 1. What is no number is that of W1."""
+    """W0 + g (W1 - W0), exactly W0 at g = 0 and W1 at g = 1. Integer tensors are those of W1."""
     return {
         name: torch.lerp(w0[name], value, g) if value.is_floating_point() else value
         for name, value in w1.items()

@@ -10,8 +10,8 @@ def check_text_encoder(train_text_encoder: bool, backbone: Backbone) -> None:
     """ValueError if the text encoder is to train and cannot."""
     if train_text_encoder and not backbone.stages["base"].trains_text_encoder:
         raise ValueError(
-            "method.train_text_encoder=true trains the text encoder of a model that has just one "
-            f"and saves it, and {backbone.name} is no such model: leave it out"
+            f"method.train_text_encoder=true is not available for {backbone.name}, which does not "
+            "have exactly one text encoder that is saved with it: leave out train_text_encoder"
         )
 
 
@@ -23,5 +23,5 @@ def with_text_encoder(trained: Trained, stage: Stage, learning_rate: float | Non
         trained,
         modules={**trained.modules, "text_encoder": stage.text_encoder},
         groups=[*trained.groups, {"params": parameters, **rate}],
-        text=True,
+        changes_prompts=True,
     )

@@ -20,11 +20,11 @@ from dreambooth.backbones.new_word import add_word, embedding_of, new_word_of
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import TermPrompts, Trained
-from dreambooth.runs.values import Count, NewWord, Text
+from dreambooth.runs.values import Count, NewToken, Text
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
 
-FILE = "learned_embeds.safetensors"  # the name that diffusers looks for
+EMBEDDINGS_FILE = "learned_embeds.safetensors"  # the name that diffusers looks for
 # The paper's (appendix; its code's `imagenet_templates_small`, from CLIP's list for ImageNet).
 TEMPLATES = (
     *("a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}"),
@@ -46,7 +46,7 @@ class TextualInversion:
     The word has `num_vectors` tokens, which start from the embedding of the known word `like`.
     """
 
-    token: NewWord
+    token: NewToken
     like: Text
     num_vectors: Count = 1
     stages: ClassVar[Sequence[str]] = ("base",)
@@ -67,7 +67,8 @@ class TextualInversion:
         for template in subject.prompts:
             backbone.check_prompt(template.format("a"))
         room = self.num_vectors
-        while not all(_takes(backbone, t.format(" ".join("a" * room))) for t in subject.prompts):
+        # "a a a" takes as many tokens as three vectors.
+        while not all(_takes(backbone, t.format(" ".join(["a"] * room))) for t in subject.prompts):
             room -= 1
         if room < self.num_vectors:
             raise ValueError(
@@ -89,7 +90,7 @@ class TextualInversion:
         return Trained(
             {"denoiser": stage.denoiser, "text_encoder": stage.text_encoder},
             [{"params": [word.vectors]}],
-            text=True,
+            changes_prompts=True,
             after_step=word.keep_scale,
         )
 
@@ -112,12 +113,12 @@ class TextualInversion:
 
     def save(self, backbone: Backbone, folder: Path) -> None:
         """Save the vectors (n, width) as diffusers' `load_textual_inversion` reads them."""
-        save_file(self.state(backbone.stages["base"]), folder / FILE)
+        save_file(self.state(backbone.stages["base"]), folder / EMBEDDINGS_FILE)
 
     def load(self, pretrained: Callable[..., Backbone], folder: Path) -> Backbone:
         backbone = pretrained()
         for stage in backbone.stages.values():
-            self.load_state(stage, load_file(folder / FILE))
+            self.load_state(stage, load_file(folder / EMBEDDINGS_FILE))
             stage.denoiser.eval()
         return backbone
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
-from dreambooth.loss import Losses, loss_weights, term, two_term_loss
+from dreambooth.loss import Losses, loss_weights, two_term_loss, weighted_mse
 from dreambooth.methods.method import Method, TermPrompts
 from dreambooth.methods.prior import FrozenStage
 from dreambooth.training.draws import Draw
@@ -73,16 +73,15 @@ class TwoTermModule(L.LightningModule):
         self.halved: HalvedWeights | None = None
         has_frozen = bool(prior_weight) and prior_kind != "images"
         self.frozen = FrozenStage(stage) if has_frozen else None
-        # Prompts are encoded once. Where what trains changes their encoding, this one is that of
-        # the frozen model.
-        self.text: dict[str, Condition] = {}
-        if has_frozen or not self.trained.text:
-            self.text = {name: stage.encode_prompts(p) for name, p in self.prompts.items()}
+        # By term. If training changes the encoding, these are the frozen model's, for its targets.
+        self.encoded_prompts: dict[str, Condition] = {}
+        if has_frozen or not self.trained.changes_prompts:
+            self._encode_prompts()
 
     def configure_model(self) -> None:
-        """Halve the frozen weights; with trainer.strategy=fsdp, shard the stage over the devices.
+        """Cast the frozen weights to half precision, or shard the stage (trainer.strategy=fsdp).
 
-        FSDP does not support both: it asks for one precision in each block.
+        Not both, because FSDP needs one precision in each block.
         """
         if not isinstance(self.trainer.strategy, Sharded):
             if self.halved is None:
@@ -90,7 +89,7 @@ class TwoTermModule(L.LightningModule):
             else:  # EMAWeightAveraging has called this hook before
                 self.halved.halve()
         else:
-            if self.trained.text:
+            if self.trained.changes_prompts:
                 raise ValueError(
                     "trainer.strategy=fsdp splits the denoiser, and this method trains the text "
                     "encoder: give trainer.strategy=auto"
@@ -99,9 +98,8 @@ class TwoTermModule(L.LightningModule):
             self._set_trained()
 
     def on_fit_start(self) -> None:
-        if not self.trained.text:  # the training of an earlier stage may have changed the encoding
-            encode = self.stage.encode_prompts
-            self.text = {name: encode(prompts) for name, prompts in self.prompts.items()}
+        if not self.trained.changes_prompts:
+            self._encode_prompts()  # the training of an earlier stage may have changed the encoding
 
     def on_train_end(self) -> None:
         if self.halved is not None:
@@ -109,6 +107,10 @@ class TwoTermModule(L.LightningModule):
         if isinstance(self.trainer.strategy, Sharded):
             self.trainer.strategy.gather(self.stage)
             self._set_trained()
+
+    def _encode_prompts(self) -> None:
+        encode = self.stage.encode_prompts
+        self.encoded_prompts = {term: encode(prompts) for term, prompts in self.prompts.items()}
 
     def _set_trained(self) -> None:
         self.trained = self.method.trained(self.stage)
@@ -144,22 +146,22 @@ class TwoTermModule(L.LightningModule):
         prediction = self.stage.predict(z_t, t, condition)
         target = schedule.target(x, eps, t)
         if self.frozen is not None:  # on the same batch, so that equal weights give equal bits
-            if self.trained.text:
+            if self.trained.changes_prompts:
                 condition = concatenate([self._encoded_before(*item) for item in draws.items()])
             target[len(subject.t) :] = self.frozen.predict(z_t, t, condition)[len(subject.t) :]
         weights = loss_weights(self.weighting, schedule.snr(t), schedule.prediction_type)
 
         sizes = [len(draw.t) for draw in draws.values()]
         splits = (tensor.split(sizes) for tensor in (prediction, target, weights))
-        masks = [mask, None][: len(sizes)]
-        terms = [term(p, y, w, m) for p, y, w, m in zip(*splits, masks, strict=True)]
+        masks = [mask if name == "subject" else None for name in draws]
+        terms = [weighted_mse(p, y, w, m) for p, y, w, m in zip(*splits, masks, strict=True)]
         return two_term_loss(terms[0], terms[1] if prior is not None else None, self.prior_weight)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.trained.groups, lr=self.learning_rate)
         num_steps = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cooled_down(step, num_steps, self.cooldown_fraction)
+            optimizer, lambda step: learning_rate_factor(step, num_steps, self.cooldown_fraction)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -169,14 +171,14 @@ class TwoTermModule(L.LightningModule):
 
     def _condition(self, name: str, draw: Draw) -> Condition:
         """The condition of each image in the draw of the term `name`."""
-        if self.trained.text:
+        if self.trained.changes_prompts:
             prompts = [self.prompts[name][i] for i in draw.prompt.tolist()]
             return {**self.stage.encode_prompts(prompts, with_gradient=True), **draw.added}
         return self._encoded_before(name, draw)
 
     def _encoded_before(self, name: str, draw: Draw) -> Condition:
-        """The same from prompts that were encoded before training."""
-        text = {key: value.to(self.device) for key, value in self.text[name].items()}
+        """The condition of each image in the draw, from prompts encoded before training."""
+        text = {key: value.to(self.device) for key, value in self.encoded_prompts[name].items()}
         return {**repeat(text, draw.prompt), **draw.added}
 
 
@@ -196,7 +198,7 @@ def _frozen(module: nn.Module) -> set[str]:
     return {name for name, p in module.named_parameters() if not p.requires_grad}
 
 
-def cooled_down(step: int, num_steps: int, fraction: float) -> float:
-    """Factor of the learning rate: 1, then linear to 0 over the last `fraction` of the steps."""
+def learning_rate_factor(step: int, num_steps: int, fraction: float) -> float:
+    """1 up to the last `fraction` (0..1) of the steps, then linearly down to 0."""
     remaining = 1 - step / num_steps
     return min(1.0, remaining / fraction) if fraction else 1.0

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dreambooth.methods.two_terms import cooled_down
+from dreambooth.methods.two_terms import learning_rate_factor
 
 
 def decaying_adamw(
@@ -26,7 +26,9 @@ def decaying_adamw(
     )
 
     def factor(step: int) -> float:
-        return min((step + 1) / warmup_steps, cooled_down(step, num_steps, cooldown_fraction))
+        return min(
+            (step + 1) / warmup_steps, learning_rate_factor(step, num_steps, cooldown_fraction)
+        )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dreambooth.methods.two_terms import cooled_down
+from dreambooth.methods.two_terms import learning_rate_factor
 from dreambooth.miniature import world
 from dreambooth.miniature.damage import damage_and_label, mildly_changed
 from dreambooth.miniature.drawing import SIZE_PX, draw
@@ -182,7 +182,7 @@ class OraclePretraining(L.LightningModule):
         optimizer = Muon(convolutions, others, self.lr, adam_lr=ADAM_LR, weight_decay=0.02)
 
         def factor(step: int) -> float:
-            return min((step + 1) / 20, cooled_down(step, self.num_steps, 0.7))
+            return min((step + 1) / 20, learning_rate_factor(step, self.num_steps, 0.7))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -274,8 +274,10 @@ def _related(rng: np.random.Generator, who: Individual, relation: str) -> Indivi
     match relation:
         case "same individual":
             return who
-        case "same class and both colours" | "same class and colour":
-            return look_alike(rng, who, both_colours="both" in relation)
+        case "same class and both colours":
+            return look_alike(rng, who, both_colours=True)
+        case "same class and colour":
+            return look_alike(rng, who, both_colours=False)
         case "same class":
             return random_individual(rng, who.class_noun)
     return random_individual(

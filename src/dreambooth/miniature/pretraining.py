@@ -26,7 +26,7 @@ from dreambooth.backbones.cascade import (
     log10_uniform,
     save_as,
 )
-from dreambooth.loss import loss_weights, term
+from dreambooth.loss import loss_weights, weighted_mse
 from dreambooth.miniature import encoders
 from dreambooth.miniature.fitting import decaying_adamw, fit
 from dreambooth.miniature.oracle import ATTRIBUTES, Oracle, OracleNetwork, scene_labels
@@ -171,7 +171,9 @@ class DenoiserPretraining(L.LightningModule):
         z_t = stage.schedule.corrupt(x, eps, t)
         # min-SNR: an error of x matters more where there is little noise.
         weights = loss_weights("min_snr", stage.schedule.snr(t), stage.schedule.prediction_type)
-        loss = term(stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t), weights)
+        loss = weighted_mse(
+            stage.predict(z_t, t, condition), stage.schedule.target(x, eps, t), weights
+        )
         self.log("loss", loss, prog_bar=True)
         return loss
 

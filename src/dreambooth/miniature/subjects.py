@@ -68,7 +68,7 @@ def drawn_subject(
             "limitations"
         )
     is_set = prompts in MINIATURE_SETS
-    asked = MINIATURE_SETS[prompts][kind] if is_set else limits(scenes[:num_photos])
+    asked = MINIATURE_SETS[prompts][kind] if is_set else limitation_prompts(scenes[:num_photos])
     pixels = to_tensor(np.stack([draw(s) for s in scenes]))
     words = [who.main, "" if who.pattern == "plain" else who.pattern, class_noun]
     return Subject(
@@ -87,9 +87,11 @@ def drawn_subject(
     )
 
 
-def limits(photos: Sequence[Scene]) -> Families:
-    """The prompts of the limitations of a subject with these photos, which are from the front and
-    the side."""
+def limitation_prompts(photos: Sequence[Scene]) -> Families:
+    """Prompts for the paper's limitations (section 4.5), for a subject that `photos` show.
+
+    The photos show it from the front or the side.
+    """
     seen = {photo.context for photo in photos}
     contexts = {name: f"a {{}} {words}" for name, words in CONTEXTS.items()}
     return families(

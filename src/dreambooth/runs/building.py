@@ -55,7 +55,10 @@ def callback_of(settings: dict[str, Any], arguments: dict[str, Any]) -> Any:
 
 
 def problems_of(settings: Any, key: str) -> list[ValueError]:
-    """Why objects in `settings` cannot be built: of each, or of the objects that it needs."""
+    """The errors of the objects in `settings` that cannot be built, each message once.
+
+    An object is not tried if one of its parts cannot be built.
+    """
     if not isinstance(settings, Mapping):
         return []
     found = [p for name, value in settings.items() for p in problems_of(value, f"{key}.{name}")]
@@ -106,6 +109,7 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         return  # not a plain type
     plain = {float: (int, float), Path: (str,)}
     if type(value) not in {kind for each in allowed for kind in plain.get(each, (each,))}:
+        # Of `str | Path | None` the path is left out, since it is a text.
         words = " or ".join(
             _WORDS[kind] for kind in allowed if kind is not Path or len(allowed) < 3
         )

@@ -53,7 +53,7 @@ FOR_TRAINER = (
     *("enable_model_summary", "gradient_clip_algorithm", "gradient_clip_val"),
     *("log_every_n_steps", "num_nodes", "precision", "strategy"),
 )
-# Those of peft whose layers have a `set_scale` that does more than warn.
+# The configs of peft whose adapters can be scaled: `set_scale` of the others only warns.
 _SCALED = ("LoraConfig", "LoHaConfig", "LoKrConfig", "ShiraConfig")
 # The scores of each entry of the group `metrics`, and of the SR stage.
 SCORES = {
@@ -125,13 +125,14 @@ def _check_adapter(config: Mapping[str, Any]) -> None:
         raise ValueError("this method trains no adapter: give adapter=none")
     if isinstance(adapter, Mapping) and "r" in adapter:  # the rank, in almost all of them
         check_count("adapter.config.r", adapter["r"])
-    scale_of(config)
+    adapter_scale(config)
 
 
-def scale_of(config: Mapping[str, Any], scale: Any = None) -> float:
-    """The factor of the adapter's change when images are drawn; `scale`, or else the config's own.
+def adapter_scale(config: Mapping[str, Any], scale: Any = None) -> float:
+    """The factor (0 and up, 1 as trained) of the adapter's change when images are drawn.
 
-    ValueError if the run has no adapter, or one that peft cannot scale.
+    It is `scale` or, if that is None, the config's. ValueError for a factor other than 1 if the run
+    has no adapter, or one that peft cannot scale.
     """
     adapter = config.get("adapter", {})  # older runs have no such group
     scale = read(Scale, adapter.get("scale", 1) if scale is None else scale, "adapter.scale")

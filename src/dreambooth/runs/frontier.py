@@ -11,7 +11,7 @@ from dreambooth.runs.values import Count
 
 
 @dataclass(frozen=True)
-class Frontier:
+class FrontierSettings:
     """The strengths of a run's training that are drawn, and how many images of each."""
 
     strengths: list[float]  # rising from 0, the pretrained model
@@ -19,7 +19,7 @@ class Frontier:
     num_class_images: Count
 
 
-def frontier_of(config: Mapping[str, Any]) -> Frontier | None:
+def frontier_of(config: Mapping[str, Any]) -> FrontierSettings | None:
     """The frontier that a command of src/evaluate.py asks for; None if it asks for none.
 
     ValueError if it has no run, or for strengths that do not rise from 0.
@@ -28,7 +28,7 @@ def frontier_of(config: Mapping[str, Any]) -> Frontier | None:
         return None
     if config["run"] is None:
         raise ValueError("experiment=frontier draws a finished run: give run=DIR")
-    frontier = read(Frontier, config["frontier"], "frontier")
+    frontier = read(FrontierSettings, config["frontier"], "frontier")
     strengths = frontier.strengths
     if len(strengths) < 2 or strengths[0] != 0 or any(a >= b for a, b in pairwise(strengths)):
         raise ValueError(

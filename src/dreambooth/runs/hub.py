@@ -1,4 +1,4 @@
-"""Whether a model on the Hugging Face Hub can be had: known within seconds, without torch.
+"""Whether a model on the Hugging Face Hub is available: known within seconds, without torch.
 
 Without a network, the loaders of the libraries retry each file for half a minute.
 """
@@ -14,14 +14,15 @@ from typing import Any
 from dreambooth.runs.settings import read
 from dreambooth.runs.values import Text
 
-# Backbones whose `pretrained` may be the id of a model on the Hub -> a file that each model has.
-_FROM_HUB = {
-    "dreambooth.backbones.deepfloyd.DeepFloydBackbone.load": "model_index.json",
-    "dreambooth.backbones.flux2_klein.Flux2KleinBackbone.load": "model_index.json",
-    "dreambooth.backbones.flux.FluxBackbone.load": "model_index.json",
-    "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load": "model_index.json",
-    "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load": "model_index.json",
-}
+# Backbones whose `pretrained` may be the id of a model on the Hub, in the diffusers layout.
+_FROM_HUB = (
+    "dreambooth.backbones.deepfloyd.DeepFloydBackbone.load",
+    "dreambooth.backbones.flux2_klein.Flux2KleinBackbone.load",
+    "dreambooth.backbones.flux.FluxBackbone.load",
+    "dreambooth.backbones.stable_diffusion.StableDiffusionBackbone.load",
+    "dreambooth.backbones.stable_diffusion_xl.StableDiffusionXLBackbone.load",
+)
+_INDEX = "model_index.json"  # in the folder of each such model
 
 # Those that may also be one file.
 _FROM_FILE = {name for name in _FROM_HUB if ".stable_diffusion" in name}
@@ -30,10 +31,10 @@ _silent_since: dict[str, float] = {}  # a server that did not answer -> when
 
 
 def check_model(config: Mapping[str, Any]) -> None:
-    """ValueError if the model of a run is in no folder, not in the cache, and not to be had."""
+    """ValueError if the model of a run is in no folder, not in the cache, and not on the Hub."""
     backbone = config["model"]["backbone"]
-    file, source = _FROM_HUB.get(backbone.get("_target_")), str(backbone.get("pretrained"))
-    if file is None:
+    source = str(backbone.get("pretrained"))
+    if backbone.get("_target_") not in _FROM_HUB:
         return
     if (revision := backbone.get("revision")) is not None:
         read(Text, revision, "model.backbone.revision")
@@ -42,12 +43,12 @@ def check_model(config: Mapping[str, Any]) -> None:
             f"model {source!r} cannot be used: this model is not read from one file; give "
             "model.backbone.pretrained=, a Hub id or a folder in the diffusers layout"
         )
-    if (Path(source).expanduser() / "base" / file).is_file():
+    if (Path(source).expanduser() / "base" / _INDEX).is_file():
         return  # a folder with all stages of a cascade
     for key, pretrained in sources_of(backbone).items():
-        folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, file, revision)
-        if folder.exists() and not (folder / file).is_file():
-            problem = f"model {pretrained!r} cannot be used (it has no {file})"
+        folder, problem = Path(pretrained).expanduser(), absence_of(pretrained, _INDEX, revision)
+        if folder.exists() and not (folder / _INDEX).is_file():
+            problem = f"model {pretrained!r} cannot be used (it has no {_INDEX})"
         if problem:
             raise ValueError(
                 f"{problem}; give model.backbone.{key}=/path/to/folder with the model in the "
@@ -82,16 +83,17 @@ def commits_of(backbone: Mapping[str, Any]) -> dict[str, str]:
     commits = {}
     for source in sources_of(backbone).values():
         with suppress(HFValidationError):  # no name of a model
-            found = try_to_load_from_cache(
-                source, "model_index.json", revision=backbone.get("revision")
-            )
+            found = try_to_load_from_cache(source, _INDEX, revision=backbone.get("revision"))
             if isinstance(found, str) and not Path(source).expanduser().exists():
                 commits[source] = Path(found).parent.name
     return commits
 
 
 def absence_of(pretrained: str | Path, file: str, revision: str | None = None) -> str:
-    """Why a model, which has `file`, is neither a folder nor in the cache nor on the Hub, or ""."""
+    """Why a model is neither a folder nor in the cache nor on the Hub; "" if it is one of these.
+
+    `file`: one that every copy of the model has.
+    """
     folder = Path(pretrained).expanduser()
     if folder.exists() or is_cached(str(pretrained), file, revision):
         return ""
@@ -104,7 +106,7 @@ def absence_of(pretrained: str | Path, file: str, revision: str | None = None) -
 
 
 def problem_of(repository: str, revision: str | None = None) -> str:
-    """Why the Hub does not give a model, at a revision; "" if it does. Known within seconds."""
+    """Why the Hub cannot deliver a model, at a revision; "" if it can. Known within seconds."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
@@ -115,7 +117,7 @@ def problem_of(repository: str, revision: str | None = None) -> str:
 
     def ask() -> str:
         try:
-            HfApi().model_info(repository, revision=revision, timeout=_patience_s())
+            HfApi().model_info(repository, revision=revision, timeout=_timeout_s())
         except RevisionNotFoundError:
             return f"the Hub has no revision {revision} of it"
         except (HFValidationError, RepositoryNotFoundError):
@@ -130,12 +132,12 @@ def problem_of(repository: str, revision: str | None = None) -> str:
 
 def unreachable(server: str) -> str:
     """A sentence for a server without an answer."""
-    return f"{server} cannot be reached within {_patience_s():g} s (HF_HUB_ETAG_TIMEOUT=)"
+    return f"{server} cannot be reached within {_timeout_s():g} s (HF_HUB_ETAG_TIMEOUT=)"
 
 
 def answer_of(server: str, ask: Callable[[], str]) -> str | None:
     """What a server answers; None if it fails or takes too long, now or in the last minute."""
-    if time.monotonic() - _silent_since.get(server, -60) < 60:
+    if server in _silent_since and time.monotonic() - _silent_since[server] < 60:
         return None
     answers: list[str] = []
 
@@ -146,7 +148,7 @@ def answer_of(server: str, ask: Callable[[], str]) -> str | None:
     # A thread, because looking up a name in the network has no time limit of its own.
     thread = Thread(target=keep_answer, daemon=True)
     thread.start()
-    thread.join(_patience_s())
+    thread.join(_timeout_s())
     if not answers:
         _silent_since[server] = time.monotonic()
     return answers[0] if answers else None
@@ -162,5 +164,5 @@ def is_cached(repository: str, file: str, revision: str | None = None) -> bool:
         return False
 
 
-def _patience_s() -> float:
+def _timeout_s() -> float:
     return float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 3)

@@ -15,8 +15,7 @@ from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
 
 def check_new_set(image_set: str) -> None:
     """ValueError if a name cannot be that of an image set, or is that of a set of the run's own."""
-    if not re.fullmatch(r"\w[\w.-]*", image_set):
-        raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+    _check_name(image_set)
     if image_set.lower() in RUN_SETS:
         raise ValueError(
             f"image_set={image_set} is a set that the run itself writes: give another name than "
@@ -82,6 +81,10 @@ class ImageSets:
         return sorted(folder.glob("*.png"))
 
     def _folder_of(self, image_set: str) -> Path:
-        if not re.fullmatch(r"\w[\w.-]*", image_set):
-            raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")
+        _check_name(image_set)
         return self.folder / "images" / image_set
+
+
+def _check_name(image_set: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", image_set):
+        raise ValueError(f"{image_set!r} cannot name a set of images: use letters and digits")

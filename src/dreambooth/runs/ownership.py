@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
 
     Files that Hydra or a launcher writes before a run begins do not count.
     """
-    if not folder.is_dir() or is_a_runs(folder):
+    if not folder.is_dir() or belongs_to_run(folder):
         return
     names = sorted(path.name for path in folder.iterdir())
     others = [n for n in names if not any(fnmatch(n, pattern) for pattern in _BEFORE_A_RUN)]
@@ -48,8 +48,8 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def is_a_runs(folder: Path) -> bool:
-    """Whether a folder has the marker of a run or, as older runs, a run's config and status."""
+def belongs_to_run(folder: Path) -> bool:
+    """Whether a folder has a run's marker or, as those of older runs, its config and status."""
     if (folder / MARKER).exists():
         return True
     status, config = _content(folder / "status.json"), _content(folder / "config.yaml")

@@ -83,7 +83,7 @@ class Run:
         cls,
         folder: Path,
         config: Mapping[str, Any],
-        replace: bool = False,
+        force: bool = False,
         state: str = "running",
         inputs: Mapping[str, str] | None = None,
     ) -> Run:
@@ -94,7 +94,7 @@ class Run:
         `inputs`: the hashes of the user's files.
 
         FinishedRunError if the same run is finished. ValueError if the folder holds the results of
-        another config or of other inputs, or a damaged run. With `replace`, no error is raised in
+        another config or of other inputs, or a damaged run. With `force`, no error is raised in
         these cases: the old run is kept in replaced/ until the new run is finished.
         """
         if folder.exists() and not folder.is_dir():
@@ -115,7 +115,7 @@ class Run:
                 return cls(folder, with_batch_size(run.config, batch_size))
             except ValueError as error:
                 worth_keeping = _has_results(folder) or isinstance(error, FinishedRunError)
-                if worth_keeping and not replace:
+                if worth_keeping and not force:
                     raise
             _set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -235,15 +235,13 @@ class Run:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         exists = (self.folder / "status.json").exists()
         before = self.status() if exists else Status(state, started=now)
+        if progress is None:
+            progress = before.progress
         status = replace(
             before,
             state=state,
             reason=reason,
-            progress=1.0
-            if state == "finished"
-            else before.progress
-            if progress is None
-            else progress,
+            progress=1.0 if state == "finished" else progress,
             ended="" if state in ("queued", "running") else ended or now,
             job=(current_job() if state == "running" else before.job) if job is None else job,
             host=this_host() if state == "running" else before.host,
@@ -349,7 +347,10 @@ def delete_unless_begun(folder: Path) -> None:
 
 
 def holds_a_run(folder: Path) -> bool:
-    """Whether a folder is a run folder, damaged or not."""
+    """Whether a run has written its config or status into a folder; the run may be damaged.
+
+    `belongs_to_run` is stricter where the marker is missing, since the files may be someone else's.
+    """
     return (folder / "config.yaml").exists() or (folder / "status.json").exists()
 
 

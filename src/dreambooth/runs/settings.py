@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from dreambooth.runs.values import (
     Count,
     Folders,
+    Fraction,
+    FractionBelow1,
     FromZero,
     GuidanceScale,
     Layers,
@@ -30,8 +32,6 @@ from dreambooth.runs.values import (
     PriorSampler,
     Probability,
     SamplerName,
-    Share,
-    ShareBelow1,
     Switch,
     Template,
     Text,
@@ -84,7 +84,7 @@ class Prior:
     ]
     num_images: Count
     cache: Annotated[Path, not_empty, allowed("a folder")]
-    caption_dropout: ShareBelow1 = 0.0
+    caption_dropout: FractionBelow1 = 0.0
     kind: PriorKind = "images"
     sampler: PriorSampler = None  # of the prior images; None: that of the model
 
@@ -107,7 +107,7 @@ class ModuleSettings:
 
     learning_rate: Positive
     weighting: Annotated[Literal["uniform", "min_snr"], allowed("uniform or min_snr")]
-    cooldown_fraction: Share
+    cooldown_fraction: Fraction
     gradient_checkpointing: Switch = False
 
 
@@ -253,15 +253,15 @@ class NewImages:
         allowed("a multiple of 8, as 512, or null"),
     ]
 
-    def sampler_for(self, run: Sampler) -> Sampler:
-        """The sampler of the base stage, where `run` is the run's own.
+    def sampler_for(self, default: Sampler) -> Sampler:
+        """The sampler of the base stage. `default`: that of the run's own images.
 
         ValueError if the negative prompt would change nothing.
         """
         chosen = Sampler(
-            name=self.sampler or run.name,
-            num_steps=self.num_steps or run.num_steps,
-            guidance_scale=run.guidance_scale
+            name=self.sampler or default.name,
+            num_steps=self.num_steps or default.num_steps,
+            guidance_scale=default.guidance_scale
             if self.guidance_scale is None
             else self.guidance_scale,
         )
@@ -328,7 +328,7 @@ class Plan(Sweeps):
 class Training:
     """How one stage is fine-tuned."""
 
-    module: Callable[..., Any]  # the LightningModule with its settings bound, a partial
+    make_module: Callable[..., Any]  # a partial of the LightningModule, with its settings bound
     max_steps: int
     batch_size: int
 
@@ -348,7 +348,7 @@ def read(kind: type[T], values: Any, key: str = "") -> T:
 def sentence_of(error: ValidationError, key: str = "") -> str:
     """Describe the first mistake: "prior.lambda=-1: give a number of 0 or more"."""
     first = error.errors()[0]
-    if first["type"] == "value_error":  # raised with a full sentence in this file
+    if first["type"] == "value_error":  # a full sentence, raised by a class's own check
         return str(first["ctx"]["error"])
     place = ".".join([*([key] if key else []), *map(str, first["loc"])])
     if first["type"] == "missing":

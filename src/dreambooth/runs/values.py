@@ -30,7 +30,8 @@ def _template(prompt: str) -> str:
     return prompt
 
 
-not_empty = BeforeValidator(lambda value: None if value == "" else value)  # None is no path
+# An empty path would be the current folder; None is refused.
+not_empty = BeforeValidator(lambda value: None if value == "" else value)
 Count = Annotated[int, Field(strict=True, ge=1), allowed("a whole number from 1 up")]
 Positive = Annotated[float, finite(gt=0), allowed("a number above 0")]
 _positive = Annotated[float, finite(gt=0)]
@@ -39,8 +40,8 @@ Probability = Annotated[float, finite(gt=0, lt=1), allowed("a number between 0 a
 _decay = Annotated[float, Field(strict=True, gt=0, lt=1)]
 MaybeDecay = Annotated[_decay | None, allowed("a number between 0 and 1, as 0.99, or null")]
 Scale = Annotated[float, finite(ge=0), allowed("a number of 0 or more, 1 for as trained")]
-Share = Annotated[float, finite(ge=0, le=1), allowed("a share from 0 to 1")]
-ShareBelow1 = Annotated[float, finite(ge=0, lt=1), allowed("a share from 0 to below 1")]
+Fraction = Annotated[float, finite(ge=0, le=1), allowed("a fraction from 0 to 1")]
+FractionBelow1 = Annotated[float, finite(ge=0, lt=1), allowed("a fraction from 0 to below 1")]
 _variance = Annotated[float, finite(ge=0, lt=1)]
 Variance = Annotated[_variance, allowed("a variance from 0 to below 1, as in 1e-3")]
 Switch = Annotated[bool, Field(strict=True), allowed("true or false")]
@@ -64,7 +65,7 @@ Folders = Annotated[list[_text] | _text | None, allowed("a folder, or several as
 _word = Annotated[str, Field(strict=True, pattern=r"^[^{}]*$")]
 Word = Annotated[_word | None, allowed("text without braces, or null")]
 _new_word = Annotated[str, Field(strict=True, pattern=r"^<[a-z0-9-]+>$")]
-NewWord = Annotated[_new_word, allowed("a new word of small letters in <>, as <subject>")]
+NewToken = Annotated[_new_word, allowed("a new word of small letters in <>, as <subject>")]
 Template = Annotated[
     Annotated[str, Field(strict=True), AfterValidator(_template)],
     allowed("a text in which {} stands for the subject, without other braces"),

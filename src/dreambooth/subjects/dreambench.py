@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth.subjects.files import image_files, no_such_folder
-from dreambooth.subjects.prompts import check_kind
+from dreambooth.subjects.prompts import resolve_kind
 
-FILE = "prompts_and_classes.txt"
+PROMPTS_FILE = "prompts_and_classes.txt"
 ALL = "all"  # subject.name=all: every subject, in a sweep
 
 
@@ -30,11 +30,11 @@ class DreamBench:
         """Read prompts_and_classes.txt. ValueError if it is missing or cannot be read."""
         folder = Path(folder).expanduser()
         try:
-            lines = [line.strip() for line in (folder / FILE).read_text().splitlines()]
+            lines = [line.strip() for line in (folder / PROMPTS_FILE).read_text().splitlines()]
         except FileNotFoundError:
             raise ValueError(_not_here(folder)) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read {folder / FILE} ({error})") from error
+            raise ValueError(f"cannot read {folder / PROMPTS_FILE} ({error})") from error
         classes: dict[str, str] = {}
         prompts: dict[str, list[str]] = {"object": [], "live": []}
         kind = None
@@ -48,7 +48,9 @@ class DreamBench:
         classes.pop("subject_name", None)  # the heading of the two columns
         if not classes or not all(prompts.values()):
             lacks = "classes" if not classes else "prompts of live subjects and of objects"
-            raise ValueError(f"{folder / FILE} has no list of {lacks}: get DreamBench's own file")
+            raise ValueError(
+                f"{folder / PROMPTS_FILE} has no list of {lacks}: get DreamBench's own file"
+            )
         return cls(folder, classes, prompts)
 
     @property
@@ -79,7 +81,7 @@ class DreamBench:
     def prompts_of(self, name: str, kind: str | None = None) -> list[str]:
         """The evaluation prompts of a subject. ValueError if there is no such subject."""
         self.check(name)
-        return self.prompts[check_kind(kind, self.classes[name])]
+        return self.prompts[resolve_kind(kind, self.classes[name])]
 
 
 def _has_photos(folder: Path) -> bool:
@@ -90,6 +92,8 @@ def _not_here(folder: Path) -> str:
     if not folder.is_dir():
         get = "python src/fetch.py dreambench=FOLDER downloads DreamBench"
         return f"{no_such_folder(folder)}; {get}"
-    near = [p for p in (folder / "dataset", folder.parent) if (p / FILE).is_file()]
+    near = [p for p in (folder / "dataset", folder.parent) if (p / PROMPTS_FILE).is_file()]
     remedy = near[0] if near else "the folder that holds it and the folders of the subjects"
-    return f"{folder} is not DreamBench's folder, it has no {FILE}: give dreambench={remedy}"
+    return (
+        f"{folder} is not DreamBench's folder, it has no {PROMPTS_FILE}: give dreambench={remedy}"
+    )

@@ -16,8 +16,8 @@ import yaml
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = ".mask.png"
-DESCRIPTION = "subject.yaml"
-DESCRIBES = ("class_noun", "wrong_class_noun", "kind", "name", "description", "crop", "prompts")
+SUBJECT_FILE = "subject.yaml"
+SUBJECT_KEYS = ("class_noun", "wrong_class_noun", "kind", "name", "description", "crop", "prompts")
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -49,10 +49,11 @@ def photo_files(folder: Path) -> tuple[Path, ...]:
     names = {each.name for photo in paths for each in (_caption(photo), _mask(photo))}
     for path in annotation_files(folder):
         if path.name not in names:
-            what, like = ("mask", _mask) if _is_mask(path) else ("caption", _caption)
+            is_mask = _is_mask(path)
+            example = _mask(paths[0]) if is_mask else _caption(paths[0])
             raise ValueError(
-                f"{path} is the {what} of no photo: name it as its photo is named, such as "
-                f"{like(paths[0]).name} for {paths[0].name}, or move it away"
+                f"{path} is the {'mask' if is_mask else 'caption'} of no photo: name it as its "
+                f"photo is named, such as {example.name} for {paths[0].name}, or move it away"
             )
     return paths
 
@@ -75,12 +76,12 @@ def mask_of(photo: Path) -> Path | None:
     return path if (path := _mask(photo)).is_file() else None
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """What subject.yaml of a folder says; {} if there is none.
+def read_subject_file(folder: Path) -> dict[str, Any]:
+    """The settings in subject.yaml of a folder; {} if there is none.
 
-    ValueError if it is no YAML, or has other keys than `DESCRIBES`.
+    ValueError if it is no YAML, or has other keys than `SUBJECT_KEYS`.
     """
-    path = folder / DESCRIPTION
+    path = folder / SUBJECT_FILE
     if not path.is_file():
         return {}
     try:
@@ -90,9 +91,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} has no settings: write lines such as class_noun: dog")
     for key in content:
-        if key not in DESCRIBES:
-            near = difflib.get_close_matches(str(key), DESCRIBES, 1)
-            remedy = f"did you mean {near[0]}?" if near else f"give {', '.join(DESCRIBES)}"
+        if key not in SUBJECT_KEYS:
+            near = difflib.get_close_matches(str(key), SUBJECT_KEYS, 1)
+            remedy = f"did you mean {near[0]}?" if near else f"give {', '.join(SUBJECT_KEYS)}"
             raise ValueError(f"{path} has no setting {key}: {remedy}")
     return content
 

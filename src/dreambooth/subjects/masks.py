@@ -30,7 +30,7 @@ def overlay(pixels: Tensor, mask: Tensor) -> Tensor:
 
 
 def check_masks(photos: Sequence[Path], crop: str) -> bool:
-    """Whether any photo has a mask.
+    """Check the masks, and return whether any photo has one.
 
     ValueError if a mask cannot be read, is transparent, has another size than its photo, or is
     black wherever training looks.

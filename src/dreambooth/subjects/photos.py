@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dreambooth.subjects.files import DESCRIPTION, annotation_files, photo_files, visible
+from dreambooth.subjects.files import SUBJECT_FILE, annotation_files, photo_files, visible
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def load_photos(folder: Path, resolution_px: int, crop: str = "centre") -> Photo
     """
     folder = Path(folder).expanduser()
     paths = photo_files(folder)
-    known = {*paths, *annotation_files(folder), folder / DESCRIPTION}
+    known = {*paths, *annotation_files(folder), folder / SUBJECT_FILE}
     others = [p.name for p in visible(folder) if p not in known]
     if others:
         skipped = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")

@@ -100,7 +100,12 @@ _PAPER_OBJECT = {
         "a {} seen from the side",
     ),
     "property_modification": (
-        *("a red {}", "a yellow {}", "a green {}", "a blue {}", "a purple {}", "a pink {}"),
+        "a red {}",
+        "a yellow {}",
+        "a green {}",
+        "a blue {}",
+        "a purple {}",
+        "a pink {}",
     ),
 }
 _PAPER: _Prompts = {
@@ -218,7 +223,7 @@ MINI_RARE = (
     "a sketch of a {} on the moon from behind",
 )
 
-# Prompts without the subject, and without its class unless that is left out (`unrelated_to`).
+# Prompts without the subject. `unrelated_to` leaves out those with its class noun.
 UNRELATED = (
     "a bowl of fruit on a kitchen table",
     "a sailing boat on a lake at sunset",
@@ -250,7 +255,7 @@ Families = Mapping[str, str]
 
 
 def families(asked: Mapping[str, Iterable[str]]) -> Families:
-    """Turn what prompts ask for -> their templates around."""
+    """Invert {what prompts ask for: their templates} to {template: what it asks for}."""
     return {template: family for family, templates in asked.items() for template in templates}
 
 

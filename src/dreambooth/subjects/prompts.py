@@ -42,10 +42,10 @@ def check_one_word(identifier: str) -> None:
         )
 
 
-def check_kind(kind: str | None, class_noun: str) -> str:
-    """The kind of a subject, which its class noun decides if it is not given.
+def resolve_kind(kind: str | None, class_noun: str) -> str:
+    """`kind`, or that of the class noun if it is None: "live" or "object".
 
-    ValueError for an empty noun, an unknown kind, and a noun that does not tell the kind.
+    ValueError for an empty noun, an unknown kind, and without a kind for a noun that is not listed.
     """
     if not class_noun.strip():
         raise ValueError("subject.class_noun is empty: name what the photos show, such as dog")

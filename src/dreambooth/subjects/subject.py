@@ -14,7 +14,7 @@ from dreambooth.subjects.files import captions_of
 from dreambooth.subjects.masks import check_masks, load_masks
 from dreambooth.subjects.photos import CROPS, load_photos, read_original, read_photo
 from dreambooth.subjects.prompt_sets import PROMPT_SETS, UNRELATED, Families, application_of
-from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, check_kind
+from dreambooth.subjects.prompts import DREAMBENCH_CLASSES, resolve_kind
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Subject:
     unrelated: tuple[str, ...] = UNRELATED  # whole prompts that show how far a model has changed
 
     def __post_init__(self) -> None:
-        check_kind(self.kind, self.class_noun)
+        resolve_kind(self.kind, self.class_noun)
         if self.class_noun == self.wrong_class_noun:
             raise ValueError(
                 f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
@@ -49,7 +49,7 @@ class Subject:
             )
 
     def family_of(self, template: str) -> str:
-        """What a prompt asks for; "" if it is not known."""
+        """What a prompt asks for, such as "recontextualization"; "" if it is not known."""
         return self.families.get(template) or application_of(template)
 
 
@@ -68,14 +68,14 @@ def subject_from_folder(
     `prompts`: those it is evaluated on, one of `PROMPT_SETS` by name, or any templates.
     Every file is read now, so that a broken one is reported before a model is loaded. Without
     `kind`, the class noun decides. If no wrong class noun is given, it is another class of
-    DreamBench, drawn with the true class as the seed.
+    DreamBench, drawn with the true class as the seed: always the same for that class.
     """
-    kind = check_kind(kind, class_noun)
+    kind = resolve_kind(kind, class_noun)
     if crop not in CROPS:
         raise ValueError(f"subject.crop={crop!r} is not known; choose centre, pad or none")
     asked = _asked(prompts, kind)
     folder = Path(photos).expanduser()
-    paths = load_photos(folder, 8, crop).paths
+    paths = load_photos(folder, 8, crop).paths  # at 8 px: only to find broken files
     captions, has_masks = captions_of(paths), check_masks(paths, crop)
     return Subject(
         name=name or folder.resolve().name,
@@ -115,6 +115,6 @@ def _asked(prompts: str | Sequence[str], kind: str) -> Families:
 
 
 def other_class(class_noun: str, classes: Sequence[str]) -> str:
-    """A random other class, always the same one for a class (paper, table 4: "wrong class")."""
+    """Another of `classes`, drawn at random with the class noun as the seed (paper, table 4)."""
     others = [noun for noun in classes if noun != class_noun]
     return others[int(torch.randint(len(others), (), generator=generator("wrong", class_noun)))]
