@@ -104,7 +104,7 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
     check_sr(config, settings, "sr" in backbone.stages)
     check_method(method, settings, method.prompts(names, backbone))
     check_photos(method, subject, names, backbone)
-    _earlier_run(config, names)
+    _earlier_run(config, names)  # only checked here, for ValueError
     loaded = make(config["metrics"], "metrics", load_scorers)
     scorers = checked(loaded, subject, by_choice=chosen(config["overrides"]))
     return Parts(

@@ -8,9 +8,8 @@ from typing import Any
 
 from dreambooth.assemble import load_finished_model, subject_of
 from dreambooth.backbones.drawing import draw_pictures
-from dreambooth.backbones.stage import Backbone
 from dreambooth.launch.inputs import inputs_of
-from dreambooth.methods.method import Method
+from dreambooth.methods.method import Method, takes_prompt
 from dreambooth.methods.strength import strength_setter
 from dreambooth.metrics.evaluation import PictureSets, Row, Scorer, evaluate, row_of
 from dreambooth.metrics.loading import scorers_of
@@ -62,7 +61,7 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
         "unrelated": [
             (text, text, 0)
             for text in unrelated_to(nouns, subject.unrelated)
-            if _takes(model.backbone, text)
+            if takes_prompt(model.backbone, text)  # the miniature lacks words for photos
         ],
     }
     rows: list[Row] = []
@@ -89,15 +88,6 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
         "(95 % intervals over the prompts; of drift, pres and unrelated_change over their images)"
     )
     print(f"contact sheet: {_save_contact_sheet(run, drawn)}")
-
-
-def _takes(backbone: Backbone, prompt: str) -> bool:
-    """Whether the model knows all words; the miniature does not know those for photos."""
-    try:
-        backbone.check_prompt(prompt)
-    except ValueError:
-        return False
-    return True
 
 
 def _changes(

@@ -110,3 +110,12 @@ def check_photos(method: Method, subject: Subject, names: PromptNames, backbone:
     for stage in backbone.stages.values():
         if subject.masks is not None and len(stage.x_shape) != 3:
             raise ValueError("this model does not take masks: move them out of the photos' folder")
+
+
+def takes_prompt(backbone: Backbone, prompt: str, identifier: str = "") -> bool:
+    """Whether a prompt passes `check_prompt` of the model: the miniature knows few words."""
+    try:
+        backbone.check_prompt(prompt, identifier)
+    except ValueError:
+        return False
+    return True

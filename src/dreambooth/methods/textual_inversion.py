@@ -19,7 +19,7 @@ from torch import Tensor
 from dreambooth.backbones.new_word import add_word, embedding_of, new_word_of
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts
-from dreambooth.methods.method import TermPrompts, Trained
+from dreambooth.methods.method import TermPrompts, Trained, takes_prompt
 from dreambooth.runs.values import Count, NewToken, Text
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
@@ -68,7 +68,9 @@ class TextualInversion:
             backbone.check_prompt(template.format("a"))
         room = self.num_vectors
         # "a a a" takes as many tokens as three vectors.
-        while not all(_takes(backbone, t.format(" ".join(["a"] * room))) for t in subject.prompts):
+        while not all(
+            takes_prompt(backbone, t.format(" ".join(["a"] * room))) for t in subject.prompts
+        ):
             room -= 1
         if room < self.num_vectors:
             raise ValueError(
@@ -97,7 +99,7 @@ class TextualInversion:
     def prompts(self, names: PromptNames, backbone: Backbone) -> TermPrompts:
         """The neutral prompts whose words the model knows, else "a <subject>"."""
         every = [template.format(names.subject) for template in TEMPLATES]
-        known = [prompt for prompt in every if _takes(backbone, prompt, names.identifier)]
+        known = [prompt for prompt in every if takes_prompt(backbone, prompt, names.identifier)]
         return TermPrompts(known or [names.subject_prompt], [])
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
@@ -121,11 +123,3 @@ class TextualInversion:
             self.load_state(stage, load_file(folder / EMBEDDINGS_FILE))
             stage.denoiser.eval()
         return backbone
-
-
-def _takes(backbone: Backbone, prompt: str, identifier: str = "") -> bool:
-    try:
-        backbone.check_prompt(prompt, identifier)
-    except ValueError:
-        return False
-    return True
