@@ -35,7 +35,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
     adapter_scale = scale_of(run.config, config["adapter"]["scale"])
 
     from dreambooth.assemble import reload  # here, because these are slow to import
-    from dreambooth.backbones.drawing import draw_pictures, noise_key
+    from dreambooth.backbones.drawing import noise_key
     from dreambooth.launch.applications import Applications
 
     applications = None if application is None else Applications.of(run, application)
@@ -50,7 +50,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
     )
 
     def draw(prompts: Sequence[str]) -> list[Picture]:
-        return draw_pictures(model.backbone, _jobs(model, wanted, prompts), sampling, wanted.seed)
+        return model.draw(_jobs(model, wanted, prompts), sampling, wanted.seed)
 
     if applications is not None:
         applications.save(
