@@ -52,6 +52,9 @@ def test_a_preset_sets_what_its_first_line_says(name, model):
     assert config["trainer"]["precision"] == "bf16-mixed"
     assert config["trainer"]["accelerator"] == "gpu"
     assert (config["adapter"]["config"] is not None) == (name == "gpu_8gb")
+    assert config["drawing"]["vae_tiling"] == (name == "gpu_8gb")
+    if model != "miniature":
+        assert config["model"]["backbone"]["vae_tiling"] == (name == "gpu_8gb")
     module = config["method"]["module"]
     assert module["gradient_checkpointing"] == (name != "gpu_80gb")
     assert module["optimizer"]["_target_"].endswith("8bit") == (name == "gpu_16gb")
