@@ -14,10 +14,12 @@ install: .venv/installed
 demo: install
 	.venv/bin/python src/train.py -m prior.lambda=0,1 class=none,wrong,correct
 
+# tests/conftest.py orders the files: the slow ones first.
 test: install
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# A SLURM of two nodes on this machine (as root, on Debian or Ubuntu), to try launcher=slurm on; the same with `stop` ends it.
+# A SLURM cluster of two nodes on this machine (as root, on Debian or Ubuntu), to try launcher=slurm; it is removed by
+# tests/slurm/cluster.sh stop
 slurm-test-cluster:
 	tests/slurm/cluster.sh start
 

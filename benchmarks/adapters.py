@@ -1,11 +1,11 @@
-"""What an adapter's training costs beside that of all weights: step time and saved numbers.
+"""What training an adapter costs, relative to full fine-tuning: step time and trained parameters.
 
     python benchmarks/adapters.py [adapter] [pairs] [steps]
 
-On the miniature's base stage, bare steps (forward, backward, optimizer) of both take turns, the
-order changing with each pair: their ratio, adapter / full, its median and its range. The share of
-trained parameters is that of a checkpoint's size and of the weights', which hold nothing else; of
-Stable Diffusion 1.5 it is counted at true size, without memory.
+Prints the median and range of adapter / full step time. Bare steps (forward, backward, optimizer)
+of the miniature's base stage alternate, in an order that changes with each pair. Also prints the
+fraction of parameters that train; the saved weights shrink by the same fraction. For Stable
+Diffusion 1.5 it is counted on torch's meta device, which takes no memory.
 """
 
 import sys

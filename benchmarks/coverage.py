@@ -1,14 +1,14 @@
-"""How often the report's 95 % intervals hold the truth, and its A/A tests find a difference.
+"""How often the report's 95 % intervals contain the truth, and its A/A tests find a difference.
 
     python benchmarks/coverage.py [num_studies]        (4000: about 3 minutes of one free core)
 
-Simulated studies of known variance components: an effect of each subject, of each training of it,
-and of each picture (25 prompts of 2), with standard deviations of 1, 1 and 1.5, as different
-subjects and seeds of the miniature have it. Effects of subjects and trainings are normal, skewed
-(exponential) or heavy-tailed (Student's t with 3 degrees of freedom). Shares are means of scores of
-0 and 1 whose rates are Beta(8 p, 8 (1 - p)) over the trainings. An A/A test compares a setting with
-itself under other seeds of the same subjects. Printed as the tables of docs/statistics.md, in per
-cent, with two numbers an entry: coverage / rejected A/A tests.
+Simulated studies of known variance components: an effect of each subject, of each of its trainings,
+and of each image (25 prompts, 2 images each), with standard deviations of 1, 1 and 1.5, in about
+the miniature's ratio. Effects of subjects and trainings are normal, skewed (exponential) or
+heavy-tailed (Student's t with 3 degrees of freedom). Shares are means of scores of 0 and 1 whose
+rates are Beta(8 p, 8 (1 - p)) over the trainings. An A/A test compares a setting with itself under
+other seeds of the same subjects. Prints the tables of docs/statistics.md, in per cent, with two
+numbers in each entry: coverage / rejected A/A tests.
 """
 
 import sys

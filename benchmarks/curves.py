@@ -5,7 +5,7 @@
 
 Prints for each class noun the first step at which identity reaches 0.8 (of the runs that reach it)
 and the scores at the last step: identity, DINO, the share in the prompted context, copies and
-drift. Then it prints the differences correct - wrong and correct - none, where runs are paired by
+drift. Then it prints the differences correct - wrong and correct - none, with runs paired by
 subject and training seed. A subject's value is the mean over its seeds; the 95 % intervals are
 Student's t over the subjects.
 """

@@ -1,14 +1,15 @@
-"""The A/A floor of a model: how far trainings of one setting differ by their seed alone.
+"""The noise between seeds of a model: how far trainings of one setting differ by their seed alone.
 
     python src/train.py -m SETTINGS seed=0,1,2,3,4
     python benchmarks/floor.py runs/SWEEP "python src/train.py -m SETTINGS seed=0,1,2,3,4"
 
-Writes src/dreambooth/reporting/floors/MODEL.json, which reports of studies with one seed of each
-setting show beside their numbers. The second argument is kept in it: the command of the sweep.
+Writes the standard deviations to src/dreambooth/reporting/floors/MODEL.json. Reports of studies
+with one seed of each setting show them. The second argument, the command of the sweep, is saved in
+that file.
 
-Prints the share of A/A tests with p < 0.05, too: the report's own test between two halves of the
-seeds of one setting, for each setting and score. Which seed of a subject is in which half is drawn
-100 times, so that the share does not depend on one choice. It should be near 5 %.
+Also prints the share of A/A tests with p < 0.05: the report's test between two halves of the seeds
+of one setting, for each setting and score. The seeds of each subject are assigned to the halves at
+random, 100 times. The share should be near 5 %.
 """
 
 import json

@@ -2,9 +2,9 @@
 
     python benchmarks/intervals.py [num_runs]
 
-The features of pictures scatter around a common centre. The size of the scatter is log-normal, over
-pictures and over prompts. Distances are 1 - cosine. DIV's interval resamples prompts; for
-comparison, the interval that treats pairs as independent is shown as well.
+The features of images scatter around a common centre. The size of the scatter is log-normal, over
+images and over prompts. Distances are 1 - cosine. DIV's interval is over prompts; for comparison,
+the interval that treats pairs as independent is shown as well.
 """
 
 import sys

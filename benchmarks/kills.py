@@ -4,11 +4,12 @@
 
 Starts a small run of the miniature with W&B offline, kills it with `kill -9` at a random moment,
 resumes it with `python src/train.py run=DIR`, and repeats this until the run finishes. Further runs
-follow until there have been NUMBER kills (default 30). With SIGINT it is Ctrl-C instead, also while
-the run still starts, and there may be no traceback. With `-m` among OVERRIDES it is a sweep, which
-its own command resumes. After each kill, every file must be readable, except those that the next
-start deletes, and no process may be left. At the end of each run or sweep, its weights, pictures
-and scores must be those of an uninterrupted one, bit for bit.
+follow until there have been NUMBER kills (default 30). OVERRIDES replace the settings of the small
+run. With SIGINT it is Ctrl-C instead, also during the start of the run, and no traceback may be
+printed. With `-m` among OVERRIDES it is a sweep, which its own command resumes. After each kill,
+every file must be readable, except those that the next start deletes, and no process may be left.
+At the end of each run or sweep, its weights, images and scores must equal those of an uninterrupted
+one, bit for bit.
 """
 
 import json

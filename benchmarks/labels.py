@@ -3,11 +3,11 @@
     python benchmarks/labels.py sheets samples.npy prompts.txt benchmarks/labels/NAME
     python benchmarks/labels.py agreement benchmarks/labels/NAME.csv [weights]
 
-`sheets` takes pictures, uint8 (N, 64, 64, 3), and their prompts, one on each line. It writes the
-sheets NAME-0.png, NAME-1.png and so on, of 64 numbered pictures each, enlarged three times without
+`sheets` takes images, uint8 (N, 64, 64, 3), and their prompts, one on each line. It writes the
+sheets NAME-0.png, NAME-1.png and so on, of 64 numbered images each, enlarged three times without
 smoothing, and the table NAME.csv with the columns index, prompt, class_right and clean. Neither
-contains any result of the oracle. Fill in 1 or 0 for each picture: `class_right`, whether it shows
-the class of its prompt, and `clean`, whether it is undamaged. `agreement` reads the pictures from
+contains any result of the oracle. Fill in 1 or 0 for each image: `class_right`, whether it shows
+the class of its prompt, and `clean`, whether it is undamaged. `agreement` reads the images from
 the sheets and compares the labels with what the oracle reads in them.
 """
 

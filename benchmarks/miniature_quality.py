@@ -10,15 +10,15 @@ The prompts are captions of fresh scenes (`dreambooth.miniature.quality`). Print
   chooses, relative to a uniform choice, from at most 50 images of each class (50 uniform draws
   would have 96.6 %);
 - Frechet distance, precision and recall against drawings of other fresh scenes, by features of DINO
-  and of untrained convolutions. They are also printed for the floor, which is what a perfect model
-  would get, and for drawings damaged on purpose. If these are no farther than the floor, the
+  and of untrained convolutions. They are also printed for the floor (other drawings, which is what
+  a perfect model would get) and for damaged drawings. If these are no farther than the floor, the
   extractor cannot detect that damage;
 - the time per image.
 
 "/ variance" divides the Frechet distance by the reference's total variance. "above floor" subtracts
-the floor's value from it, which is due to the limited number of images alone. Compare models by
-this row, with the same number of prompts, at least 1,000. 1,000 prompts and their 500 images of
-bare nouns take 5 minutes on one idle core.
+the floor's value, which is due to the limited number of images alone. Compare models by this row,
+with the same number of prompts, at least 1,000. 1,000 prompts and 500 images of bare nouns take 5
+minutes on one idle core.
 """
 
 import argparse

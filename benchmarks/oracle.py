@@ -6,10 +6,10 @@
 
 - the accuracy of each attribute;
 - identity: the area under the ROC curve, the expected calibration error with its reliability table,
-  and the mean of pictures in each relation to the prompted individual;
-- clean: the area under the ROC curve, and the share of pictures that the oracle calls clean, for
-  drawings and for each kind of damage;
-- the identity that a perfect model would have, for each family of prompts.
+  and the mean of the drawings in each relation to the prompted individual;
+- clean: the area under the ROC curve, and the share that the oracle calls clean, of drawings and of
+  each kind of damage;
+- the identity that a perfect model would have, for each kind of prompt.
 """
 
 import sys

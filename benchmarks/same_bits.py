@@ -8,7 +8,7 @@ A record takes 3 minutes of processor time (5 to 11 minutes on two busy cores) a
 
 Prints a line for each difference (run, what, before, after), and exits with 1 if there is any.
 NAME=WORDS replaces an entry of `SCRIPTS` for a checkout that has renamed the script; in the first
-form, for CHECKOUT_B: `train="-m dreambooth.train"`. A PATTERN ignores intended differences, as in
+form, for CHECKOUT_B: `train="-m dreambooth.train"`. A PATTERN ignores intended differences, such as
 `"*protocol"` or `"sd15: images/*"`. Make both records on one machine with the same packages.
 """
 

@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py
 
-This is a model, not a measurement. Replace the inputs by your numbers; those of your first run are
-in its train.log and its folder. docs/scale.md draws the conclusions.
+This is a model, not a measurement. Replace the inputs by your own: train.log and the folder of your
+first run have them. docs/scale.md draws the conclusions.
 """
 
 from math import ceil
@@ -28,13 +28,14 @@ START_SECONDS = 60.0  # imports, weights into memory
 SCORE_SECONDS = 20.0
 PRIOR_IMAGES = 1000  # per class; the paper uses about 200 per photo, with 3 to 5 photos
 
-# What a run writes: sizes of the float32 model; numbers of files, counted in a run of the miniature
+# What a run writes: sizes of the float32 model; numbers of files, rounded up from the 131 and 4,800
+# that were counted in a run of the miniature
 WEIGHTS_GB = 4.3
 CHECKPOINT_GB = 10.3  # weights, and two moments for each parameter of the U-Net, which is trained
 CHECKPOINT_EVERY_SECONDS = 60.0  # 200 steps of 0.3 s
 PICTURE_MB = 0.45
 FILES_BESIDE_PICTURES = 150  # weights 20, W&B offline 110, others 20
-MODULES = 5000  # files that Python opens to start, counted
+MODULES = 5000  # files that Python opens to start
 STATUS_SECONDS = 5.0  # between two writes of status.json
 WANDB_SECONDS = 15.0  # between two uploads of an online run; also a guess
 

@@ -2,18 +2,19 @@
 
     python benchmarks/step.py [--script FILE] [--random PX] [--turns 5] [--steps 10] [SETTINGS]
 
-SETTINGS are those of src/train.py; the default is the miniature. In turns, in one process:
+SETTINGS are those of src/train.py; the default is the miniature, which FILE cannot train. In turns,
+in one process:
 
 ours    the training of src/train.py: random draws, Lightning, CSV log, progress bar
-bare    the same modules and arithmetic in a plain loop of PyTorch, from images and prompts that
-        are encoded already
+bare    the same modules in a plain loop of PyTorch with an unweighted loss, from images and prompts
+        that are encoded already
 script  FILE, your copy of diffusers' examples/dreambooth/train_dreambooth.py, with the same
         folder, images, prompts, batch size, learning rate and precision
 
-The photos are the prior images too, since their content takes no time, and have the model's
-resolution already. A step lasts from one step of the optimizer to the next; set-up, checkpoints and
-saving are not timed. On a CPU its time is the processor's, which other processes disturb less.
-Printed are the times of each turn, and the median and range of the ratios of the turns.
+The photos also serve as prior images, because content does not affect speed; they already have the
+model's resolution. A step lasts from one step of the optimizer to the next; set-up, checkpoints and
+saving are not timed. On a CPU, processor time is measured, which other processes disturb less.
+Prints the times of each turn, and the median and range of the ratios script / ours and ours / bare.
 
 --random PX: Stable Diffusion 1.5 with a quarter of its channels, random weights and images of PX
 pixels. The U-Net, the VAE and the text encoder have 1.5's share of a step at the same PX.
@@ -226,7 +227,7 @@ def measure(systems: dict[str, Callable[[], None]], turns: int, steps: int, on_g
                 systems[name]()
             seconds[name].append((times[-1] - times[0]) / (steps - 1))
         print(", ".join(f"{name} {1e3 * took[-1]:.1f} ms" for name, took in seconds.items()))
-    for name in seconds.keys() - {"ours"}:
+    for name in [name for name in seconds if name != "ours"]:
         above, below = ("ours", name) if name == "bare" else (name, "ours")
         ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
         print(
@@ -252,6 +253,8 @@ def main() -> None:
         overrides += [f"method.max_steps={given.steps + 1}", "method.checkpoint_every=1000000"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = plain_config(compose("train", overrides), overrides)
+        if given.script and not config["model"]["backbone"].get("pretrained"):
+            parser.error("--script needs a model of diffusers: add --random PX or model=sd15")
         experiment = assemble(Run.create(folder / "run", config))
         device = torch.device(experiment.drawing.device)
         if device.type == "cpu":

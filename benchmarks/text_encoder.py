@@ -18,7 +18,7 @@ and `tokenizer`. All numbers are computed from the states that the denoisers see
 - own-position distance: the same, of the state at the position after "a" only, which is that of [V]
   in "a [V] dog" and that of the noun otherwise.
 - noun kept: how often the noun's state in "a [V] dog" is nearer to its state in "a dog" than to the
-  state of every other noun, as in "a cat".
+  state of every other noun, such as that in "a cat".
 - noun distance ratio: the first of these distances divided by the least of the others; the median.
 - nouns apart beside [V]: the mean-state distance of "a [V] dog" and "a [V] cat", divided by that of
   "a dog" and "a cat"; medians.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Full fine-tuning against adapters, on five subjects that nothing was chosen on, two seeds each (60 runs).
+# Full fine-tuning against adapters, on five subjects that were not used for any choice, two seeds each (60 runs).
 #
 # What it costs: not measured as a whole; a run takes about 70 seconds on one CPU core.
 # What others found: peft's comparison of adapters on one subject, with one seed and no intervals, ranks them by
-# differences as small as 0.011 in DINOv2 (docs/results.md says what such a comparison can resolve).
+# differences as small as 0.011 in DINOv2 (docs/results.md computes what such a comparison can resolve).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python src/train.py -m adapter=none,lora,dora,oft,loha,hra seed=0,1 subject=miniature subject.seed=701 \

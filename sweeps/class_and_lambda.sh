@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The paper's tables 3 (prior preservation) and 4 (class noun): ten subjects that nothing was chosen on, one of each class,
-# with two training seeds each (120 runs).
+# The paper's tables 3 (prior preservation) and 4 (class noun): ten subjects that were not used for any choice, one of each
+# class, with two training seeds each (120 runs).
 #
 # What it costs: 2.8 hours on one CPU core (60 to 90 seconds a run), 7 GB of disk.
 # What the paper found (Imagen): without the prior term the class prompt shows the subject more often (PRES 0.664 against

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How soon no, a wrong and the correct class noun learn the subject: score curves of ten subjects that nothing was
-# chosen on, two training seeds each, with the prior term (60 runs). benchmarks/curves.py reads them.
+# How soon the subject is learned with no, a wrong and the correct class noun: score curves of ten subjects that were not
+# used for any choice, two training seeds each, with the prior term (60 runs). benchmarks/curves.py reads them.
 #
 # What it costs: not measured as a whole. Runs with half as many images took about 170 seconds on 2 CPU cores, two at a time.
 # What the paper found (table 4, Imagen): DINO 0.744 with the correct noun, 0.454 with a wrong one, 0.303 with none.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The paper's table 1: DreamBooth, Textual Inversion and a description alone, on ten subjects that nothing was chosen on,
-# with two training seeds each (60 runs).
+# The paper's table 1, DreamBooth and Textual Inversion, and prompt only (a description, no training): ten subjects that
+# were not used for any choice, with two training seeds each (60 runs).
 #
 # What it costs: on one CPU core 60 to 110 seconds a run, 30 for prompt_only.
-# What the paper found (DINO): DreamBooth 0.668, Textual Inversion 0.569 (Stable Diffusion); it shows prompts alone as
-# pictures only.
+# What the paper found (DINO): DreamBooth 0.668, Textual Inversion 0.569 (Stable Diffusion). Of prompt only it shows
+# images, no numbers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python src/train.py -m method=dreambooth,textual_inversion,prompt_only seed=0,1 subject=miniature subject.seed=701 \

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The paper's figure on super-resolution: off, as pretrained, and fine-tuned at noise levels from 0.3 to 1e-5.
 #
-# Each subject's base stage is fine-tuned once (`stage=base`) and taken over by all other cells (`stage=sr run=DIR`).
-# What it costs: about 12 minutes (an estimate) for each subject and seed on 2 CPU cores. The four cells of the paper,
-# one subject, 8 min 33 s: `python src/train.py -m sr=off,frozen,noise_1e-3,noise_1e-5`
-# What the paper found (Imagen, pictures only): as pretrained it invents patterns, fine-tuned at 1e-3 it blurs, at 1e-5 it
+# Each subject's base stage is fine-tuned once (`stage=base`) and used by all other cells (`stage=sr run=DIR`).
+# The environment variable SUBJECTS chooses other class nouns, such as SUBJECTS="dog cat".
+# What it costs: about 12 minutes (an estimate) for each subject and seed on 2 CPU cores. Four cells of one subject took
+# 8 min 33 s before the miniature was redrawn: `python src/train.py -m sr=off,frozen,noise_1e-3,noise_1e-5`
+# What the paper found (Imagen, images only): as pretrained it invents patterns, fine-tuned at 1e-3 it blurs, at 1e-5 it
 # keeps the subject's detail. What the miniature shows is in docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -70,6 +70,7 @@ def make_up_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str
         opened.writestr("dreambooth-main/dataset/prompts_and_classes.txt", "the prompts")
         opened.writestr("dreambooth-main/dataset/dog6/00.jpg", "a photo")
         opened.writestr("dreambooth-main/dataset/../../outside.txt", "where it must not be")
+        opened.writestr(f"dreambooth-main/dataset/{folder}/outside.txt", "nor here")
     (folder / "server").mkdir()
     (folder / "server" / "main.zip").write_bytes(archive.getvalue())
     (folder / "server" / sources.LPIPS_FILES["alex"]).write_bytes(b"weights" * 1000)

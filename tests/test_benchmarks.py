@@ -49,6 +49,12 @@ def main(arguments):
 """
 
 
+def test_the_script_cannot_train_the_miniature(tmp_path):
+    ended = process("benchmarks/step.py", "--script", tmp_path / "script.py")
+    assert ended.code == 2
+    assert "--script needs a model of diffusers: add --random PX or model=sd15" in ended.output
+
+
 def test_a_step_takes_turns_with_the_bare_loop_and_the_script(tmp_path, stable_diffusion):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

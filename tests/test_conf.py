@@ -4,7 +4,7 @@ exist."""
 import json
 import os
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -192,9 +192,12 @@ def test_the_gpu_trainer_differs_from_the_cpus_in_device_and_precision_only():
     assert "precision: bf16-mixed" in ended.output
 
 
-def test_one_command_pretrains_all_parts_reproducibly(tmp_path):
+def test_one_command_pretrains_all_parts_reproducibly(tmp_path, monkeypatch):
+    from dreambooth.miniature import oracle_pretraining, pretraining
     from dreambooth.miniature.drawing import SIZE_PX
 
+    calibrate = partial(oracle_pretraining.calibrate, num_cases=4)
+    monkeypatch.setattr(pretraining, "calibrate", calibrate)
     work = tmp_path / "work"
     work.mkdir()
     pixels = np.zeros((8, SIZE_PX, SIZE_PX, 3), np.uint8)

@@ -117,8 +117,16 @@ def test_images_of_another_system_are_a_row_of_the_sweeps_table(
         assert kept.summary[f"score/{name}_protocol"] == metric.protocol
     assert kept.exit_code == 0
 
-    again = command("evaluate", *arguments).sentence
-    assert again.startswith(f"this run is finished, in {tmp_path / 'sweep' / 'closed'}")
+    again = command("evaluate", *arguments, "metrics.fidelity.keep_identifier=false")
+    assert again.code == 0, again.output
+    assert "left out of the text" in run.read_metrics()["clip_t"].protocol
+    assert run.status().state == "finished"
+    assert not (run.folder / "replaced").exists()
+    shutil.copytree(external, tmp_path / "others")
+    others = command("evaluate", *arguments, f"images={tmp_path / 'others'}")
+    assert others.sentence == (
+        f"{run.folder} holds the scores of other images: give name=NAME, another name for these"
+    )
     (tmp_path / "sweep" / "0" / "weights").rename(tmp_path / "gone")
     ended = command("evaluate", f"run={tmp_path / 'sweep' / '0'}", *encoders, "~metrics.oracle")
     assert ended.code == 0, ended.output

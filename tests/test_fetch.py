@@ -73,6 +73,15 @@ def test_dreambench_is_its_folder_dataset(network, tmp_path):
     )
 
 
+def test_a_repository_without_the_encoders_files_is_one_sentence(network):
+    ended = command("fetch", "metrics=paper", f"metrics.fidelity.dino.pretrained={SDXL}")
+    assert ended.sentence == (
+        f"{SDXL} is no encoder for metrics.fidelity.dino.pretrained: it has no config.json with "
+        "model.safetensors or pytorch_model.bin"
+    )
+    assert network == []
+
+
 def test_what_cannot_be_had_is_said_before_anything_is_downloaded(network, monkeypatch):
     monkeypatch.setattr(sources, "LPIPS_URL", "file:///nowhere/")
     sentence = command("fetch", "metrics=paper").sentence

@@ -125,6 +125,7 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
     ("overrides", "said"),
     [
         (("size_px=96",), "size_px=96: this run's model has one size: leave size_px out"),
+        (("model.backbone.batch_size=1",), "model.backbone.batch_size=1: this run's model"),
         (("size_px=9",), "size_px=9: give a multiple of 8, as 512, or null"),
         (("num_steps=0",), "num_steps=0: give a whole number from 1 to 1000, or null"),
         (("num_steps=1001",), "num_steps=1001: give a whole number from 1 to 1000, or null"),
@@ -227,7 +228,8 @@ def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
     (first,) = [p for p in pictures if p.prompt == prompt]
     assert (again.pixels.int() - first.pixels.int()).abs().max() <= 1
     plain = ("seed=3", "num_steps=4", "sampler=ddim", "negative_prompt=cat", "size_px=48")
-    ended = command("generate", f"run={tmp_path / 'moved'}", *plain, "image_set=plain")
+    one = "model.backbone.batch_size=1"
+    ended = command("generate", f"run={tmp_path / 'moved'}", *plain, one, "image_set=plain")
     assert ended.code == 0, ended.output
     recipe = ended.output.partition("to 1 of 255:\n\n")[2].partition("\n\nThe others")[0]
     made: dict = {}

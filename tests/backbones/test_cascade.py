@@ -123,6 +123,8 @@ def test_a_cascade_without_an_sr_stage_draws_images_of_the_base_stage(backbone, 
     assert torch.equal(
         found, backbone.generate(["a dog"], keys, replace(SAMPLING, last_stage="base"))
     )
+    with pytest.raises(ValueError, match=r"has no SR stage$"):
+        alone.super_resolve(torch.zeros(1, 3, 32, 32), ["a dog"], keys, SAMPLING)
 
 
 @pytest.mark.parametrize("prompt", ["a red striped dog", "a kzn dog in the snow", "a dog dog"])

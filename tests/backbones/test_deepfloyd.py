@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from adapters_of_conf import adapter_method
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from tiny_deepfloyd import RARE_TOKEN_IDS, UNET, added, plain, t5_tokenizer
 from transformers import T5EncoderModel, T5Tokenizer
@@ -16,6 +17,7 @@ from dreambooth.backbones.parity import PROMPTS as PARITY_PROMPTS
 from dreambooth.backbones.stage import Sampling
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.method import TermPrompts
+from dreambooth.methods.strength import strength_setter
 from dreambooth.methods.textual_inversion import TextualInversion
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.randomness import generator
@@ -89,6 +91,23 @@ def test_t5_is_loaded_once_for_all_announced_prompts_and_dropped(folder, monkeyp
     gc.collect()
     assert [model() for model in loaded] == [None, None]
     assert not any(isinstance(part, T5EncoderModel) for part in gc.get_objects())
+
+
+def test_other_strengths_do_not_load_t5(folder, monkeypatch):
+    monkeypatch.setattr(T5EncoderModel, "from_pretrained", None)
+    trained, pretrained = (DeepFloydBackbone.load(folder, "") for _ in range(2))
+    whole, (base, _) = DreamBooth(), trained.stages.values()
+    with torch.no_grad():
+        for weight in base.denoiser.parameters():
+            weight.add_(1)
+    whole_setter = strength_setter(whole, lambda: pretrained, trained)
+    whole_setter(0.0)
+    before = pretrained.stages["base"].denoiser.state_dict()
+    assert all(torch.equal(v, before[k]) for k, v in base.denoiser.state_dict().items())
+    lora = adapter_method("lora", "model=if")
+    for stage in trained.stages.values():
+        lora.prepare(stage)
+    strength_setter(lora, lambda: pretrained, trained)(0.5)
 
 
 def test_a_prompt_of_more_than_77_tokens_says_how_many(backbone):

@@ -100,6 +100,7 @@ def test_a_stopped_run_goes_on_and_plain_diffusers_draws_its_pictures(
         assert (drawn("\n".join(untrained)).int() - ours.int()).abs().max() > 1
 
 
+@pytest.mark.slow
 def test_plain_diffusers_draws_with_half_an_adapter_too(train, tmp_path):
     words = ("adapter=lora", "prior=off", "method.module.learning_rate=1e-2", "adapter.scale=0.5")
     ended = train("run", *words)

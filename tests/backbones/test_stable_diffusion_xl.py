@@ -26,7 +26,7 @@ from dreambooth.runs.settings import Sampler
 
 PROMPTS = ["a photo of a dog", "a red clock in the snow", "a cat wearing a hat"]
 KEYS = [("test", prompt, 0) for prompt in PROMPTS]
-DDIM = Sampling({"base": Sampler("ddim", num_steps=5, guidance_scale=5.0)})
+DDIM = Sampling({"base": Sampler("ddim", num_steps=3, guidance_scale=5.0)})
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -204,7 +204,7 @@ SCHEDULERS = {
 def test_a_saved_model_draws_the_same_images_in_plain_diffusers(
     folder, tmp_path, name, negative_prompt
 ):
-    sampler = Sampler(name, num_steps=5, guidance_scale=5.0)
+    sampler = Sampler(name, num_steps=3, guidance_scale=5.0)
     sampling = Sampling({"base": sampler}, negative_prompt=negative_prompt)
     backbone = StableDiffusionXLBackbone.load(folder)
     before = backbone.generate(PROMPTS[:1], KEYS[:1], sampling)
@@ -224,7 +224,7 @@ def test_a_saved_model_draws_the_same_images_in_plain_diffusers(
             prompt,
             negative_prompt=negative_prompt or None,
             generator=generator(*key, "base"),
-            num_inference_steps=5,
+            num_inference_steps=3,
             guidance_scale=5.0,
             output_type="pt",
         ).images[0]

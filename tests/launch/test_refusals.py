@@ -1,16 +1,24 @@
 """What cannot work is refused in one sentence: at once, by name, and before anything is written."""
 
 import inspect
+import re
 import subprocess
 import sys
 
 import pytest
+from adapters_of_conf import composed
 from commands import ROOT, command, typed
 from lightning import Trainer
 
-from dreambooth.runs.checks import FOR_TRAINER, NOT_FOR_TRAINER
+from dreambooth.runs.checks import FOR_TRAINER, NOT_FOR_TRAINER, check_config
 
 TRAINER = inspect.signature(Trainer).parameters
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The config of a run, as it is checked."""
+    return composed() | {"overrides": []}
 
 
 def refused(*words, script="train"):
@@ -143,9 +151,15 @@ def test_every_argument_of_lightnings_trainer_works_or_is_refused():
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_TRAINER.keys() - {"max_epochs"}))
-def test_an_argument_of_the_trainer_that_would_not_do_as_it_says(name):
-    said = refused(f"+trainer.{name}=4")
-    assert said == f"trainer.{name} is not for a run: {NOT_FOR_TRAINER[name]}"
+def test_an_argument_of_the_trainer_that_would_not_do_as_it_says(config, name):
+    said = f"trainer.{name} is not for a run: {NOT_FOR_TRAINER[name]}"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_config(config | {"trainer": config["trainer"] | {name: 4}})
+
+
+def test_a_command_with_such_an_argument_is_refused(config):
+    check_config(config)
+    assert refused("+trainer.max_time=4").startswith("trainer.max_time is not for a run: stop a")
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,16 @@ def test_an_impossible_adapter_is_one_sentence(tiny, tmp_path, override):
     assert BAD[override] in ended.sentence
 
 
+def test_targets_beside_the_cross_attention_are_named_as_the_mistake(tiny, tmp_path):
+    words = ("adapter.targets=.*attn1.to_q", "method.tuning.train=cross_attention")
+    ended = train(tiny, tmp_path / "run", "adapter=lora", *words)
+    assert ended.sentence == (
+        "adapter.targets=.*attn1.to_q matches no layer of cross-attention (attn2) in stage base, "
+        "and method.tuning.train=cross_attention trains no other: give other targets or "
+        "method.tuning.train=all"
+    )
+
+
 def test_a_format_without_an_adapter_is_one_sentence(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "adapter.save_format=kohya")
     assert ended.sentence == "adapter.save_format=kohya is of an adapter: add adapter=lora"

@@ -9,10 +9,12 @@ from offline_wandb import read_offline
 from dreambooth.backbones.cascade import CascadeBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
-from dreambooth.methods.method import TermPrompts
+from dreambooth.methods.method import TermPrompts, check_photos
 from dreambooth.methods.two_terms import TwoTermModule
 from dreambooth.runs.run import Run
 from dreambooth.subjects.masks import overlay
+from dreambooth.subjects.prompts import PromptNames
+from dreambooth.subjects.subject import subject_from_folder
 from dreambooth.training.draws import Draw
 
 PROMPTS = TermPrompts(["a qa dog"], ["a dog", ""])
@@ -63,6 +65,16 @@ def test_the_masked_subject_term_is_a_plain_mean_over_the_mask_and_the_prior_is_
 
 def folder_words(folder):
     return ("subject=folder", f"photos={folder}", "class_noun=dog")
+
+
+def test_a_caption_may_have_an_identifier_of_several_words(tiny, tmp_path):
+    folder = photos_folder(tmp_path / "photos")
+    (folder / "0.txt").write_text("a zzz yyy dog in the snow")
+    subject = subject_from_folder(str(folder), "dog", prompts="minibench")
+    backbone = CascadeBackbone.load(tiny)
+    check_photos(DreamBooth(), subject, PromptNames("zzz yyy", "dog", "dog"), backbone)
+    with pytest.raises(ValueError, match="does not name the subject"):
+        check_photos(DreamBooth(), subject, PromptNames("zz", "dog", "dog"), backbone)
 
 
 @pytest.mark.slow

@@ -114,6 +114,7 @@ def test_what_drawing_takes_follows_from_batch_guidance_precision_and_tiles(stab
     assert tiled.peak - tiled.weights < 0.6 * (large.peak - large.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "precision", "checkpointing"),
     [
@@ -142,6 +143,7 @@ def test_computing_it_changes_nothing(stage):
     module.calc_loss(*draws_of(module, 1)).total.backward()
 
 
+@pytest.mark.slow
 def test_more_of_everything_takes_more(stage):
     plain = memory_of(module_of(stage, DreamBooth()), 1)
     assert memory_of(module_of(stage, DreamBooth()), 2).peak > plain.peak

@@ -178,6 +178,7 @@ def test_a_sampler_of_prior_images_that_the_model_lacks_is_refused():
         prior_samplers(settings, {"base": SimpleNamespace(schedule=FlowMatching())})
 
 
+@pytest.mark.slow
 def test_a_run_draws_its_prior_images_with_the_chosen_sampler(tiny, tmp_path, stable_diffusion):
     ended = train(tiny, tmp_path / "run", *stable_diffusion, "prior.sampler=dpm")
     assert ended.code == 0, ended.output

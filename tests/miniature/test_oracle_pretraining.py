@@ -131,6 +131,7 @@ def test_the_clean_loss_weights_drawings_and_damage_equally_and_leaves_out_nan()
     assert unknown.item() == pytest.approx(drawings)
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss(batch):
     torch.manual_seed(0)
     student = OraclePretraining(OracleNetwork(), num_steps=12)
@@ -157,6 +158,7 @@ class Killed(OraclePretraining):
             raise KilledError
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path):
     def trained(module_class, folder):
         L.seed_everything(0, verbose=False)

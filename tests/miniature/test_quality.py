@@ -124,6 +124,7 @@ def test_a_perfect_model_reaches_the_floor():
     assert collapsed["floor"] == perfect["floor"]
 
 
+@pytest.mark.slow
 def test_untrained_features_detect_damage():
     extractor = UntrainedFeatures()
     results = distances(drawings(prompted_scenes(200)[0]), extractor.images)

@@ -34,6 +34,7 @@ def table(label="lambda 0", note="a note", title="Title"):
     rows = [
         TableRow("a", label, {"dino": entry, "pres": alone}),
         TableRow("b", "gone", {"dino": Entry(None, None, "1 failed"), "pres": Entry()}),
+        TableRow("", "others (a source)", {"dino": Entry(None, 0.6), "pres": Entry()}),
     ]
     difference = Difference(-0.2, -0.3, -0.1, 0.01, 0.02, math.nan, 3, 60)
     compared = Comparison(
@@ -57,6 +58,7 @@ def test_a_latex_table_has_booktabs_rules_and_a_value_interval_and_the_papers_in
     assert lines[start + 2] == r" &  & {\scriptsize no interval} \\"
     assert lines[start + 3] == r" & {\scriptsize paper 0.493} &  \\"
     assert r"gone & 1 failed &  \\" in lines
+    assert lines[lines.index(r"others (a source) &  &  \\") + 1] == r" & {\scriptsize 0.600} &  \\"
     assert r"\label{tab:prior}" in lines
 
 
@@ -77,7 +79,7 @@ def test_csv_files_have_every_part_of_an_estimate_and_of_a_comparison(tmp_path):
     names = ["prior.tex", "prior.csv", "prior_differences.csv"]
     assert sorted(path.name for path in written) == sorted(names)
     with (tmp_path / "tables/prior.csv").open(newline="") as file:
-        first, second = csv.DictReader(file)
+        first, second, _ = csv.DictReader(file)
     assert (first["cell"], first["label"]) == ("a", "lambda 0")
     parts = ("dino", "dino_low", "dino_high", "dino_subjects", "dino_images", "dino_paper")
     assert [float(first[part]) for part in parts] == [0.5, 0.25, 0.75, 3, 60, 0.493]

@@ -204,5 +204,6 @@ def test_a_running_mean_keeps_a_straight_line_and_its_ends():
 def test_text_is_wrapped_at_commas_and_lists_are_sentences():
     assert wrapped("lambda 0, no class noun", 16) == "lambda 0,\nno class noun"
     assert wrapped("short, too", 16) == "short, too"
+    assert wrapped("1, 2, 1", 2) == "1,\n2,\n1"
     assert join_words(["a"]) == "a"
     assert join_words(["a", "b", "c"]) == "a, b and c"

@@ -132,6 +132,7 @@ def test_cells_are_compared_at_the_fidelity_that_every_run_reaches(tmp_path):
     assert compared.verdict == ""
 
 
+@pytest.mark.slow
 def test_the_report_has_the_table_and_the_figure_of_frontiers(tmp_path):
     sweep = made_up_sweep(tmp_path / "two", axes=TWO)
     study = frontiers_in(sweep, lambda *_: rows_of(linear(0.7), linear(0.5), linear(0.5)))

@@ -18,7 +18,7 @@ from dreambooth.reporting.study import read_study
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.run import Run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from made_up import made_up_sweep
 from PIL import Image
 from scipy import stats
 
-from dreambooth.reporting.planner import cheapest, count_claims, designs, pilot_of
+from dreambooth.reporting.plan import command_of
+from dreambooth.reporting.planner import Design, cheapest, count_claims, designs, pilot_of
 from dreambooth.reporting.statistics import difference, paired
 from dreambooth.reporting.study import read_study
 from dreambooth.reporting.variance import Components, components, least_effect, power
+from dreambooth.runs.run import Run
 
 PROMPTS = 5
 FIVE = ("biscuit", "olive", "clover", "pepper", "coral")
@@ -130,6 +133,31 @@ def test_the_command_prints_a_design_its_cost_the_sweep_and_a_figure(pilot, plan
     assert any(word.startswith("seed=0") for word in words)
     with Image.open(plans / "pilot-dino.png") as figure:
         assert figure.width > 800
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"subject": "folder", "photos": "my_dog", "class_noun": "dog", "subject.crop": "pad"},
+            "subject.crop=pad seed=0,1 drawing.images_per_prompt=4 subject=folder "
+            "photos=FOLDER1,...,FOLDER7",
+        ),
+        (
+            {"subject": "dreambench", "dreambench": "bench", "subject.name": "dog6"},
+            "seed=0,1 drawing.images_per_prompt=4 subject=dreambench dreambench=bench "
+            "subject.name=NAME1,...,NAME7",
+        ),
+    ],
+)
+def test_the_command_for_photos_has_places_for_folders(pilot, tmp_path, said, expected):
+    config = {key: said[key] for key in ("photos", "dreambench") if key in said}
+    config |= {"subject": {"_target_": "x"}, "overrides": [f"{k}={v}" for k, v in said.items()]}
+    study = read_study([pilot])
+    trial = replace(study.trials[0], run=Run(tmp_path, config))
+    alone = replace(study, cells=(replace(study.cells[0], trials=(trial,)),))
+    words = command_of(alone, Design(7, 2, 4, 0.8, 1.0))
+    assert words == f"python src/train.py -m {expected}"
 
 
 def test_a_smaller_effect_needs_a_larger_study(pilot):

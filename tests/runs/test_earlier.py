@@ -8,7 +8,11 @@ from dreambooth.runs.earlier import changed_groups
 
 @pytest.fixture(scope="module")
 def config():
-    return composed()
+    return run_of()
+
+
+def run_of(*overrides):
+    return {**composed(*overrides), "overrides": [*overrides]}
 
 
 def test_the_run_of_an_older_version_is_the_same_without_what_it_lacked(config):
@@ -22,6 +26,9 @@ def test_the_run_of_an_older_version_is_the_same_without_what_it_lacked(config):
     }
     older["prior"]["cache"] = "elsewhere"
     assert changed_groups(older, config) == []
+    assert changed_groups(older, run_of("prior.cache=null")) == []
+    assert changed_groups(older, run_of("prior.kind=output")) == ["prior"]
+    assert changed_groups(older, run_of("method.train_text_encoder=true")) == ["method"]
 
 
 @pytest.mark.parametrize(
@@ -33,9 +40,10 @@ def test_the_run_of_an_older_version_is_the_same_without_what_it_lacked(config):
         ("method.train_text_encoder=true", "method"),
         ("adapter=lora", "method"),
         ("subject.name=other", "subject"),
+        ("subject.seed=8", "subject"),
     ],
 )
 def test_another_setting_is_found(config, words, group):
-    other = composed(words)
+    other = run_of(words)
     assert group in changed_groups(config, other)
     assert group in changed_groups(other, config)

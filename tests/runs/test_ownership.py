@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth.runs.configs import with_batch_size
 from dreambooth.runs.files import claimed
-from dreambooth.runs.run import FinishedRunError, Run
+from dreambooth.runs.run import FinishedRunError, Run, delete_unless_begun
 
 CONFIG = {"seed": 0, "overrides": []}
 
@@ -17,6 +18,16 @@ def finished(tmp_path):
     run.weights.mkdir()
     run.set_status("finished")
     return run
+
+
+def test_a_refused_run_leaves_the_users_files(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("notes.log", "train.log"):
+        (folder / name).write_text("")
+    Run.create(folder, CONFIG)
+    delete_unless_begun(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.log"]
 
 
 def test_inputs_that_changed_are_named(tmp_path):
@@ -35,6 +46,20 @@ def test_inputs_that_changed_are_named(tmp_path):
         Run.create(tmp_path, CONFIG, inputs=now)
     (tmp_path / "inputs.json").unlink()  # as in older folders
     assert run.resume(inputs=now) == run
+
+
+def test_a_run_goes_on_with_another_number_of_images_drawn_at_once(tmp_path):
+    def with_batches(size):
+        return CONFIG | {"model": {"backbone": {"name": "x", "batch_size": size}}}
+
+    folder = tmp_path / "run"
+    Run.create(folder, with_batches(4)).write_names({})
+    again = Run.create(folder, with_batches(1))
+    assert again.config == with_batches(1)
+    assert Run.load(folder).config == with_batches(4)
+    assert with_batch_size(with_batches(4), None) == with_batches(4)
+    with pytest.raises(ValueError, match=r"batch_size=0: give a whole number from 1 up"):
+        with_batch_size(with_batches(4), 0)
 
 
 def test_older_runs_without_the_marker_are_known_by_what_they_hold(finished):

@@ -276,6 +276,7 @@ def test_of_several_processes_at_once_one_makes_and_the_others_wait(tmp_path):
     assert sorted(index for _, index in logged(log)) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_of_eight_processes_whose_maker_is_killed_another_makes_the_rest(tmp_path):
     log = tmp_path / "log"
     processes = [start(tmp_path / "cache", log, stop=2, how="kill") for _ in range(8)]

@@ -124,6 +124,7 @@ def test_columns_of_a_stage_have_its_prefix_and_rows_of_one_step_are_one(run):
     ]
 
 
+@pytest.mark.slow
 def test_both_stages_are_in_the_history(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "sr=noise_1e-3", "metrics=none")
     assert ended.code == 0, ended.output
@@ -136,6 +137,7 @@ def test_both_stages_are_in_the_history(tiny, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_before_training_the_class_is_drawn_from_the_noise_of_after(finished, tiny, tmp_path):
     run = Run.load_finished(finished)
     before, after = run.images.read("before"), run.images.read("class")

@@ -20,7 +20,7 @@ from dreambooth.runs.cells import find_runs
 from dreambooth.runs.orphans import refresh_status
 from dreambooth.runs.run import Run
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 # The literal ones, of the models that the project ships.

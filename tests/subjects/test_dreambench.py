@@ -104,6 +104,7 @@ def test_a_file_without_its_lists_is_refused(folder):
     assert f"cannot read {path}" in refused(*of(folder, "dog6"))
 
 
+@pytest.mark.slow
 def test_a_sweep_of_all_subjects_ends_with_a_report_on_them(
     tiny, stable_diffusion, folder, tmp_path
 ):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, process, same_files, smoke
+from commands import ROOT, command, process, same_files, smoke
 from safetensors.torch import load_file
 
 from dreambooth.runs.run import Run
@@ -17,13 +17,18 @@ BOTH_STAGES = ("sr=noise_1e-3", "prior.num_images=8")
 SPLIT = ("trainer.devices=2", "trainer.strategy=fsdp")
 
 
+def trained(*words):
+    """The command of a run; that of one process in this one, which has imported all."""
+    return process("src/train.py", *words) if SPLIT[0] in words else command("train", *words)
+
+
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("sharding")
 
     def train(name, *overrides, code=0):
         own = (*smoke(tiny, folder / "prior"), *SMALL, *BOTH_STAGES)
-        ended = process("src/train.py", *own, *overrides, f"hydra.run.dir={folder / name}")
+        ended = trained(*own, *overrides, f"hydra.run.dir={folder / name}")
         assert ended.code == code, ended.output
         return Run.load(folder / name)
 
@@ -111,7 +116,7 @@ def test_stable_diffusion_is_sharded_too(stable_diffusion, tmp_path):
     losses_of = []
     for name, more in (("whole", ()), ("split", SPLIT)):
         words = (*own, *more, f"prior.cache={tmp_path / 'prior'}")
-        ended = process("src/train.py", *words, f"hydra.run.dir={tmp_path / name}")
+        ended = trained(*words, f"hydra.run.dir={tmp_path / name}")
         assert ended.code == 0, ended.output
         rows = Run.load(tmp_path / name).read_history()
         losses_of.append([[row[f"loss/{term}"] for term in ("subject", "prior")] for row in rows])
@@ -129,5 +134,5 @@ def test_stable_diffusion_is_sharded_too(stable_diffusion, tmp_path):
 )
 def test_unsupported_settings_are_refused(tiny, tmp_path, override, sentence):
     own = (*smoke(tiny, tmp_path / "prior"), "trainer.strategy=fsdp", override)
-    ended = process("src/train.py", *own, f"hydra.run.dir={tmp_path / 'run'}")
+    ended = trained(*own, f"hydra.run.dir={tmp_path / 'run'}")
     assert sentence in ended.sentence

@@ -68,6 +68,7 @@ def test_words_of_the_command_line_stand_above_a_preset():
     assert config["trainer"]["precision"] == "32-true"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_runs(tiny, tmp_path, request, name):
     if name == "gpu_16gb":
@@ -124,6 +125,7 @@ def test_without_a_preset_that_is_smaller_other_ways_are_named():
     assert "smaller model" in advice(smaller_presets("gpu", True), 12 * 10**9, 8 * 10**9)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_large_model_says_first_what_it_takes(tiny, tmp_path, monkeypatch):
     assert "expected peak memory" not in train(tiny, tmp_path / "small", "prior=off").output
     monkeypatch.setattr(memory, "LARGE", 0)
@@ -188,6 +190,7 @@ def test_a_training_out_of_memory_ends_with_one_sentence(tiny, tmp_path, monkeyp
     )
 
 
+@pytest.mark.slow
 def test_a_memory_that_cannot_be_computed_stops_no_run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "LARGE", 0)
     ended = train(tiny, tmp_path / "run", "prior=off", "adapter=loha")  # which reads a scale

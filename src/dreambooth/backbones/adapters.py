@@ -42,6 +42,15 @@ def peft_model(module: nn.Module | None) -> Any:
     return getattr(module, "peft_model", (None,))[0]
 
 
+def adapted_parts(stage: Stage) -> list[nn.Module]:
+    """The denoiser and the text encoder, if they have an adapter.
+
+    A text encoder that cannot train has none. It is not asked for, since T5 would be loaded.
+    """
+    parts = [stage.denoiser, *([stage.text_encoder] if stage.trains_text_encoder else [])]
+    return [part for part in parts if peft_model(part) is not None]
+
+
 @contextmanager
 def scaled_adapter(stage: Stage, scale: float) -> Iterator[None]:
     """Multiply the change that a stage's adapter makes by `scale`, as diffusers' `scale` does."""
@@ -56,13 +65,12 @@ def scaled_adapter(stage: Stage, scale: float) -> Iterator[None]:
 
 
 def _set_scale(stage: Stage, scale: float) -> None:
-    parts = [stage.denoiser, *([stage.text_encoder] if stage.trains_text_encoder else [])]
-    adapted = [module for module in parts if peft_model(module) is not None]
+    adapted = adapted_parts(stage)
     for module in adapted:
         layers: list[Any] = [layer for layer in module.modules() if hasattr(layer, "set_scale")]
         for layer in layers:
             layer.set_scale("default", scale)
-    if len(adapted) > 1:
+    if any(part is not stage.denoiser for part in adapted):
         forget_prompts(stage)
 
 

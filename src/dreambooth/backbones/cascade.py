@@ -295,6 +295,8 @@ class CascadeBackbone:
     def super_resolve(
         self, low: Tensor, prompts: Sequence[str], keys: Sequence[tuple], sampling: Sampling
     ) -> Tensor:
+        if "sr" not in self.stages:
+            raise ValueError(f"the model {self.name} has no SR stage")
         return self._draw(prompts, keys, sampling, low)
 
     def parity(self) -> Sequence[ParityCheck]:

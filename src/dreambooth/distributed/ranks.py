@@ -173,7 +173,15 @@ def exit_in_words(code: int) -> str:
 
 def num_threads(num_processes: int) -> int:
     """The number of threads for each of several processes that share this machine's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // num_processes)
+    return max(1, num_cores() // num_processes)
+
+
+def num_cores() -> int:
+    """The cores that this process may use; those of the machine where the system has no such limit,
+    as macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def start_process(

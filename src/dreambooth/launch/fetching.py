@@ -17,6 +17,7 @@ DREAMBENCH = "https://github.com/google/dreambooth/archive/refs/heads/main.zip"
 # By the loaders of diffusers and transformers.
 _READ = {".jinja", ".json", ".txt", ".model", ".safetensors"}
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")  # that open_clip reads
+_DINO_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder")
 
 
@@ -88,7 +89,12 @@ def _of_encoders(metrics: Mapping[str, Any] | None) -> Iterator[Download]:
     dino, clip, distance = (fidelity.get(name) or {} for name in ("dino", "clip", "distance"))
     if dino and not Path(str(dino["pretrained"])).expanduser().exists():
         sizes = _sizes(str(dino["pretrained"]))
-        weights = next(n for n in ("model.safetensors", "pytorch_model.bin") if n in sizes)
+        weights = next((name for name in _DINO_WEIGHTS if name in sizes), None)
+        if weights is None or "config.json" not in sizes:
+            raise ValueError(
+                f"{dino['pretrained']} is no encoder for metrics.fidelity.dino.pretrained: it has "
+                f"no config.json with {' or '.join(_DINO_WEIGHTS)}"
+            )
         files = {name: sizes[name] for name in ("config.json", weights)}
         yield _from_hub(str(dino["pretrained"]), files)
     key = (str(clip.get("model")), str(clip.get("pretrained")))
@@ -144,9 +150,9 @@ def _dreambench(folder: Path) -> Download:
             with zipfile.ZipFile(archive) as opened:
                 for entry in opened.infolist():
                     _, _, inside = entry.filename.partition("/dataset/")
-                    if entry.is_dir() or not inside or ".." in PurePosixPath(inside).parts:
+                    target = (folder / inside).resolve()
+                    if entry.is_dir() or folder.resolve() not in target.parents:
                         continue
-                    target = folder / inside
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(opened.read(entry))
         return folder

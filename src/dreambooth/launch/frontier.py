@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dreambooth.metrics.loading import scorers_of
 from dreambooth.metrics.scoring import FidelityScorer
 from dreambooth.metrics.summaries import summary_of, text_table
 from dreambooth.runs.building import build
+from dreambooth.runs.configs import with_batch_size
 from dreambooth.runs.files import claimed
 from dreambooth.runs.frontier import frontier_of
 from dreambooth.runs.pictures import Picture
@@ -36,6 +38,8 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
     assert wanted is not None, "checked before"
     run = Run.load_finished(Path(str(config["run"])))
     run.check_inputs(inputs_of(run.config))
+    batch_size = config["model"]["backbone"]["batch_size"]
+    run = replace(run, config=with_batch_size(run.config, batch_size))
     subject = subject_of(run.config)
     scorers = scorers_of(config["metrics"], subject)
     if not scorers:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.runs.checks import scale_of
+from dreambooth.runs.configs import with_batch_size
 from dreambooth.runs.image_sets import check_new_set
 from dreambooth.runs.run import Run
 from dreambooth.runs.settings import NewImages, Settings, read
@@ -31,6 +32,8 @@ def draw_more(config: Mapping[str, Any]) -> None:
     wanted = read(NewImages, dict(config) | {"prompts": _prompts(config)})
     check_new_set(wanted.image_set)
     run = Run.load_finished(Path(wanted.run))
+    batch_size = config["model"]["backbone"]["batch_size"]
+    run = replace(run, config=with_batch_size(run.config, batch_size))
     sampler = wanted.sampler_for(read(Settings, run.config).model.sampling.images["base"])
     adapter_scale = scale_of(run.config, config["adapter"]["scale"])
 

@@ -14,7 +14,7 @@ from dreambooth.metrics.external import read_external
 from dreambooth.metrics.loading import scorers_of
 from dreambooth.runs.files import claimed
 from dreambooth.runs.overrides import assignment
-from dreambooth.runs.run import Run
+from dreambooth.runs.run import Run, holds_a_run
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.training.loggers import publish
 
@@ -51,7 +51,10 @@ def score_again(config: Mapping[str, Any]) -> None:
 
 
 def score_external(config: Mapping[str, Any]) -> None:
-    """Score `images` into a run folder without weights, next to the other runs in `into`."""
+    """Score `images` into a run folder without weights, next to the other runs in `into`.
+
+    Earlier scores of these images in that folder are replaced once the new ones are complete.
+    """
     if "subject" not in config:
         raise ValueError(
             "images=... are compared with photos of their subject: give subject=NAME, or "
@@ -60,6 +63,11 @@ def score_external(config: Mapping[str, Any]) -> None:
     images = Path(str(config["images"])).expanduser()
     if not images.exists():  # before the encoders are loaded
         raise ValueError(f"there is no folder or CSV file {images}")
+    folder = Path(config["into"], config["name"] or images.stem)
+    if holds_a_run(folder) and Run.load(folder).config.get("images") != str(images):
+        raise ValueError(
+            f"{folder} holds the scores of other images: give name=NAME, another name for these"
+        )
     identifier = str(config["identifier"]["text"] or "")
     subject = subject_of(config)
     scorers = _not_empty(scorers_of(config["metrics"], subject))
@@ -68,10 +76,9 @@ def score_external(config: Mapping[str, Any]) -> None:
     about |= {"method": "external", "images": str(images), "identifier": identifier}
     groups = ("subject", "photos", "class_noun", "dreambench")
     kept = [o for o in config["overrides"] if assignment(o).key.partition(".")[0] in groups]
-    folder = Path(config["into"], config["name"] or images.stem)
     with claimed(folder):
         about |= {"overrides": ["method=external", *kept]}
-        run = Run.create(folder, about, inputs=inputs_of(config))
+        run = Run.create(folder, about, replace=True, inputs=inputs_of(config))
         with record_outcome(run):
             scores = evaluate(scorers, sets)
             run.write_scores(scores.rows)

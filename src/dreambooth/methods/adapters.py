@@ -16,7 +16,7 @@ from dreambooth.backbones.adapters import (
 )
 from dreambooth.backbones.stage import Backbone, Stage
 from dreambooth.backbones.text_encoder import forget_prompts, joined, parted
-from dreambooth.methods.dreambooth import DreamBooth, no_cross_attention
+from dreambooth.methods.dreambooth import DreamBooth, no_cross_attention, train_key
 from dreambooth.methods.method import TermPrompts, Trained
 from dreambooth.methods.text_encoder import check_text_encoder, with_text_encoder
 from dreambooth.runs.settings import read
@@ -147,7 +147,13 @@ class AdapterTuning:
         layers = _matching(stage.denoiser, self.targets, "adapter.targets", where)
         found = [name for name in layers if train == "all" or ".attn2." in name]
         if not found:
-            raise ValueError(no_cross_attention(stage.name, train))
+            if not any(".attn2." in name for name, _ in stage.denoiser.named_modules()):
+                raise ValueError(no_cross_attention(stage.name, train))
+            key = train_key(stage.name)
+            raise ValueError(
+                f"adapter.targets={self.targets} matches no layer of cross-attention (attn2) in "
+                f"{where}, and {key}={train} trains no other: give other targets or {key}=all"
+            )
         return found
 
     def _trains_text(self, stage: Stage) -> bool:

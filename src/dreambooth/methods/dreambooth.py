@@ -81,9 +81,14 @@ class DreamBooth:
         return found
 
 
+def train_key(stage_name: str) -> str:
+    """The setting for which layers of a stage train."""
+    return "method.tuning.train" if stage_name == "base" else "sr.train"
+
+
 def no_cross_attention(stage_name: str, train: str) -> str:
-    """The error of `train` where no layer fits, or none of an adapter's targets."""
-    key = "method.tuning.train" if stage_name == "base" else "sr.train"
+    """The message for `train=cross_attention` where the model has no such layers."""
+    key = train_key(stage_name)
     return (
         f"{key}={train}: this model has no layers of cross-attention alone (attn2), give {key}=all"
     )

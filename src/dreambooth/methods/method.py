@@ -100,7 +100,7 @@ def check_photos(method: Method, subject: Subject, names: PromptNames, backbone:
     if not method.stages:
         return  # nothing is trained on them
     for text in filter(None, subject.captions):
-        if "{}" not in text and names.identifier not in text.split():
+        if "{}" not in text and f" {names.identifier} " not in f" {' '.join(text.split())} ":
             raise ValueError(
                 f"the caption {text!r} does not name the subject: write {{}} where it stands, as "
                 f"in 'a {{}} on a sofa', or the identifier {names.identifier}"

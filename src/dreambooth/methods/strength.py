@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from dreambooth.backbones.adapters import peft_model
+from dreambooth.backbones.adapters import adapted_parts, peft_model
 from dreambooth.backbones.stage import Backbone, Stage
+from dreambooth.backbones.text_encoder import forget_prompts
 from dreambooth.methods.method import Method
 
 
@@ -27,14 +28,14 @@ def strength_setter(
         raise ValueError("this run trained nothing, so that it has no other strengths")
     stages = tuned.stages
     # By id, since stages may share a text encoder.
-    parts = {id(m): m for s in stages.values() for m in (s.denoiser, s.text_encoder)}
-    adapted = [part for part in parts.values() if peft_model(part) is not None]
+    adapted = {id(part): part for stage in stages.values() for part in adapted_parts(stage)}
     if adapted:
-        setters = [_adapter_setter(part) for part in adapted]
+        setters = [_adapter_setter(part) for part in adapted.values()]
     else:
         before = pretrained()
         setters = [_state_setter(method, before.stages[name], s) for name, s in stages.items()]
-    text_changes = any(stage.text_encoder is part for part in adapted for stage in stages.values())
+    denoisers = {id(stage.denoiser) for stage in stages.values()}
+    text_changes = not adapted.keys() <= denoisers
 
     def set_strength(g: float) -> None:
         for setter in setters:
@@ -42,7 +43,7 @@ def strength_setter(
         for stage in stages.values():
             stage.denoiser.eval()
             if text_changes:
-                stage.encode_prompts([""], with_gradient=True)  # forgets prompts encoded before
+                forget_prompts(stage)
 
     return set_strength
 

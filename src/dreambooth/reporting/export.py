@@ -127,7 +127,7 @@ def latex(table: Table) -> str:
             cells = [_tex(part(entry)) for entry in entries]
             if line:
                 cells = [rf"{{\scriptsize {cell}}}" if cell else "" for cell in cells]
-            if any(cells):
+            if not line or any(cells):
                 label = "" if line else _tex(row.label)
                 lines.append(f"{' & '.join([label, *cells])} \\\\")
         lines.append(r"\addlinespace[2pt]")
@@ -296,7 +296,10 @@ def _remark(entry: Entry) -> str:
 
 
 def _paper(entry: Entry) -> str:
-    return "" if entry.paper is None else f"paper {entry.paper:.3f}"
+    if entry.paper is None:
+        return ""
+    from_elsewhere = not (entry.estimate or entry.text)  # the row's label names its source
+    return f"{entry.paper:.3f}" if from_elsewhere else f"paper {entry.paper:.3f}"
 
 
 def counted(number: int, noun: str) -> str:

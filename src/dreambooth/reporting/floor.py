@@ -1,7 +1,7 @@
 """The A/A floor: how far trainings of one setting differ by their seed alone.
 
 A difference between settings means nothing until it is larger than that between two seeds of one
-setting. `python benchmarks/floor.py SWEEP` measures the floor of a model from a study with several
+setting. `benchmarks/floor.py` measures the floor of a model from a study with several
 seeds and writes floors/MODEL.json; without that file no floor is known.
 """
 

@@ -163,7 +163,7 @@ def wrapped(text: str, width: int) -> str:
     import textwrap
 
     parts = text.split(", ") if len(text) > width else [text]
-    parts = [part + "," * (part is not parts[-1]) for part in parts]
+    parts = [*(f"{part}," for part in parts[:-1]), parts[-1]]
     return "\n".join(
         line
         for part in parts

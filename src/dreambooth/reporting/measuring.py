@@ -30,7 +30,7 @@ from dreambooth.reporting.scores import (
     shared_protocol,
     uniform_parts,
 )
-from dreambooth.reporting.settings import key_of, label_of, order_of, setting_in_words
+from dreambooth.reporting.settings import key_of, label_of, order_of
 from dreambooth.reporting.statistics import difference, with_interval
 from dreambooth.reporting.study import Cell, Study
 from dreambooth.reporting.tables import Column, Comparison, Entry, Table, TableRow
@@ -170,8 +170,11 @@ def _compare(
     if result is None or math.isnan(result.low):
         return None
     values = [cell.settings[plan.axis] for cell in (a, b)]
-    rest = label_of({axis: v for axis, v in a.settings.items() if axis != plan.axis})
-    names = " - ".join(setting_in_words(plan.axis, value) for value in values)
+    shared = dict(a.settings.items() & b.settings.items())
+    names = " - ".join(
+        label_of({k: v for k, v in cell.settings.items() if k not in shared}) for cell in (a, b)
+    )
+    rest = label_of({k: v for k, v in a.settings.items() if k in shared})
     sentence = f"{names}{f', {rest}' if rest else ''}: {column.heading} {with_interval(result)}"
     comparison = Comparison(column.key, a.key, b.key, result, None, "", sentence)
     if not all(as_in_paper(cell, study, plan.axis) for cell in (a, b)):

@@ -118,14 +118,23 @@ def command_of(study: Study, design: Design, same_subject: bool = False) -> str:
 
 
 def _of_subject(key: str) -> bool:
+    """Whether a setting says who the subject is; the others of `subject` are the experiment's."""
+    if key in ("subject.num_photos", "subject.prompts", "subject.crop"):
+        return False
     return key.partition(".")[0] in ("subject", "photos", "class_noun", "dreambench")
 
 
 def _subjects(study: Study, design: Design) -> list[str]:
-    """Fresh ones of the drawn world; of photos, a place for the user's own."""
+    """Fresh ones of the drawn world; of photos, places for the user's own.
+
+    A folder's class noun is in its `subject.yaml`, since it differs from folder to folder.
+    """
     config = next(trial.run.config for trial in study.trials if trial.run.config)
+    if bench := config.get("dreambench"):
+        names = f"subject.name=NAME1,...,NAME{design.num_subjects}"
+        return ["subject=dreambench", f"dreambench={bench}", names]
     if "seed" not in config.get("subject", {}):
-        return [f"subject=SUBJECT1,...,SUBJECT{design.num_subjects}"]
+        return ["subject=folder", f"photos=FOLDER1,...,FOLDER{design.num_subjects}"]
     nouns = dict.fromkeys(
         str(trial.run.config["subject"]["class_noun"]) for trial in study.trials if trial.run.config
     )

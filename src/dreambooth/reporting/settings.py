@@ -4,7 +4,8 @@ They are read from the resolved config, so that runs with the same settings belo
 however their overrides were typed. Subject and seed are no axes: a cell averages over them. Left
 out are settings without effect on the images (loggers, devices, caches), metrics, which a protocol
 describes, and what a run does not use: the prior term's settings at lambda 0, the settings of an
-SR stage that is not trained, and those of training and identifier with method=prompt_only.
+SR stage that is not trained, the prior term's with method=textual_inversion, and those of training
+and identifier with method=prompt_only.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     if method == "prompt_only":  # its images have neither training nor identifier
         unused += ["method", "adapter"]
         settings = {k: v for k, v in settings.items() if k in ("method", "model", "sr")}
+    if method == "textual_inversion":  # it has no prior term
+        settings.pop("lambda", None)
+        unused += ["prior"]
     if settings.get("adapter") and not config["method"].get("train_text_encoder"):
         unused += ["method.text_encoder_learning_rate", "adapter.text_encoder_targets"]
     unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []

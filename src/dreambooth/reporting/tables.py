@@ -16,7 +16,7 @@ VERDICTS: dict[Verdict, str] = {  # -> the heading of its part of the summary
     "agrees": "Agrees with the paper",
     "opposite": "Opposite to the paper",
     "not settled": "Not settled",
-    "cannot be judged": "Cannot be judged: too few trainings",
+    "cannot be judged": "Cannot be judged",
     "": "Findings without a verdict",
 }
 OVER = {  # unit of an interval -> what follows it

@@ -7,6 +7,8 @@ from typing import Any
 import yaml
 
 from dreambooth.runs.records import damaged
+from dreambooth.runs.settings import read
+from dreambooth.runs.values import Count
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -21,6 +23,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise damaged(path, "it is not a mapping of keys to values")
     return config
+
+
+def with_batch_size(config: Mapping[str, Any], batch_size: Any) -> Mapping[str, Any]:
+    """A run's config, whose model draws `batch_size` images at once; None: as many as before.
+
+    ValueError if that is no number from 1 up, or if the model has no such setting.
+    """
+    if batch_size is None:
+        return config
+    key, model = "model.backbone.batch_size", config["model"]
+    if "batch_size" not in model["backbone"]:
+        raise ValueError(f"{key}={batch_size}: this run's model has no such setting, leave it out")
+    changed = {"batch_size": read(Count, batch_size, key)}
+    return {**config, "model": {**model, "backbone": {**model["backbone"], **changed}}}
 
 
 def differences_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -52,10 +68,10 @@ def changed_inputs(there: Mapping[str, str], here: Mapping[str, str]) -> list[st
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect, and
-    `report`, which old configs have."""
+    """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect,
+    `report`, which old configs have, and how many images are drawn at once."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in ("overrides", "report"):
+        elif f"{prefix}{key}" not in ("overrides", "report", "model.backbone.batch_size"):
             yield f"{prefix}{key}", value

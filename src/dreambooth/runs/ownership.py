@@ -23,9 +23,9 @@ WRITTEN = ".written.json"  # in weights/: the files that the run has written the
 RUN_SETS = ("photos", "before", "prompts", "class", "originals", "restored")
 """The image sets that a run writes itself, and scores or shows."""
 
-_OF_HYDRA = (".hydra", "*.log")
+_OF_HYDRA = (".hydra", "train.log", "output.log")
 # What Hydra, a launcher, the lock and the system write before a run begins.
-_BEFORE_A_RUN = (*_OF_HYDRA, ".lock", ".*.partial", ".DS_Store")
+_BEFORE_A_RUN = (".hydra", "*.log", ".lock", ".*.partial", ".DS_Store")
 _CHECKPOINT = re.compile(r"\w+-(\d{8}\.ckpt|trained\.pt)")
 _WEIGHT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 _PICTURE = re.compile(r".*-\d{3,}\.png")
@@ -83,8 +83,7 @@ def delete_run(folder: Path, names: Iterable[str]) -> None:
 
     With other files in it, the folder stays.
     """
-    of_hydra = (path.name for pattern in _OF_HYDRA for path in folder.glob(pattern))
-    delete_written(folder, [*names, MARKER, *of_hydra, ".lock"])
+    delete_written(folder, [*names, MARKER, *_OF_HYDRA, ".lock"])
     with suppress(OSError):  # it is not empty
         folder.rmdir()
 

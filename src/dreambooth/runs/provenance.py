@@ -3,7 +3,6 @@
 The machine is described by its processor and GPUs, never by its name.
 """
 
-import os
 import platform
 import resource
 import shlex
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dreambooth.distributed.ranks import rank
+from dreambooth.distributed.ranks import num_cores, rank
 from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.hub import commits_of
 from dreambooth.runs.ownership import WRITTEN
@@ -66,7 +65,7 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "cpu": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": num_cores(),
             "threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },

@@ -33,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from dreambooth.runs.configs import changed_inputs, differences_of, read_config
+from dreambooth.runs.configs import changed_inputs, differences_of, read_config, with_batch_size
 from dreambooth.runs.files import Score, atomic_folder, csv_of, if_free, write_atomically
 from dreambooth.runs.image_sets import ImageSets
 from dreambooth.runs.ownership import (
@@ -90,7 +90,8 @@ class Run:
         """Start a run in a new folder, or resume the unfinished run that the folder holds.
 
         The folder must be new, empty or that of a run (`check_folder`). Two configs belong to the
-        same run if they differ only in `overrides`. `inputs`: the hashes of the user's files.
+        same run if they differ only in `overrides` and in how many images are drawn at once.
+        `inputs`: the hashes of the user's files.
 
         FinishedRunError if the same run is finished. ValueError if the folder holds the results of
         another config or of other inputs, or a damaged run. With `replace`, no error is raised in
@@ -109,7 +110,9 @@ class Run:
                         f"{folder} holds a run of another experiment ({'; '.join(differences)}): "
                         "give another folder, or force=true to replace that run"
                     )
-                return run.resume(state, inputs)
+                run.resume(state, inputs)
+                batch_size = config.get("model", {}).get("backbone", {}).get("batch_size")
+                return cls(folder, with_batch_size(run.config, batch_size))
             except ValueError as error:
                 worth_keeping = _has_results(folder) or isinstance(error, FinishedRunError)
                 if worth_keeping and not replace:
