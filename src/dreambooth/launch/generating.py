@@ -126,7 +126,8 @@ def _print_recipe(pictures: list[Picture], recipes: list[str]) -> None:
     """Print the recipe of the first picture, and the lines in which those of the others differ."""
     if not recipes[0]:
         return
-    print(f"\nThe first image with plain diffusers, to 1 of 255:\n\n{recipes[0]}")
+    print("\nThe first image with plain diffusers (to 1 of 255, after a run in float32):\n")
+    print(recipes[0])
     if len(recipes) > 1:
         print("\nThe others have the same recipe with their prompts and these seeds:")
     for picture, recipe in zip(pictures[1:], recipes[1:], strict=True):
