@@ -137,7 +137,12 @@ class LatentBackbone:
         try:
             return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
         except torch.OutOfMemoryError as error:
-            smaller = "batch_size=1" if self.batch_size > 1 else "resolution_px= a smaller size"
+            smaller = "resolution_px= a smaller size"
+            if self.batch_size > 1:
+                smaller = (
+                    "batch_size=1; a run that has begun goes on if its whole command is given "
+                    "again with this and hydra.run.dir=FOLDER"
+                )
             raise ValueError(
                 f"drawing {self.batch_size} images of {self._stage.resolution_px} px at once does "
                 f"not fit into the GPU's memory: give model.backbone.{smaller}"
