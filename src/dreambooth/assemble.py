@@ -15,7 +15,7 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning import Trainer
 
-from dreambooth.backbones.drawing import Drawing, draw_pictures, release, to_device
+from dreambooth.backbones.drawing import Drawing, draw_pictures, on_device, release
 from dreambooth.backbones.samplers import check_samplers, prior_samplers
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
 from dreambooth.distributed.ranks import check_batch_size, merge_over_ranks, num_ranks, rank
@@ -81,10 +81,6 @@ def config_checker() -> Callable[[Mapping[str, Any]], Any]:
     return lambda config: _parts(config, build_once)
 
 
-def _build_anew(settings: Any, key: str, builder: Callable[[Any, str], Any] = build) -> Any:
-    return builder(settings, key)
-
-
 def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
     """Build and check the parts. `make(settings, key[, builder])` builds one of them."""
     quieten_libraries()
@@ -124,9 +120,9 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
 def assemble(run: Run) -> Experiment:
     """Build the experiment of a run folder. ValueError for a user's mistake in the config."""
     config = run.config
-    parts = _parts(config, _build_anew)
+    parts = _parts(config, lambda settings, key, builder=build: builder(settings, key))
     settings, subject, backbone = parts.settings, parts.subject, parts.backbone
-    names, device = parts.names, parts.device
+    names, device, precision = parts.names, parts.device, settings.trainer.precision
     # If any rank lacks encoders, none of them scores.
     missing = next(filter(None, merge_over_ranks({rank(): parts.missing_encoders}).values()), "")
     scorers = [] if missing else [*parts.scorers]
@@ -142,7 +138,8 @@ def assemble(run: Run) -> Experiment:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
 
     def draw(jobs: Sequence[tuple[str, str, int]]) -> list[Picture]:
-        pictures = draw_pictures(to_device(backbone, device), jobs, parts.sampling)
+        with on_device(backbone, device, precision):
+            pictures = draw_pictures(backbone, jobs, parts.sampling)
         release(backbone)  # training goes on
         return pictures
 
@@ -192,7 +189,7 @@ def assemble(run: Run) -> Experiment:
         prior=settings.prior,
         prior_sampling=Sampling(parts.samplers),
         fine_tuning=fine_tuning,
-        drawing=Drawing(run, backbone, parts.sampling, device),
+        drawing=Drawing(run, backbone, parts.sampling, device, precision),
         num_images=settings.drawing,
         loggers=loggers,
         scorers=scorers,
@@ -298,6 +295,15 @@ class FinishedModel:
     backbone: Backbone
     names: PromptNames
     sampling: Sampling
+    device: Any
+    precision: str  # in Lightning's words
+
+    def draw(
+        self, jobs: Sequence[tuple[str, str, int]], sampling: Sampling, seed: int | None = None
+    ) -> list[Picture]:
+        """`draw_pictures` with this model, on its device."""
+        with on_device(self.backbone, self.device, self.precision):
+            return draw_pictures(self.backbone, jobs, sampling, seed)
 
 
 def load_finished_model(run: Run, size_px: int | None = None) -> FinishedModel:
@@ -321,10 +327,8 @@ def load_finished_model(run: Run, size_px: int | None = None) -> FinishedModel:
         return backbone
 
     backbone = method.load(pretrained, run.weights.resolve())
-    for stage in backbone.stages.values():
-        stage.denoiser.to(device_of("auto"))
-    sampling = _sampling(config, settings, backbone.stages)
-    return FinishedModel(backbone, PromptNames(**run.read_names()), sampling)
+    sampling, names = _sampling(config, settings, backbone.stages), PromptNames(**run.read_names())
+    return FinishedModel(backbone, names, sampling, device_of("auto"), settings.trainer.precision)
 
 
 def quieten_libraries() -> None:
