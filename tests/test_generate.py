@@ -118,7 +118,7 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
         drawn.add(picture.pixels.numpy().tobytes())
     assert len(drawn) == 1 + len(options)
     ended = command("generate", *arguments, "image_set=set0", "seed=2")
-    assert "1 of these replace images of an earlier command" in ended.output
+    assert "1 of these replaced earlier images of the same prompt and index" in ended.output
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
     one = "model.backbone.batch_size=1"
     ended = command("generate", f"run={tmp_path / 'moved'}", *plain, one, "image_set=plain")
     assert ended.code == 0, ended.output
-    recipe = ended.output.partition("to 1 of 255:\n\n")[2].partition("\n\nThe others")[0]
+    recipe = ended.output.partition("within 1/255):\n\n")[2].partition("\n\nThe others")[0]
     made: dict = {}
     exec(recipe, made)
     ours = Run.load_finished(tmp_path / "moved").images.read("plain")
