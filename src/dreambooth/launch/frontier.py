@@ -88,7 +88,7 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
 
 
 def _takes(backbone: Backbone, prompt: str) -> bool:
-    """Whether the model can take the prompt; the miniature knows few of the words for photos."""
+    """Whether the model knows all words; the miniature does not know those for photos."""
     try:
         backbone.check_prompt(prompt)
     except ValueError:
