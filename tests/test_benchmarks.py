@@ -245,8 +245,17 @@ def test_a_lora_is_below_2_percent_of_the_model_in_checkpoint_and_weights(tmp_pa
 
 def test_a_model_of_true_size_has_the_memory_that_its_parameters_ask_for():
     benchmark = runpy.run_path(str(ROOT / "benchmarks/memory.py"))
-    unet = 859_520_964  # parameters: tests/backbones/test_true_sizes.py
-    memory = benchmark["memory_with"]("model=sd15", "trainer=gpu_16gb")
-    assert memory.weights == memory.gradients == 4 * unet
-    assert memory.optimizer == pytest.approx(2 * (1 + 4 / 256) * unet, rel=0.01)
-    assert memory.weights + memory.gradients + memory.optimizer < memory.peak < 16e9
+    unet, vae = 859_520_964, 83_653_863  # parameters: tests/backbones/test_true_sizes.py
+    training, drawing = benchmark["memory_with"]("model=sd15", "trainer=gpu_16gb")
+    assert training.weights == training.gradients == 4 * unet
+    assert training.optimizer == pytest.approx(2 * (1 + 4 / 256) * unet, rel=0.01)
+    assert training.weights + training.gradients + training.optimizer < training.peak < 16e9
+    assert drawing.weights == pytest.approx(2 * unet + 4 * vae, rel=0.01)
+    assert drawing.weights < drawing.peak < drawing.weights + 2e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["sd15", "sd15 adapter=lora", "flux2_klein adapter=lora"])
+def test_the_guide_has_the_memory_of_a_model_with_each_preset(words):
+    row = runpy.run_path(str(ROOT / "benchmarks/memory.py"))["row"]
+    assert row(*words.split()) in (ROOT / "docs/getting-started.md").read_text()

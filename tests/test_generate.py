@@ -231,7 +231,7 @@ def test_a_run_on_photos_reloads_without_them(tmp_path, tiny, stable_diffusion):
     one = "model.backbone.batch_size=1"
     ended = command("generate", f"run={tmp_path / 'moved'}", *plain, one, "image_set=plain")
     assert ended.code == 0, ended.output
-    recipe = ended.output.partition("within 1/255):\n\n")[2].partition("\n\nThe others")[0]
+    recipe = ended.output.partition("float32):\n\n")[2].partition("\n\nThe others")[0]
     made: dict = {}
     exec(recipe, made)
     ours = Run.load_finished(tmp_path / "moved").images.read("plain")

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning import Trainer
 
-from dreambooth.backbones.drawing import Drawing, draw_pictures, release, to_device
+from dreambooth.backbones.drawing import Drawing, draw_pictures, on_device, release
 from dreambooth.backbones.samplers import check_samplers, prior_samplers
 from dreambooth.backbones.stage import Backbone, Sampling, Stage
 from dreambooth.distributed.ranks import check_batch_size, merge_over_ranks, num_ranks, rank
@@ -120,7 +120,7 @@ def assemble(run: Run) -> Experiment:
     config = run.config
     parts = _parts(config, lambda settings, key, how=build: how(settings, key))
     settings, subject, backbone = parts.settings, parts.subject, parts.backbone
-    names, device = parts.names, parts.device
+    names, device, precision = parts.names, parts.device, settings.trainer.precision
     unscored = next(filter(None, merge_over_ranks({rank(): parts.unscored}).values()), "")
     scorers = [] if unscored else [*parts.scorers]
     _warn_of_unused_sr_settings(config)
@@ -135,7 +135,8 @@ def assemble(run: Run) -> Experiment:
         scorers.append(DetailScorer(backbone.stages["base"].resolution_px))
 
     def draw(jobs: Sequence[tuple[str, str, int]]) -> list[Picture]:
-        pictures = draw_pictures(to_device(backbone, device), jobs, parts.sampling)
+        with on_device(backbone, device, precision):
+            pictures = draw_pictures(backbone, jobs, parts.sampling)
         release(backbone)  # training goes on
         return pictures
 
@@ -185,7 +186,7 @@ def assemble(run: Run) -> Experiment:
         prior=settings.prior,
         prior_sampling=Sampling(parts.samplers),
         fine_tuning=fine_tuning,
-        drawing=Drawing(run, backbone, parts.sampling, device),
+        drawing=Drawing(run, backbone, parts.sampling, device, precision),
         num_images=settings.drawing,
         loggers=loggers,
         scorers=scorers,
@@ -291,6 +292,15 @@ class Reloaded:
     backbone: Backbone
     names: PromptNames
     sampling: Sampling
+    device: Any
+    precision: str  # in Lightning's words
+
+    def draw(
+        self, jobs: Sequence[tuple[str, str, int]], sampling: Sampling, seed: int | None = None
+    ) -> list[Picture]:
+        """`draw_pictures` with this model, on its device."""
+        with on_device(self.backbone, self.device, self.precision):
+            return draw_pictures(self.backbone, jobs, sampling, seed)
 
 
 def reload(run: Run, size_px: int | None = None) -> Reloaded:
@@ -314,10 +324,8 @@ def reload(run: Run, size_px: int | None = None) -> Reloaded:
         return backbone
 
     backbone = method.load(pretrained, run.weights.resolve())
-    for stage in backbone.stages.values():
-        stage.denoiser.to(device_of("auto"))
-    sampling = _sampling(config, settings, backbone.stages)
-    return Reloaded(backbone, PromptNames(**run.read_names()), sampling)
+    sampling, names = _sampling(config, settings, backbone.stages), PromptNames(**run.read_names())
+    return Reloaded(backbone, names, sampling, device_of("auto"), settings.trainer.precision)
 
 
 def quieten_libraries() -> None:

@@ -102,9 +102,9 @@ class Experiment:
         on_rank_zero(lambda: record_costs(self.run, self._num_trained()))
 
     def _report_memory(self, module: TwoTermModule, trainer: Trainer) -> None:
-        batch_size, device = self._batch_size(module), self.drawing.device
         noise_level = self.fine_tuning.sr_noise_level
-        report_memory(module, trainer, batch_size, device, self.smaller_presets, noise_level)
+        settings = self._batch_size(module), self.drawing, self.smaller_presets, noise_level
+        report_memory(module, trainer, *settings)
 
     def _batch_size(self, module: TwoTermModule) -> int:
         """On each device."""
@@ -119,17 +119,18 @@ class Experiment:
             raise ValueError(f"training does not fit into the GPU's memory: {remedy}") from error
 
     def _check_parity(self) -> None:
-        if sentence := check_parity(to_device(self.backbone, self.drawing.device)):
-            log.info("%s", sentence)
+        with self.drawing.ready() as backbone:
+            if sentence := check_parity(backbone):
+                log.info("%s", sentence)
 
     def encode_prior(self, stage_name: str) -> Encoded | None:
         """The prior images, encoded for a stage; None if the prior term has none."""
         if not self.prior.has_images:
             return None
-        backbone = to_device(self.backbone, self.drawing.device)
-        prompt = self.names.class_prompt
-        model = self.fingerprint
-        return encode_prior(backbone, model, stage_name, prompt, self.prior, self.prior_sampling)
+        prompt, model = self.names.class_prompt, self.fingerprint
+        settings = self.prior, self.prior_sampling, self.drawing.precision
+        with self.drawing.ready() as backbone:
+            return encode_prior(backbone, model, stage_name, prompt, *settings)
 
     def _save(self) -> None:
         if not self.run.weights.exists():

@@ -106,7 +106,7 @@ def test_generate_prints_a_recipe_with_the_seeds_of_both_stages(deepfloyd, tmp_p
     prompts = 'prompts=["a {} on the beach","a red {}"]'
     ended = command("generate", f"run={tmp_path}/run", prompts, "images_per_prompt=1")
     assert ended.code == 0, ended.output
-    recipe = ended.output.partition("within 1/255):\n\n")[2].partition("\n\nThe others")[0]
+    recipe = ended.output.partition("float32):\n\n")[2].partition("\n\nThe others")[0]
     first = Run.load_finished(tmp_path / "run").images.read("generated")
     names = json.loads((tmp_path / "run/names.json").read_text())
     prompt = f"a {names['identifier']} {names['class_noun']} on the beach"

@@ -22,8 +22,10 @@ from tiny_flux2 import flux2_klein_folder
 from tiny_models import cascade_folder, stable_diffusion_folder, stable_diffusion_xl_folder
 from torch.nn.modules.module import register_module_forward_hook
 
+from dreambooth.backbones import precision
 from dreambooth.backbones.adapters import adapter_state
 from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.drawing import on_device
 from dreambooth.backbones.flux import FluxBackbone
 from dreambooth.backbones.flux2_klein import Flux2KleinBackbone
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
@@ -79,6 +81,10 @@ def copied(folder, tmp_path):
 
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights_of(stage):
+    return {name: p.detach().clone() for name, p in stage.denoiser.named_parameters()}
 
 
 def images_for(stage, count):
@@ -170,6 +176,42 @@ class TestEveryModel:
         checks = backbone.parity()
         assert [check for check in checks if not check.passed] == []
         assert checks or isinstance(backbone, CascadeBackbone), "a pipeline to compare with"
+
+    def test_it_draws_in_half_precision_from_the_same_noise(self, backbone, monkeypatch):
+        full, drawing_in = draw(backbone), partial(on_device, backbone, torch.device("cpu"))
+        with drawing_in("32-true"):
+            assert torch.equal(draw(backbone), full)
+        before = {name: weights_of(stage) for name, stage in backbone.stages.items()}
+        with drawing_in("bf16-mixed"):
+            autocast = draw(backbone)
+        assert 0 < (autocast - full).abs().float().mean() < 20
+        # Where the denoiser comes from the CPU, its weights are halved before they are moved.
+        monkeypatch.setattr(precision, "_is_on", lambda *_: False)
+        with drawing_in("bf16-mixed"):
+            for name, stage in backbone.stages.items():
+                assert sum(p.nbytes for p in stage.denoiser.parameters()) < 0.75 * sum(
+                    weight.nbytes for weight in before[name].values()
+                )
+            assert torch.equal(draw(backbone), autocast)
+            assert [check for check in backbone.parity() if not check.passed] == []
+        for name, stage in backbone.stages.items():
+            after = weights_of(stage)
+            assert all(torch.equal(after[key], weight) for key, weight in before[name].items())
+        assert torch.equal(draw(backbone), full)
+
+    def test_only_a_text_encoder_that_trains_is_where_the_denoiser_is(self, backbone):
+        stage = backbone.stages["base"]
+        if not hasattr(stage, "text_encoders"):
+            pytest.skip("of a latent model")
+        stage.encode_prompts(["a dog"])
+        encoders = [getattr(backbone._pipeline, name) for name in stage.text_encoders]
+        stage.denoiser.to("meta")
+        assert stage.encode_prompts(["a cat"])["text"].is_meta
+        assert {encoder.device.type for encoder in encoders} == {"cpu"}
+        encoders[0].requires_grad_(True)
+        with pytest.raises(RuntimeError, match=r"meta"):  # has no data
+            stage.encode_prompts(["a toy"])
+        assert encoders[0].device.type == "meta"
 
     def test_an_encoding_is_frozen_and_does_not_depend_on_its_batch(self, backbone):
         for stage in backbone.stages.values():

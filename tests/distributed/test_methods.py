@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, process, same_files, smoke
+from commands import ROOT, command, process, same_files, smoke
 from safetensors.torch import load_file
 
 from dreambooth.runs.run import Run
@@ -27,17 +27,12 @@ def runs(request, tmp_path_factory, tiny):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
         for name, words in {"1": [], "2": [], "stopped": [told]}.items():
-            number = 1 if name == "1" else 2
             prior = folder / "prior"  # drawn once: by how many makes no difference
-            ended = process(
-                "src/train.py",
-                *smoke(tiny, prior),
-                *SMALL,
-                *request.param,
-                f"trainer.devices={number}",
-                f"hydra.run.dir={folder / name}",
-                *words,
-            )
+            own = (*smoke(tiny, prior), *SMALL, *request.param, f"hydra.run.dir={folder / name}")
+            if name == "1":  # in this process, which has imported all
+                ended = command("train", *own)
+            else:
+                ended = process("src/train.py", *own, "trainer.devices=2", *words)
             assert ended.code == (0 if name != "stopped" else 1), ended.output
         ended = process("src/train.py", f"run={folder / 'stopped'}")
         assert ended.code == 0, ended.output

@@ -135,15 +135,25 @@ def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tin
     assert time.monotonic() - began < 600
 
 
+@pytest.fixture(scope="module")
+def slow_run(tmp_path_factory, tiny):
+    """The words of a run of two processes, and its folder."""
+    folder = tmp_path_factory.mktemp("slow")
+    slow = "+callbacks.slow={_target_: unlucky.Slow}"
+    own = (*smoke(tiny, folder / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
+    words = last_of_each((*own, "method.max_steps=30", "method.checkpoint_every=1000", slow))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{HERE}")
+        ended = process("src/train.py", *words, f"hydra.run.dir={folder / 'whole'}")
+    assert ended.code == 0, ended.output
+    return words, folder / "whole"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
-    tmp_path, tiny, signum
+    tmp_path, slow_run, signum
 ):
-    slow = "+callbacks.slow={_target_: unlucky.Slow}"
-    own = (*smoke(tiny, tmp_path / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
-    words = last_of_each((*own, "method.max_steps=30", "method.checkpoint_every=1000", slow))
-    whole = process("src/train.py", *words, f"hydra.run.dir={tmp_path / 'whole'}")
-    assert whole.code == 0, whole.output
+    words, whole = slow_run
     started = subprocess.Popen(
         [sys.executable, "src/train.py", *words, f"hydra.run.dir={tmp_path / 'told'}"],
         cwd=ROOT,
@@ -164,7 +174,7 @@ def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
     ended = process("src/train.py", f"run={run.folder}")
     assert ended.code == 0, ended.output
     assert "resuming from" in ended.output
-    assert same_files(run.weights, tmp_path / "whole" / "weights", "*.safetensors")
+    assert same_files(run.weights, whole / "weights", "*.safetensors")
 
 
 def wait_until(condition):

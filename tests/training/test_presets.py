@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,9 @@ from adapters_of_conf import composed
 from commands import train
 
 from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.drawing import Drawing
+from dreambooth.backbones.drawing_memory import DrawingMemory, advice_on_drawing
+from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods import memory
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.memory import memory_of, report_memory
@@ -48,6 +52,9 @@ def test_a_preset_sets_what_its_first_line_says(name, model):
     assert config["trainer"]["precision"] == "bf16-mixed"
     assert config["trainer"]["accelerator"] == "gpu"
     assert (config["adapter"]["config"] is not None) == (name == "gpu_8gb")
+    assert config["drawing"]["vae_tiling"] == (name == "gpu_8gb")
+    if model != "miniature":
+        assert config["model"]["backbone"]["vae_tiling"] == (name == "gpu_8gb")
     module = config["method"]["module"]
     assert module["gradient_checkpointing"] == (name != "gpu_80gb")
     assert module["optimizer"]["_target_"].endswith("8bit") == (name == "gpu_16gb")
@@ -123,25 +130,50 @@ def test_a_run_of_a_large_model_says_first_what_it_takes(tiny, tmp_path, monkeyp
     assert "expected peak memory" not in train(tiny, tmp_path / "small", "prior=off").output
     monkeypatch.setattr(memory, "LARGE", 0)
     lines = train(tiny, tmp_path / "large", "prior=off").output.splitlines()
-    (said,) = [i for i, line in enumerate(lines) if "base: expected peak memory of" in line]
+    (said,) = [i for i, line in enumerate(lines) if "base: expected peak memory, in" in line]
     assert said < next(i for i, line in enumerate(lines) if "2 steps in" in line)
 
 
 @pytest.mark.parametrize("gigabytes", [1, 100])
 def test_a_gpu_that_is_too_small_is_named_before_training(tiny, monkeypatch, caplog, gigabytes):
-    module = module_of(CascadeBackbone.load(tiny).stages["base"])
+    backbone = CascadeBackbone.load(tiny)
+    module = module_of(backbone.stages["base"])
     monkeypatch.setattr(memory, "LARGE", 0)
     monkeypatch.setattr(memory, "size_of", lambda _: gigabytes * 10**9)
-    big = memory.Memory(3, 3, 6, 14 * 10**9)
-    monkeypatch.setattr(memory, "memory_of", lambda *_: big)
-    trainer = type("Trainer", (), {"precision": "bf16-mixed", "strategy": None})
-    with caplog.at_level(logging.INFO):
-        report_memory(module, trainer, 2, torch.device("cuda"), ["gpu_24gb"], None)
-    expected = (
-        "training is not expected to fit into 1.0 GB: lower method.batch_size (it is 2), or try "
-        "trainer=gpu_24gb"
+    big, drawn = (
+        memory.Memory(3, 3, 6, 14 * 10**9),
+        DrawingMemory(3, 15 * 10**9, "the VAE's decoder"),
     )
-    assert (expected in caplog.messages) == (gigabytes == 1)
+    monkeypatch.setattr(memory, "memory_of", lambda *_: big)
+    monkeypatch.setattr(memory, "drawing_memory", lambda *_: drawn)
+    trainer = type("Trainer", (), {"precision": "bf16-mixed", "strategy": None})
+    drawing = Drawing(None, backbone, None, torch.device("cuda"), "bf16-mixed")
+    with caplog.at_level(logging.INFO):
+        report_memory(module, trainer, 2, drawing, ["gpu_24gb"], None)
+    assert "base: expected peak memory, in drawing: 15.0 GB (" in caplog.text
+    assert "the VAE's decoder); in training 14.0 GB" in caplog.text
+    expected = {
+        "training is not expected to fit into 1.0 GB: lower method.batch_size (it is 2), or try "
+        "trainer=gpu_24gb",
+        "drawing is not expected to fit into 1.0 GB: lower model.backbone.batch_size (it is 50)",
+    }
+    assert expected & {*caplog.messages} == (expected if gigabytes == 1 else set())
+
+
+def test_what_to_try_where_drawing_does_not_fit(stable_diffusion):
+    backbone = StableDiffusionBackbone.load(stable_diffusion[1].partition("=")[2])
+    of_vae = DrawingMemory(3, 15 * 10**9, "the VAE's decoder")
+
+    def advice_for(**changes):
+        drawing = Drawing(None, backbone, None, torch.device("cuda"), "bf16-mixed")
+        return advice_on_drawing(replace(drawing, **changes), of_vae)
+
+    assert "trainer=gpu" in advice_for(precision="32-true")
+    assert advice_for() == "try drawing.vae_tiling=true"
+    backbone.vae.enable_tiling()
+    assert advice_for() == "lower model.backbone.batch_size (it is 4)"
+    backbone.batch_size = 1
+    assert "resolution_px" in advice_for()
 
 
 def test_a_training_out_of_memory_ends_with_one_sentence(tiny, tmp_path, monkeypatch):
@@ -163,4 +195,4 @@ def test_a_memory_that_cannot_be_computed_stops_no_run(tiny, tmp_path, monkeypat
     monkeypatch.setattr(memory, "LARGE", 0)
     ended = train(tiny, tmp_path / "run", "prior=off", "adapter=loha")  # which reads a scale
     assert ended.code == 0, ended.output
-    assert "base: the memory of the training cannot be computed" in ended.output
+    assert "base: the memory of this run cannot be computed" in ended.output

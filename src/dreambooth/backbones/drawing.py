@@ -1,7 +1,8 @@
 """Pictures of a run: drawn by all ranks, batch by batch, and saved as they come."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreambooth.backbones import precision as precisions
 from dreambooth.backbones.stage import Backbone, Sampling
 from dreambooth.distributed.preemption import stop_if_requested
 from dreambooth.distributed.ranks import batches, map_over_ranks, num_ranks, on_rank_zero
@@ -37,6 +39,7 @@ class Drawing:
     backbone: Backbone
     sampling: Sampling
     device: torch.device
+    precision: str = "32-true"  # in Lightning's words
 
     def draw(self, jobs: Sequence[Job]) -> None:
         """Draw and save the pictures that are missing.
@@ -45,18 +48,24 @@ class Drawing:
         missing picture is drawn as a whole, since the bits of an image may depend on the size of
         its batch.
         """
-        to_device(self.backbone, self.device)
         every = batches(jobs, self.backbone.batch_size)
         unfinished = on_rank_zero(
             lambda: [batch for batch in every if not all(map(self._is_drawn, batch))]
         )
         log.info("drawing %d of %d pictures", sum(map(len, unfinished)), len(jobs))
-        for batch_per_rank in batches(unfinished, num_ranks()):
-            stop_if_requested()
-            chunk = [job for batch in batch_per_rank for job in batch]
-            jobs_of_batch = [(job.template, job.prompt, job.index) for job in chunk]
-            pictures = draw_pictures(self.backbone, jobs_of_batch, self.sampling)
-            on_rank_zero(partial(self._save, chunk, pictures))
+        with self.ready():
+            for batch_per_rank in batches(unfinished, num_ranks()):
+                stop_if_requested()
+                chunk = [job for batch in batch_per_rank for job in batch]
+                jobs_of_batch = [(job.template, job.prompt, job.index) for job in chunk]
+                pictures = draw_pictures(self.backbone, jobs_of_batch, self.sampling)
+                on_rank_zero(partial(self._save, chunk, pictures))
+
+    @contextmanager
+    def ready(self) -> Iterator[Backbone]:
+        """Inside the context, the model is on its device, in the precision of drawing."""
+        with on_device(self.backbone, self.device, self.precision):
+            yield self.backbone
 
     def restore(self, originals: Sequence[Picture]) -> None:
         """Shrink pictures to the base stage's resolution and restore them with the SR stage, as the
@@ -68,12 +77,13 @@ class Drawing:
         if all(map(self._is_drawn, jobs)):
             return
         images = from_uint8(torch.stack([p.pixels for p in originals]))
-        restored = self.backbone.super_resolve(
-            F.adaptive_avg_pool2d(images, self.backbone.stages["base"].resolution_px),
-            [p.prompt for p in originals],
-            [("restored", p.index) for p in originals],
-            self.sampling,
-        )
+        with self.ready() as backbone:
+            restored = backbone.super_resolve(
+                F.adaptive_avg_pool2d(images, backbone.stages["base"].resolution_px),
+                [p.prompt for p in originals],
+                [("restored", p.index) for p in originals],
+                self.sampling,
+            )
         pairs = zip(originals, restored, strict=True)
         self.run.images.save("restored", [replace(p, pixels=pixels) for p, pixels in pairs])
 
@@ -96,6 +106,16 @@ def to_device(backbone: Backbone, device: torch.device | str) -> Backbone:
     for stage in backbone.stages.values():
         stage.denoiser.to(device)
     return backbone
+
+
+@contextmanager
+def on_device(backbone: Backbone, device: torch.device, precision: str) -> Iterator[None]:
+    """Inside the context, the denoisers of all stages are on a device, in a precision of Lightning
+    (`precision.on_device`)."""
+    with ExitStack() as stack:
+        for stage in backbone.stages.values():
+            stack.enter_context(precisions.on_device(stage.denoiser, device, precision))
+        yield
 
 
 def release(backbone: Backbone) -> None:

@@ -40,6 +40,7 @@ class FluxStage(LatentStage):
     }
     patch_size = 2
     takes_negative = False
+    guided_at_once = False
     scale_argument = "joint_attention_kwargs"
 
     def __init__(
@@ -59,7 +60,7 @@ class FluxStage(LatentStage):
 
     def _encode_prompt(self, prompt: str) -> Condition:
         text, pooled, _ = self._pipeline.encode_prompt(
-            prompt, device=self._device, max_sequence_length=MAX_TOKENS
+            prompt, device=self._text_device, max_sequence_length=MAX_TOKENS
         )
         return {"text": text[0], "pooled": pooled[0]}
 
@@ -113,6 +114,7 @@ class FluxBackbone(LatentBackbone):
         batch_size: int = 4,
         revision: str | None = None,
         config: str | Path | None = None,
+        vae_tiling: bool = False,
         guidance_scale: float = 3.5,
     ) -> Self:
         """As `LatentBackbone.load`. `guidance_scale`: what the transformer is given in training.
@@ -124,7 +126,7 @@ class FluxBackbone(LatentBackbone):
         scale = read(GuidanceScale, guidance_scale, "model.backbone.guidance_scale")
         pipeline = cls._load_pipeline(pretrained, revision=revision, config=config)
         name = Path(pretrained).name
-        return cls(name, pipeline, resolution_px, batch_size, guidance_scale=scale)
+        return cls(name, pipeline, resolution_px, batch_size, vae_tiling, guidance_scale=scale)
 
     @classmethod
     def check_configs(

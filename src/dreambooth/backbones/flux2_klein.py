@@ -29,6 +29,7 @@ class Flux2KleinStage(LatentStage):
     text_encoders: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
     arguments: ClassVar[Mapping[str, str]] = {"prompt_embeds": "text"}
     patch_size = 2
+    guided_at_once = False
     scale_argument = "attention_kwargs"
     text_encoder = None  # the pipeline loads neither new words nor a text encoder's LoRA
 
@@ -56,7 +57,7 @@ class Flux2KleinStage(LatentStage):
 
     def _encode_prompt(self, prompt: str) -> Condition:
         text, _ = self._pipeline.encode_prompt(
-            prompt, device=self._device, max_sequence_length=MAX_TOKENS
+            prompt, device=self._text_device, max_sequence_length=MAX_TOKENS
         )
         return {"text": text[0]}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dreambooth.backbones import distilled
 from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
-from dreambooth.backbones.latent_stage import LatentStage
+from dreambooth.backbones.latent_stage import LatentStage, scale_of
 from dreambooth.backbones.lora_files import read_lora, save_lora
 from dreambooth.backbones.new_word import new_word_of
 from dreambooth.backbones.parity import checks_of
@@ -27,12 +27,15 @@ from dreambooth.runs.hashes import sha256_of
 from dreambooth.runs.settings import Sampler
 from dreambooth.sampling import evaluation_mode
 
+_TILE_PX = 512
+
 
 class LatentBackbone:
     """A latent pipeline of diffusers as a backbone with one stage, `base`.
 
     Images are drawn by the diffusers pipeline itself, from our prompt embeddings and with one
-    generator for each image. `batch_size`: how many images are denoised at once.
+    generator for each image. `batch_size`: how many images are denoised at once. `vae_tiling`:
+    whether the VAE encodes and decodes larger images in tiles of 512 px, whose seams it blends.
     """
 
     title: ClassVar[str]  # of the family, with its article
@@ -50,13 +53,19 @@ class LatentBackbone:
         pipeline: Any,
         resolution_px: int | None = None,
         batch_size: int = 4,
+        vae_tiling: bool = False,
         **settings: Any,  # further ones of the stage
     ):
         self.name, self.batch_size = name, batch_size
         self._stage = self.stage_class(pipeline, resolution_px, **settings)
         self.tokenizer = self._stage.tokenizer
         self.stages: Mapping[str, Stage] = {"base": self._stage}
-        self._pipeline = pipeline
+        self._pipeline, self.vae = pipeline, pipeline.vae
+        self.vae.enable_slicing()  # encodes and decodes one image at a time
+        if vae_tiling:
+            self.vae.enable_tiling()
+            self.vae.tile_sample_min_size = _TILE_PX
+            self.vae.tile_latent_min_size = _TILE_PX // scale_of(self.vae)
 
     @classmethod
     def load(
@@ -66,6 +75,7 @@ class LatentBackbone:
         batch_size: int = 4,
         revision: str | None = None,
         config: str | Path | None = None,
+        vae_tiling: bool = False,
     ) -> Self:
         """Load a folder, a model from the Hub or a file, in float32; see `load_pipeline`.
 
@@ -73,7 +83,7 @@ class LatentBackbone:
         there is no such model, or if it is of another family, not to be trained, or damaged.
         """
         pipeline = cls._load_pipeline(pretrained, revision=revision, config=config)
-        return cls(Path(pretrained).name, pipeline, resolution_px, batch_size)
+        return cls(Path(pretrained).name, pipeline, resolution_px, batch_size, vae_tiling)
 
     @classmethod
     def _load_pipeline(cls, pretrained: str | Path, **where: Any) -> Any:
@@ -127,7 +137,12 @@ class LatentBackbone:
         try:
             return torch.cat([self._draw_batch(jobs, sampling) for jobs in job_batches])
         except torch.OutOfMemoryError as error:
-            smaller = "batch_size=1" if self.batch_size > 1 else "resolution_px= a smaller size"
+            smaller = "resolution_px= a smaller size"
+            if self.batch_size > 1:
+                smaller = (
+                    "batch_size=1; a run that has begun goes on if its whole command is given "
+                    "again with this and hydra.run.dir=FOLDER"
+                )
             raise ValueError(
                 f"drawing {self.batch_size} images of {self._stage.resolution_px} px at once does "
                 f"not fit into the GPU's memory: give model.backbone.{smaller}"
@@ -141,7 +156,10 @@ class LatentBackbone:
             if stage.takes_negative:
                 negative_prompts = [sampling.negative_prompt] * len(jobs)
                 negative = stage.pipeline_arguments(negative_prompts, prefix="negative_")
-            images = self._pipeline_with(self._scheduler(sampler))(
+            pipeline = self._pipeline_with(self._scheduler(sampler))
+            for name in stage.text_encoders:  # the prompts are encoded
+                setattr(pipeline, name, None)
+            images = pipeline(
                 **stage.pipeline_arguments([prompt for prompt, _ in jobs]),
                 **negative,
                 generator=[generator(*key, stage.name) for _, key in jobs],
@@ -167,8 +185,8 @@ class LatentBackbone:
         pipeline = copy.copy(self._pipeline)
         pipeline.scheduler = scheduler
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.vae.enable_slicing()  # decodes one image at a time
-        return pipeline.to(next(self._stage.denoiser.parameters()).device)
+        pipeline.vae.to(next(self._stage.denoiser.parameters()).device)
+        return pipeline
 
     def release(self) -> None:
         """Move what a training step does not need to the CPU: all but the denoiser."""

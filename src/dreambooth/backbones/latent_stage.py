@@ -14,8 +14,9 @@ from dreambooth.schedules import schedule_of
 class LatentStage:
     """The denoiser of a diffusers pipeline, with its frozen VAE and text encoders.
 
-    The VAE and the text encoders are moved to the denoiser's device when they are used. Encoded
-    images and cached prompts stay on the CPU, where noise is drawn.
+    The VAE is moved to the denoiser's device when it is used, a text encoder only if it trains:
+    else it encodes on the CPU, each prompt once, and needs no memory of a GPU. Encoded images and
+    cached prompts stay on the CPU, where noise is drawn.
     """
 
     name = "base"
@@ -24,6 +25,7 @@ class LatentStage:
     arguments: ClassVar[Mapping[str, str]]  # of the pipeline's call -> tensor of `_encode_prompt`
     patch_size: ClassVar[int] = 1  # latents, by side, that the denoiser takes as one token
     takes_negative: ClassVar[bool] = True  # guidance leads away from a negative prompt
+    guided_at_once: ClassVar[bool] = True  # with guidance, one pass has both prompts
     embedded_guidance: float | None = None  # the guidance scale that the denoiser is given
     scale_argument: ClassVar[str] = "cross_attention_kwargs"  # of the call; has a LoRA's scale
 
@@ -106,8 +108,14 @@ class LatentStage:
     def _checked(self, prompt: str) -> Condition:
         self.check_prompt(prompt)
         for name in self.text_encoders:
-            getattr(self._pipeline, name).to(self._device)
+            getattr(self._pipeline, name).to(self._text_device)
         return self._encode_prompt(prompt)
+
+    @property
+    def _text_device(self) -> torch.device:
+        encoders = [getattr(self._pipeline, name) for name in self.text_encoders]
+        trains = any(p.requires_grad for encoder in encoders for p in encoder.parameters())
+        return self._device if trains else torch.device("cpu")
 
     def _encode_prompt(self, prompt: str) -> Condition:
         """Encode one prompt, without batch dimension; one at a time, so no batch changes the bits.
@@ -160,6 +168,11 @@ class LatentStage:
 def _stacked(conditions: Sequence[Condition]) -> Condition:
     """Conditions without batch dimension as one batch."""
     return {key: torch.stack([c[key] for c in conditions]) for key in conditions[0]}
+
+
+def scale_of(vae: Any) -> int:
+    """Pixels per latent, by side."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def _shift_and_scale(config: Any) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from dreambooth.backbones.stage import Backbone, Condition, ParityCheck, Stage
 from dreambooth.sampling import evaluation_mode
@@ -144,6 +145,7 @@ def step_of(
         denoiser_calls(stage.denoiser) as arguments,
         method_calls(pipeline.scheduler, "step") as steps,
     ):
+        pipeline.encode_prompt = _encoding_where_the_encoder_is(pipeline)
         pipeline(
             prompt=list(prompts),
             num_inference_steps=2,
@@ -159,6 +161,18 @@ def step_of(
     if others:  # some pipelines call the denoiser once for each prompt
         first = {key: torch.cat([call[key] for call in arguments]) for key in first}
     return Step(first, t, output)
+
+
+def _encoding_where_the_encoder_is(pipeline: Any) -> Any:
+    """The pipeline's `encode_prompt`, with text encoders on another device than the rest."""
+    encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+
+    def there(*args: Any, **kwargs: Any) -> Any:
+        arguments = signature.bind(*args, **kwargs).arguments
+        device, arguments["device"] = arguments["device"], pipeline.text_encoder.device
+        return tree_map_only(Tensor, lambda encoded: encoded.to(device), encode(**arguments))
+
+    return there
 
 
 def predicted(

@@ -24,7 +24,7 @@ class StableDiffusionStage(LatentStage):
     arguments: ClassVar[Mapping[str, str]] = {"prompt_embeds": "text"}
 
     def _encode_prompt(self, prompt: str) -> Condition:
-        text, _ = self._pipeline.encode_prompt(prompt, self._device, 1, False)
+        text, _ = self._pipeline.encode_prompt(prompt, self._text_device, 1, False)
         return {"text": text[0]}
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

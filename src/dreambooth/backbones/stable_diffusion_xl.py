@@ -43,7 +43,7 @@ class StableDiffusionXLStage(LatentStage):
         return {"time_ids": torch.tensor([*size, 0, 0, *size], dtype=torch.float32)}
 
     def _encode_prompt(self, prompt: str) -> Condition:
-        device = self._device
+        device = self._text_device
         if prompt:
             text, _, pooled, _ = self._pipeline.encode_prompt(
                 prompt, device=device, do_classifier_free_guidance=False

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.assemble import reload, subject_of
-from dreambooth.backbones.drawing import draw_pictures
 from dreambooth.backbones.stage import Backbone
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.methods.method import Method
@@ -69,10 +68,7 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
         for g in wanted.strengths:
             log.info("strength %g: drawing %d pictures", g, sum(map(len, jobs.values())))
             set_strength(g)
-            drawn[g] = {
-                name: draw_pictures(model.backbone, of_set, model.sampling)
-                for name, of_set in jobs.items()
-            }
+            drawn[g] = {name: model.draw(of_set, model.sampling) for name, of_set in jobs.items()}
             run.images.save(f"frontier-{g:g}", [p for of_set in drawn[g].values() for p in of_set])
             pictures = (drawn[g]["prompts"], drawn[g]["class"])
             sets = PictureSets(subject, names.identifier, *pictures, in_text=names.in_text)

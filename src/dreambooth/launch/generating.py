@@ -38,7 +38,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
     adapter_scale = scale_of(run.config, config["adapter"]["scale"])
 
     from dreambooth.assemble import reload  # here, because these are slow to import
-    from dreambooth.backbones.drawing import draw_pictures, noise_key
+    from dreambooth.backbones.drawing import noise_key
     from dreambooth.launch.applications import Applications
 
     applications = None if application is None else Applications.of(run, application)
@@ -53,7 +53,7 @@ def draw_more(config: Mapping[str, Any]) -> None:
     )
 
     def draw(prompts: Sequence[str]) -> list[Picture]:
-        return draw_pictures(model.backbone, _jobs(model, wanted, prompts), sampling, wanted.seed)
+        return model.draw(_jobs(model, wanted, prompts), sampling, wanted.seed)
 
     if applications is not None:
         applications.save(
@@ -129,8 +129,8 @@ def _print_recipe(pictures: list[Picture], recipes: list[str]) -> None:
     """Print the recipe of the first picture, and the lines in which those of the others differ."""
     if not recipes[0]:
         return
-    print("\nTo generate the first image with plain diffusers (each pixel within 1/255):")
-    print(f"\n{recipes[0]}")
+    print("\nThe first image with plain diffusers (pixels within 1/255, after a run in float32):\n")
+    print(recipes[0])
     if len(recipes) > 1:
         print("\nThe others have the same recipe with their prompts and these seeds:")
     for picture, recipe in zip(pictures[1:], recipes[1:], strict=True):

@@ -16,14 +16,14 @@ def all_pass(config: Mapping[str, Any]) -> bool:
 
     # Here, because these are slow to import.
     from dreambooth.assemble import device_of, quieten_libraries
-    from dreambooth.backbones.drawing import to_device
+    from dreambooth.backbones.drawing import on_device
     from dreambooth.backbones.parity import MEANING
 
     quieten_libraries()
     device = device_of(config["trainer"]["accelerator"])
     backbone = build(config["model"]["backbone"], "model.backbone")
-    to_device(backbone, device)
-    checks = backbone.parity()
+    with on_device(backbone, device, config["trainer"]["precision"]):
+        checks = backbone.parity()
     if not checks:
         print(
             f"{backbone.name}: nothing to check; this model has no pipeline of diffusers, and its "

@@ -59,10 +59,12 @@ def encode_prior(
     class_prompt: str,
     prior: Prior,
     sampling: Sampling,
+    precision: str = "32-true",
 ) -> Encoded:
     """The prior images, encoded for a stage. Those that the cache lacks are drawn now.
 
-    `fingerprint`: that of the pretrained model, before a method adds anything to it.
+    `fingerprint`: that of the pretrained model, before a method adds anything to it. `precision`:
+    that the backbone draws in, in Lightning's words.
     """
     stage, sampler = backbone.stages[stage_name], sampling.samplers[stage_name]
     cache_key: dict[str, str | int | float] = {
@@ -77,6 +79,10 @@ def encode_prior(
     if stage_name != "base":  # these images depend on the base stage's sampler too
         base = sampling.samplers["base"]
         cache_key["base"] = f"{base.name} {base.num_steps} {base.guidance_scale:g}"
+    if precision.endswith("mixed"):
+        cache_key["precision"] = precision
+    if getattr(getattr(backbone, "vae", None), "use_tiling", False):
+        cache_key["vae"] = "tiled"
     digest = key_digest(cache_key)
 
     def make(indices: list[int]) -> Any:

@@ -7,13 +7,13 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from dreambooth.backbones.precision import HalvedWeights
 from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
 from dreambooth.loss import Losses, loss_weights, term, two_term_loss
 from dreambooth.methods.method import Method, TermPrompts
 from dreambooth.methods.prior import FrozenStage
 from dreambooth.training.draws import Draw
 from dreambooth.training.fsdp import Sharded
-from dreambooth.training.precision import HalvedWeights
 
 
 class DivergedError(RuntimeError):
@@ -104,6 +104,7 @@ class TwoTermModule(L.LightningModule):
             self.text = {name: encode(prompts) for name, prompts in self.prompts.items()}
 
     def on_train_end(self) -> None:
+        self.zero_grad()  # gradients would go to a GPU with the weights when these draw
         if self.halved is not None:
             self.halved.restore("cpu")  # where the trainer moves all of it now
         if isinstance(self.trainer.strategy, Sharded):

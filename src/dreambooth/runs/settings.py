@@ -95,10 +95,11 @@ class Prior:
 
 @dataclass(frozen=True)
 class NumImages:
-    """How many pictures are drawn once the model is trained."""
+    """How many pictures are drawn once the model is trained, and how."""
 
     images_per_prompt: Count
     num_class_images: Count
+    vae_tiling: Switch = False
 
 
 @dataclass(frozen=True)

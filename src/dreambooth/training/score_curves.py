@@ -11,12 +11,12 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from dreambooth.backbones.precision import full_precision
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.settings import check_count
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
-from dreambooth.training.precision import full_precision
 
 log = logging.getLogger(__name__)
 

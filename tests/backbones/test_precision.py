@@ -9,12 +9,12 @@ from commands import train
 from safetensors.torch import load_file
 
 from dreambooth.backbones.cascade import CascadeBackbone
+from dreambooth.backbones.precision import HalvedWeights
 from dreambooth.backbones.stable_diffusion import StableDiffusionBackbone
 from dreambooth.methods.dreambooth import DreamBooth
 from dreambooth.methods.memory import draws_of
 from dreambooth.methods.method import TermPrompts
 from dreambooth.methods.two_terms import TwoTermModule
-from dreambooth.training.precision import HalvedWeights
 
 # These adapters compute with the frozen weights themselves, outside of their layers.
 READ_WEIGHTS = {"boft", "dora", "hira", "shira"}
