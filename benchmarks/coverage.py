@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dreambooth.metrics.columns import interval_of
 from dreambooth.metrics.intervals import ci95_of_share, units
 from dreambooth.reporting.floor import halves
-from dreambooth.reporting.statistics import Scores, difference, estimate
+from dreambooth.reporting.statistics import StudyScores, difference, estimate
 
 SUBJECTS, SEEDS, NUM_PICTURES = (2, 3, 5, 10, 20, 30), (1, 2, 5), 50
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -46,7 +46,7 @@ def shares(rng: np.random.Generator, subjects: int, share: float) -> NDArray[np.
     return rng.binomial(NUM_PICTURES, rates) / NUM_PICTURES
 
 
-def as_scores(means: NDArray[np.float64]) -> Scores:
+def as_scores(means: NDArray[np.float64]) -> StudyScores:
     """As the report reads them; a run's mean stands for its pictures."""
     return {(f"s{s}", str(k)): {("", 0): float(m)} for (s, k), m in np.ndenumerate(means)}
 

@@ -40,10 +40,12 @@ def main(cfg: DictConfig) -> None:
         elif scored == "images":
             score_external(config)
         else:
-            from dreambooth.metrics.loading import scorers_of
+            from dreambooth.metrics.loading import checked_scorers, load_scorers
             from dreambooth.miniature.metricbench import bench, report
 
-            print(report(bench(scorers_of(config["metrics"]), **config["bench"])))
+            loaded = load_scorers(config["metrics"])
+            scorers = checked_scorers(loaded, None, by_choice=True)
+            print(report(bench(scorers, **config["bench"])))
     except ValueError as error:
         sys.exit(f"{error}")
 

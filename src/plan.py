@@ -1,7 +1,7 @@
 """How many subjects, seeds and pictures are enough, from the runs of a pilot.
 
 python src/plan.py sweep=PILOT metric=dino effect=0.03     the cheapest study that finds this effect
-python src/plan.py sweep=DONE                              the effects that a study could have seen
+python src/plan.py sweep=DONE                              the least differences that it finds
 """
 
 import sys
@@ -22,12 +22,12 @@ def main(cfg: DictConfig) -> None:
         given = read(Plan, plain_config(cfg, []))
 
         # Here, because these are slow to import.
-        from dreambooth.reporting.plan import plan_study, what_it_could_see
+        from dreambooth.reporting.plan import detectable_effects, plan_study
         from dreambooth.reporting.report import study_of
 
         study = study_of(given.folders)
         if given.effect is None:
-            print(what_it_could_see(study, given.power, given.metric))
+            print(detectable_effects(study, given.power, given.metric))
         else:
             print(plan_study(study, given.metric, given.effect, given.power))
     except ValueError as error:

@@ -77,7 +77,7 @@ def make_up_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub, "_silent_since", {})
-    monkeypatch.setattr(fetching, "DREAMBENCH", f"file://{folder}/server/main.zip")
+    monkeypatch.setattr(fetching, "DREAMBENCH_URL", f"file://{folder}/server/main.zip")
     monkeypatch.setattr(sources, "LPIPS_URL", f"file://{folder}/server/")
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
     return downloaded

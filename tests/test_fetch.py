@@ -69,7 +69,7 @@ def test_dreambench_is_its_folder_dataset(network, tmp_path):
     assert names == ["dog6/00.jpg", "prompts_and_classes.txt"]
     assert not list(tmp_path.rglob("outside.txt"))
     assert (
-        "is there already: give a new folder" in command("fetch", f"dreambench={folder}").sentence
+        "exists and is not empty: give a new" in command("fetch", f"dreambench={folder}").sentence
     )
 
 

@@ -118,7 +118,7 @@ def test_each_option_changes_the_picture_and_prompts_come_from_a_file(moved, tmp
         drawn.add(picture.pixels.numpy().tobytes())
     assert len(drawn) == 1 + len(options)
     ended = command("generate", *arguments, "image_set=set0", "seed=2")
-    assert "1 of these replace images of an earlier command" in ended.output
+    assert "1 of these replaced earlier images of the same prompt and index" in ended.output
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from dreambooth.methods.fine_tuning import FineTuning
 from dreambooth.methods.method import Method, check_method, check_photos
 from dreambooth.metrics.detail import DetailScorer
 from dreambooth.metrics.evaluation import Scorer
-from dreambooth.metrics.loading import checked, load_scorers
-from dreambooth.metrics.sources import chosen
+from dreambooth.metrics.loading import checked_scorers, load_scorers
+from dreambooth.metrics.sources import metrics_are_chosen
 from dreambooth.runs.building import build, callback_of, partial_of
 from dreambooth.runs.checks import adapter_scale, check_config, check_identifier_differs, check_sr
 from dreambooth.runs.earlier import changed_groups
@@ -102,7 +102,7 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
     check_photos(method, subject, names, backbone)
     _earlier_run(config, names)  # only checked here, for ValueError
     loaded = make(config["metrics"], "metrics", load_scorers)
-    scorers = checked(loaded, subject, by_choice=chosen(config["overrides"]))
+    scorers = checked_scorers(loaded, subject, by_choice=metrics_are_chosen(config["overrides"]))
     return Parts(
         settings=settings,
         method=method,

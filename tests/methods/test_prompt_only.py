@@ -51,7 +51,7 @@ def test_more_images_are_drawn_and_scored_and_the_report_has_its_row(described):
     ended = command("evaluate", f"run={described.folder}", "metrics=oracle")
     assert ended.code == 0, ended.output
     settings = settings_of(described.config)
-    assert label_of({"method": settings["method"]}) == "prompt engineering"
+    assert label_of({"method": settings["method"]}) == "prompt only"
     assert not {"lambda", "class", "identifier", "num_photos"} & settings.keys()
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a run whose encoders cannot be had."""
+"""What happens to a run whose encoders are unavailable."""
 
 import shutil
 
@@ -68,7 +68,7 @@ def test_encoders_that_are_there_score_the_run_by_default(tiny, tmp_path, own, m
     """Their files in place of those of the hubs."""
     words = [text for text in paper(tmp_path / "encoders") if text != "metrics=paper"]
     for module in ("assemble", "launch.checks"):
-        monkeypatch.setattr(f"dreambooth.{module}.chosen", lambda overrides: False)
+        monkeypatch.setattr(f"dreambooth.{module}.metrics_are_chosen", lambda overrides: False)
     ended = train(tiny, tmp_path / "run", *own, *words)
     assert ended.code == 0, ended.output
     assert "dino" in Run.load_finished(tmp_path / "run").read_metrics()

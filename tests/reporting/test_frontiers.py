@@ -6,7 +6,7 @@ import yaml
 from made_up import made_up_sweep
 
 from dreambooth.reporting.figures import write_figures
-from dreambooth.reporting.frontiers import Frontier, Frontiers, frontier_table
+from dreambooth.reporting.frontiers import Frontiers, RunFrontier, frontier_table
 from dreambooth.reporting.report import write_report
 from dreambooth.reporting.scores import Part
 from dreambooth.reporting.study import read_study
@@ -55,7 +55,7 @@ def frontiers_in(sweep, runs):
 def one(tmp_path, **rows):
     sweep = made_up_sweep(tmp_path / "one", axes={"prior.lambda": ("1",)})
     study = frontiers_in(sweep, lambda *_: rows_of(**rows))
-    return study, Frontier.of(study.trials[0])
+    return study, RunFrontier.of(study.trials[0])
 
 
 def test_means_at_equal_fidelity_are_linear_between_the_strengths(tmp_path):

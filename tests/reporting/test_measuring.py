@@ -158,7 +158,7 @@ def test_findings_say_what_agrees_what_does_not_and_what_is_not_settled(tmp_path
     assert cost.verdict == "agrees"
     assert "DINO -0." in cost.sentence
     noun = by_words[
-        "It is not settled whether the correct class noun is more faithful to the subject than none"
+        "It is not settled whether the correct class noun gives more subject fidelity than none"
     ]
     assert noun.verdict == "not settled"
     assert not any("lambda 0, " in f.sentence for f in found if f.table == "class_noun")
@@ -317,7 +317,7 @@ def test_noise_levels_are_compared_in_detail(tmp_path):
     assert found.verdict == "agrees"
     error = compared(table, "sr_layout_error", "SR noise 1e-5", "SR as pretrained")
     assert error.verdict == ""
-    assert error.claim == "fine-tuned SR is more faithful to the subject than pretrained SR"
+    assert error.claim == "fine-tuned SR gives more subject fidelity than pretrained SR"
     assert error.difference.high < 0
 
 

@@ -9,7 +9,7 @@ from dreambooth.assemble import quieten_libraries, subject_of
 from dreambooth.launch.inputs import inputs_of
 from dreambooth.metrics.applications import OUTCOMES, outcome_of
 from dreambooth.metrics.evaluation import PictureSets, Scorer, evaluate
-from dreambooth.metrics.loading import checked, load_scorers
+from dreambooth.metrics.loading import checked_scorers, load_scorers
 from dreambooth.metrics.summaries import summary_of, text_table
 from dreambooth.runs.files import Score
 from dreambooth.runs.pictures import Picture
@@ -30,7 +30,11 @@ class Applications:
 
     @classmethod
     def of(cls, run: Run, application: str) -> Applications:
-        """ValueError if the application is not for the run's subject."""
+        """Load the subject's prompts and the run's scorers.
+
+        `application`: one of APPLICATIONS, or "all" that are for the run's subject. ValueError for
+        one that is not.
+        """
         quieten_libraries()
         run.check_inputs(inputs_of(run.config))
         about = run.config["subject"]
@@ -48,7 +52,7 @@ class Applications:
         scorers, missing = load_scorers(run.config["metrics"])
         if missing is not None:
             print(f"the images are not scored: {missing}")
-        scorers = checked((scorers, missing), subject, by_choice=False)
+        scorers = checked_scorers((scorers, missing), subject, by_choice=False)
         return cls(run, subject, scorers, {name: texts for name, texts in prompts.items() if texts})
 
     def save(self, drawn: Mapping[str, Sequence[Picture]], names: PromptNames) -> None:
@@ -66,7 +70,8 @@ class Applications:
         self, application: str, pictures: Sequence[Picture], names: PromptNames
     ) -> dict[str, Score]:
         """Save what `save` saves of one application; return the summary of its scores."""
-        images, captions = self.run.images, list[str]()
+        images = self.run.images
+        captions: list[str] = []
         images.save(application, pictures)
         summary: dict[str, Score] = {"application": application}
         if self.scorers:

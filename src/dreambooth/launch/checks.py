@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreambooth.distributed.ranks import rank
-from dreambooth.launch.hydra_messages import choices, no_such_setting, sentence_of
+from dreambooth.launch.hydra_messages import choices, hydra_sentence, no_such_setting
 from dreambooth.launch.processes import check_one_node, checked_num_ranks
 from dreambooth.launch.start import compose_sr_stage, plain_config
-from dreambooth.metrics.sources import check_encoders, chosen
+from dreambooth.metrics.sources import check_encoders, metrics_are_chosen
 from dreambooth.runs.cells import affects_result
 from dreambooth.runs.checks import check_config, check_objective, check_writable
 from dreambooth.runs.frontier import frontier_of
@@ -28,16 +28,16 @@ from dreambooth.subjects.dreambench import DreamBench
 from dreambooth.subjects.files import photo_files, read_subject_file
 from dreambooth.subjects.prompts import check_one_word, kind_of_noun, resolve_kind
 
-_NEEDED = (
+_REQUIRED_GROUPS = (
     *("subject", "class", "prior", "identifier", "method", "metrics", "callbacks", "trainer"),
     *("sr", "model", "logger", "launcher"),
 )
-_MISTAKES = (ValueError, HydraException, OmegaConfBaseException)
-_OPEN = ("callbacks", "hydra", "logger", "metrics", "trainer")  # groups that take new keys
+_USER_ERRORS = (ValueError, HydraException, OmegaConfBaseException)
+_EXTENSIBLE_GROUPS = ("callbacks", "hydra", "logger", "metrics", "trainer")  # new keys allowed
 
 
 class Checks(Callback):
-    """Checks the command of a single run; `Folders` has the cells of a sweep checked."""
+    """Checks the command of a single run; `Folders` in sweep.py checks the cells of a sweep."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with refuse():
@@ -67,13 +67,14 @@ def _is_for_slurm(config: DictConfig) -> bool:
 
 
 def _check_weights(cell: dict[str, Any], objective: str | None) -> None:
-    """ValueError without the model's weights, or those of encoders that are needed.
+    """ValueError if the model's weights are unavailable, or encoders that the command requires.
 
-    They are needed if the user has chosen the metrics, or a score as the objective. Without those
-    that the model has chosen, the run goes on; but all servers were asked at once.
+    Encoders are required if the command sets the metrics or the objective. If the metrics are only
+    the model's default, missing encoders are no error: the run is not scored. They are looked for
+    all the same, because this asks all servers at once and remembers those without an answer.
     """
     check_model(cell)
-    needed = chosen(cell["overrides"]) or objective is not None
+    needed = metrics_are_chosen(cell["overrides"]) or objective is not None
     with nullcontext() if needed else suppress(ValueError):
         check_encoders(cell["metrics"])
 
@@ -86,8 +87,8 @@ def refuse() -> Iterator[None]:
     """
     try:
         yield
-    except _MISTAKES as error:
-        sys.exit(sentence_of(error) if rank() == 0 else 1)
+    except _USER_ERRORS as error:
+        sys.exit(hydra_sentence(error) if rank() == 0 else 1)
 
 
 def check_cell(config: DictConfig) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def check_cell(config: DictConfig) -> dict[str, Any]:
     if config.get("stage") != "sr" and execution.run is not None:
         Run.load(Path(execution.run))
         return {}
-    for group in _NEEDED:
+    for group in _REQUIRED_GROUPS:
         if config.get(group) is None:
             raise ValueError(f"{group} is left out: choose from {', '.join(choices(group))}")
     for experiment, key in (("metric_validity", "bench"), ("frontier", "frontier")):
@@ -142,7 +143,7 @@ def check_evaluation(config: Mapping[str, Any]) -> str:
 def check_subject(config: Mapping[str, Any]) -> None:
     """ValueError for missing photos, and for a kind that contradicts the class noun.
 
-    Older runs may have such a kind.
+    Only new commands are checked: older runs may have such a kind.
     """
     subject = config.get("subject")
     if not isinstance(subject, Mapping) or "kind" not in subject:
@@ -212,9 +213,9 @@ def _named(label: str) -> Iterator[None]:
     """Raise what goes wrong as a ValueError that names the cell."""
     try:
         yield
-    except _MISTAKES as error:
+    except _USER_ERRORS as error:
         cell = f"no cell is started, because {label} cannot run: " if label else ""
-        raise ValueError(f"{cell}{sentence_of(error)}") from error
+        raise ValueError(f"{cell}{hydra_sentence(error)}") from error
 
 
 def _canonical(value: Any) -> Any:
@@ -248,7 +249,7 @@ def _check_added(config: DictConfig, overrides: Sequence[str]) -> None:
             parents.append(parents[-1].rpartition(".")[0])
         nodes = [OmegaConf.select(default, parent) for parent in parents if parent]
         has_reader = any(OmegaConf.is_dict(node) and "_target_" in node for node in nodes)
-        open_group = key.partition(".")[0] in _OPEN or key.startswith(
+        open_group = key.partition(".")[0] in _EXTENSIBLE_GROUPS or key.startswith(
             ("launcher.additional_parameters.", "model.sampling.")
         )
         is_group = "." not in key and loader.get_group_options(key.partition("@")[0])

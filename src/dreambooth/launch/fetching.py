@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 from dreambooth.metrics import sources
 from dreambooth.runs.hub import answer_of, problem_of, sources_of, unreachable
 
-DREAMBENCH = "https://github.com/google/dreambooth/archive/refs/heads/main.zip"
+DREAMBENCH_URL = "https://github.com/google/dreambooth/archive/refs/heads/main.zip"
 # By the loaders of diffusers and transformers.
 _READ = {".jinja", ".json", ".txt", ".model", ".safetensors"}
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")  # that open_clip reads
@@ -33,7 +33,7 @@ class Download:
 def fetch(config: Mapping[str, Any]) -> None:
     """Download the model, the encoders of the metrics and DreamBench, if the config has them.
 
-    ValueError if it has none of them, or if one cannot be had; then nothing is downloaded.
+    ValueError if it has none of them, or if one is unavailable; then nothing is downloaded.
     """
     downloads = [*_of_model(config.get("model")), *_of_encoders(config.get("metrics"))]
     if config["dreambench"] is not None:
@@ -140,13 +140,13 @@ def _dreambench(folder: Path) -> Download:
     """DreamBench from its authors' repository. ValueError if the folder is in use."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
-            f"dreambench={folder} is there already: give a new folder, or an empty one"
+            f"dreambench={folder} exists and is not empty: give a new or an empty folder"
         )
 
     def get() -> Path:
         with tempfile.TemporaryDirectory() as temporary:
             archive = Path(temporary, "dreambench.zip")
-            _save(DREAMBENCH, archive)
+            _save(DREAMBENCH_URL, archive)
             with zipfile.ZipFile(archive) as opened:
                 for entry in opened.infolist():
                     _, _, inside = entry.filename.partition("/dataset/")
@@ -157,7 +157,7 @@ def _dreambench(folder: Path) -> Download:
                     target.write_bytes(opened.read(entry))
         return folder
 
-    return Download("DreamBench", _length(DREAMBENCH, "github.com"), get)
+    return Download("DreamBench", _length(DREAMBENCH_URL, "github.com"), get)
 
 
 def _length(url: str, server: str) -> int | None:

@@ -41,8 +41,6 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
     run = replace(run, config=with_batch_size(run.config, batch_size))
     subject = subject_of(run.config)
     scorers = scorers_of(config["metrics"], subject)
-    if not scorers:
-        raise ValueError("metrics=none scores nothing: choose metrics=miniature or metrics=paper")
     model = load_finished_model(run)
     method: Method = build(run.config["method"]["tuning"], "method.tuning")
     set_strength = strength_setter(
@@ -71,10 +69,8 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
             set_strength(g)
             drawn[g] = {name: model.draw(of_set, model.sampling) for name, of_set in jobs.items()}
             run.images.save(f"frontier-{g:g}", [p for of_set in drawn[g].values() for p in of_set])
-            sets = PictureSets(
-                subject, names.identifier, drawn[g]["prompts"], drawn[g]["class"],
-                in_text=names.in_text,
-            )  # fmt: skip
+            pictures = (drawn[g]["prompts"], drawn[g]["class"])
+            sets = PictureSets(subject, names.identifier, *pictures, in_text=names.in_text)
             scored = evaluate(scorers, sets, seed).rows
             scored += _changes(scorers, drawn[g]["unrelated"], drawn[0]["unrelated"], seed)
             rows += [{"strength": g, **row} for row in scored]

@@ -67,7 +67,10 @@ def draw_more(config: Mapping[str, Any]) -> None:
     for path in run.images.save(wanted.image_set, pictures):
         print(path)
     if replaced:
-        print(f"{replaced} of these replace images of an earlier command; image_set= keeps both")
+        print(
+            f"{replaced} of these replaced earlier images of the same prompt and index; "
+            "to keep both, give another image_set"
+        )
     print(f"contact sheet: {run.images.save_contact_sheet(wanted.image_set, pictures)}")
 
     def recipe(picture: Picture) -> str:
@@ -128,7 +131,7 @@ def _print_recipe(pictures: list[Picture], recipes: list[str]) -> None:
     """Print the recipe of the first picture, and the lines in which those of the others differ."""
     if not recipes[0]:
         return
-    print("\nThe first image with plain diffusers (to 1 of 255, after a run in float32):\n")
+    print("\nThe first image with plain diffusers (pixels within 1/255, after a run in float32):\n")
     print(recipes[0])
     if len(recipes) > 1:
         print("\nThe others have the same recipe with their prompts and these seeds:")

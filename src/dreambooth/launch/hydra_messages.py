@@ -31,16 +31,16 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     def wrapped() -> Any:
         if os.environ.get(_FULL_ERROR) == "1":
             return main()
-        sys.argv[1:] = _replaced(sys.argv[1:])
-        if mistake := _unknown_option(sys.argv[1:]) or _given_twice(sys.argv[1:]):
+        sys.argv[1:] = _without_replaced(sys.argv[1:])
+        if mistake := _option_message(sys.argv[1:]) or _given_twice_message(sys.argv[1:]):
             sys.exit(mistake)
         os.environ[_FULL_ERROR] = "1"
         try:
             return main()
         except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(sentence_of(error))
+            sys.exit(hydra_sentence(error))
         except (ValueError, TypeError, AssertionError, AttributeError) as error:
-            if _in_a_run(error) or not (sentence := _of_choices()):
+            if _in_a_run(error) or not (sentence := _choice_message()):
                 raise
             sys.exit(sentence)
         finally:
@@ -49,8 +49,8 @@ def one_sentence(main: Callable[[], Any]) -> Callable[[], Any]:
     return wrapped
 
 
-def _replaced(words: Sequence[str]) -> list[str]:
-    """The words of a command, without those before "--" whose setting is given again after it.
+def _without_replaced(words: Sequence[str]) -> list[str]:
+    """Drop the settings before "--" that are given again after it.
 
     The scripts of sweeps/ thus have settings of their own that their user replaces.
     """
@@ -66,7 +66,7 @@ def _key(text: str) -> str:
     return text.lstrip("+").partition("=")[0]
 
 
-def _unknown_option(words: Sequence[str]) -> str:
+def _option_message(words: Sequence[str]) -> str:
     """A sentence for the first word without a key, or with a dash that is no option of Hydra."""
     known = get_args_parser()._option_string_actions
     for text in words:
@@ -85,7 +85,7 @@ def _is_training() -> bool:
     return Path(sys.argv[0]).stem == "train"
 
 
-def _given_twice(words: Sequence[str]) -> str:
+def _given_twice_message(words: Sequence[str]) -> str:
     """A sentence for the first setting that is given with two values; Hydra takes the last."""
     given: dict[str, str] = {}
     for text in words:
@@ -102,8 +102,8 @@ def _in_a_run(error: Exception) -> bool:
     return any(frame.name == "run_job" for frame in traceback.extract_tb(error.__traceback__))
 
 
-def _of_choices() -> str:
-    """A sentence for the first choice of a group on the command line that is no word."""
+def _choice_message() -> str:
+    """A sentence for the first choice of a group that is no string, as in class=1; "" if none."""
     for text in sys.argv[1:]:
         if "=" in text.strip("=") and (options := choices(assignment(text).key)):
             values = OverridesParser.create().parse_override(text).value()
@@ -123,13 +123,13 @@ def _conf() -> Path:
     return Path(sys.argv[0]).resolve().parents[1] / "conf"
 
 
-def sentence_of(error: Exception) -> str:
-    """One sentence for an error of Hydra, of OmegaConf, or of ours."""
+def hydra_sentence(error: Exception) -> str:
+    """One sentence for an error of Hydra or OmegaConf; the message of any other error."""
     text = str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return text
     if isinstance(error, OverrideParseException):
-        return _of_spelling(error.override)
+        return _spelling_message(error.override)
     if isinstance(error, MissingConfigException) and error.options:
         given = str(error.missing_cfg_file)
         groups = (given[:i] for i, c in enumerate(given) if c == "/")
@@ -172,7 +172,7 @@ def no_such_setting(key: str, config: Any = None) -> str:
         return f"{key} has no choices here: give {parts or f'{key}=... without a group'}"
     if near := nearest(key, known):
         return f"there is no setting {key}: did you mean {near}?"
-    *_, parent = ("", *(k for k in known if key.startswith(f"{k}.")))
+    parent = max((k for k in known if key.startswith(f"{k}.")), key=len, default="")
     here = [k for k in known if k.rpartition(".")[0] == parent]
     where = f"{parent} has" if parent else "there are"
     return f"there is no setting {key}: {where} {', '.join(k.rpartition('.')[2] for k in here)}"
@@ -215,7 +215,7 @@ def _listed(choice: str, options: Any) -> str:
     return ", ".join(options) + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def _of_spelling(override: str) -> str:
+def _spelling_message(override: str) -> str:
     """The right spelling of an override that Hydra's parser does not take."""
     key, equals, value = (part.strip() for part in override.partition("="))
     if not equals:

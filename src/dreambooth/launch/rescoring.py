@@ -36,7 +36,7 @@ def score_again(config: Mapping[str, Any]) -> None:
         )
     run.check_inputs(inputs_of(run.config))
     subject = subject_of(run.config)
-    scorers = _not_empty(scorers_of(config["metrics"], subject))
+    scorers = scorers_of(config["metrics"], subject)
     pairs = ("restored", "originals") if run.images.has("restored") else ()
     pictures = [run.images.read(name) for name in ("prompts", "class", *pairs)]
     names = PromptNames(**run.read_names())
@@ -70,7 +70,7 @@ def score_external(config: Mapping[str, Any]) -> None:
         )
     identifier = str(config["identifier"]["text"] or "")
     subject = subject_of(config)
-    scorers = _not_empty(scorers_of(config["metrics"], subject))
+    scorers = scorers_of(config["metrics"], subject)
     sets = PictureSets(subject, identifier, *read_external(images, subject, identifier))
     about = {key: config[key] for key in ("subject", "metrics", "logger")}
     about |= {"method": "external", "images": str(images), "identifier": identifier}
@@ -85,9 +85,3 @@ def score_external(config: Mapping[str, Any]) -> None:
             run.write_metrics(scores.metrics)
             publish(loggers_of(config, run), scores.metrics, scores.rows, sets.scored)
     print_sweep_table(run.folder.parent)
-
-
-def _not_empty(scorers: list[Any]) -> list[Any]:
-    if not scorers:
-        raise ValueError("metrics=none scores nothing: choose metrics=miniature or metrics=paper")
-    return scorers

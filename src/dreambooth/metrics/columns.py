@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dreambooth.metrics.intervals import ci95, ci95_of_share, pseudo_values, units
 from dreambooth.runs.files import Score
 
-Picture = tuple[str, int]  # template of the prompt, index
+PictureKey = tuple[str, int]  # template of the prompt, index
 
 # metric -> (image set, column of scores.csv); for other metrics, prompts and the metric's name
 _COLUMNS = {
@@ -27,7 +27,7 @@ _COLUMNS = {
     "unrelated_change": ("unrelated", "unrelated_change"),
 }
 _MEANS_OVER_PAIRS = ("diversity",)
-_COSINES = ("dino", "clip_i", "clip_t", "pres", "copy", "sr_dino", "sr_ssim")
+_FROM_MINUS_1_TO_1 = ("dino", "clip_i", "clip_t", "pres", "copy", "sr_dino", "sr_ssim")
 _FROM_0_TO_1 = (
     *("identity", "drift", "clean", "class_accuracy", "context_accuracy"),
     *("asked", "kept", "both", "copied", "copied_null"),
@@ -45,7 +45,7 @@ class Range(NamedTuple):
 
 def range_of(metric: str) -> Range | None:
     """The range of a metric's values; None for a metric that is not known here."""
-    if metric in _COSINES:
+    if metric in _FROM_MINUS_1_TO_1:
         return Range(-1, 1)
     if metric in _FROM_0_TO_1:
         return Range(0, 1)
@@ -59,10 +59,10 @@ def image_set_of(metric: str) -> str:
     return _COLUMNS.get(metric, ("prompts", ""))[0]
 
 
-def scores_of(rows: Iterable[Mapping[str, Score]], metric: str) -> dict[Picture, float]:
-    """The scores of a metric's pictures."""
+def scores_of(rows: Iterable[Mapping[str, Score]], metric: str) -> dict[PictureKey, float]:
+    """The score of each picture that a metric is computed on; pictures without one are left out."""
     image_set, column = _COLUMNS.get(metric, (image_set_of(metric), metric))
-    scores: dict[Picture, float] = {}
+    scores: dict[PictureKey, float] = {}
     for row in rows:
         value = row.get(column)
         if row["set"] == image_set and isinstance(value, float | int):
@@ -70,20 +70,20 @@ def scores_of(rows: Iterable[Mapping[str, Score]], metric: str) -> dict[Picture,
     return scores
 
 
-def is_mean_of(scores: Mapping[Picture, float], value: float) -> bool:
+def is_mean_of(scores: Mapping[PictureKey, float], value: float) -> bool:
     """Whether a recorded mean is that of these scores, up to what files round."""
     mean = sum(scores.values()) / len(scores) if scores else math.nan
     return math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-5)
 
 
-def independent_scores(scores: Mapping[Picture, float], metric: str) -> dict[Picture, float]:
+def independent_scores(scores: Mapping[PictureKey, float], metric: str) -> dict[PictureKey, float]:
     """Scores whose spread is that of their mean: pseudo-values in place of means over pairs."""
     if metric not in _MEANS_OVER_PAIRS or len(scores) < 3:
         return dict(scores)
     return dict(zip(scores, pseudo_values(list(scores.values())).tolist(), strict=True))
 
 
-def units_of_run(scores: Mapping[Picture, float]) -> tuple[str, NDArray[np.float64]]:
+def units_of_run(scores: Mapping[PictureKey, float]) -> tuple[str, NDArray[np.float64]]:
     """The independent units of one run's mean, and a value for each: its prompts, or the pictures
     of its only prompt."""
     by_prompt: dict[str, list[float]] = {}

@@ -20,11 +20,11 @@ class PictureSets:
 
     subject: Subject
     identifier: str
-    prompts: Sequence[Picture]  # the subject, drawn from its evaluation prompts
-    class_prompts: Sequence[Picture]  # the class, drawn from the class prompt
+    prompts: Sequence[Picture]  # images of the subject, one or more of each evaluation prompt
+    class_prompts: Sequence[Picture]  # images of the class prompt
     restored: Sequence[Picture] = ()  # photos that were shrunk and enlarged again
     originals: Sequence[Picture] = ()  # the original of each restored photo
-    # What stands for the identifier in the text of CLIP-T.
+    # What replaces the identifier in the text of CLIP-T; "": nothing, it is left out.
     in_text: str = field(default="", kw_only=True)
 
     @property

@@ -1,4 +1,4 @@
-"""The scorers of the group `metrics`, and what becomes of a run whose encoders cannot be had."""
+"""The scorers of the group `metrics`, and what happens if their encoders are unavailable."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from dreambooth.runs.building import build, problems_of
 from dreambooth.subjects.subject import Subject
 
 Loaded = tuple[Sequence[Scorer], UnavailableError | None]
-"""Scorers, or none and why their encoders cannot be had."""
+"""Scorers and None; or none, and why their encoders are unavailable."""
 
 
 def load_scorers(metrics: Mapping[str, Any], key: str = "metrics") -> Loaded:
@@ -30,15 +30,18 @@ def load_scorers(metrics: Mapping[str, Any], key: str = "metrics") -> Loaded:
 
 
 def scorers_of(metrics: Mapping[str, Any], subject: Subject | None = None) -> list[Scorer]:
-    """The scorers, which must be there and fit the subject. ValueError otherwise."""
-    return checked(load_scorers(metrics), subject, by_choice=True)
+    """Load scorers. ValueError for none, for one that is unavailable or cannot score `subject`."""
+    scorers = checked_scorers(load_scorers(metrics), subject, by_choice=True)
+    if not scorers:
+        raise ValueError("metrics=none scores nothing: choose metrics=miniature or metrics=paper")
+    return scorers
 
 
-def checked(loaded: Loaded, subject: Subject | None, by_choice: bool) -> list[Scorer]:
-    """The scorers, which fit the subject. ValueError otherwise.
+def checked_scorers(loaded: Loaded, subject: Subject | None, by_choice: bool) -> list[Scorer]:
+    """Return the scorers after checking that they can score `subject`. ValueError otherwise.
 
-    If their encoders cannot be had, this is an error where the metrics are the user's choice.
-    Where they are the model's default, there are none.
+    If their encoders are unavailable: UnavailableError if `by_choice` (the user set the metrics),
+    else [] (the metrics are the model's default).
     """
     scorers, missing = loaded
     if missing is not None and by_choice:

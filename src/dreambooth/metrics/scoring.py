@@ -3,6 +3,7 @@
 Each encoder sees each picture once; all scores are computed from the features.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -165,15 +166,13 @@ class FidelityScorer:
     def _null(self, subject: Subject, real: Tensor) -> Metric:
         """`copied` of photos of the subject that no training saw, or of each photo left out."""
         if subject.held_out is None:
-            closer, of = (
-                copied_of_unseen(real),
-                "each of the subject's photos, left out of the others",
-            )
+            closer = copied_of_unseen(real)
+            photos = "each of the subject's photos, left out of the others"
         else:
             unseen = to_uint8(subject.held_out(subject.originals()[0].shape[-1]))
             closer = copied_of_unseen(real, self.dino.images(unseen))
-            of = f"{len(unseen)} photos of the subject that no training saw"
-        protocol = f"copied of {of}; {self.dino.protocol}"
+            photos = f"{len(unseen)} photos of the subject that no training saw"
+        protocol = f"copied of {photos}; {self.dino.protocol}"
         values = closer[~closer.isnan()].tolist()
         return Metric(pooled_mean([values]), len(values), protocol, ci95_of_share(values))
 
@@ -202,7 +201,8 @@ class FidelityScorer:
 
 def sizes(images: Sequence[Tensor]) -> str:
     """The smallest and largest width x height of images (3, H, W): "64x64 px"."""
-    by_area = sorted({image.shape[:0:-1] for image in images}, key=lambda size: size[0] * size[1])
+    all_sizes = {(image.shape[2], image.shape[1]) for image in images}
+    by_area = sorted(all_sizes, key=lambda size: size[0] * size[1])
     ends = [f"{width}x{height}" for width, height in dict.fromkeys([by_area[0], by_area[-1]])]
     return " to ".join(ends) + " px"
 
@@ -211,5 +211,6 @@ def _rows(columns: dict[str, Tensor], count: int) -> list[Row]:
     """One row for each image, with None in place of NaN."""
     values = {name: column.tolist() for name, column in columns.items()}
     return [
-        {name: (v[i] if v[i] == v[i] else None) for name, v in values.items()} for i in range(count)
+        {name: None if math.isnan(v[i]) else v[i] for name, v in values.items()}
+        for i in range(count)
     ]

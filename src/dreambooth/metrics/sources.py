@@ -1,4 +1,4 @@
-"""Where the weights of the encoders come from, and why they cannot be had. It imports no torch."""
+"""Where the weights of the encoders come from, and why some are unavailable. Imports no torch."""
 
 import os
 import re
@@ -26,7 +26,7 @@ LPIPS_URL = "https://download.pytorch.org/models/"
 
 @dataclass(frozen=True)
 class Source:
-    """The weights of an encoder: what they are, and what a user gives if they cannot be had."""
+    """The weights of an encoder: what they are, and what a user gives if they are unavailable."""
 
     title: str
     remedy: str
@@ -36,13 +36,13 @@ class Source:
         return f"{self.title} cannot be used ({short}): give {self.remedy}"
 
 
-def chosen(overrides: Sequence[str]) -> bool:
-    """Whether the command line says anything of the metrics."""
+def metrics_are_chosen(overrides: Sequence[str]) -> bool:
+    """Whether the overrides of a command set the metrics; else they are the model's default."""
     return any(re.match(r"metrics\b", assignment(text).key) for text in overrides)
 
 
 def check_encoders(metrics: Mapping[str, Any] | None) -> None:
-    """ValueError that names all encoders of the group `metrics` whose weights cannot be had."""
+    """ValueError that names all encoders of the group `metrics` whose weights are unavailable."""
     with ThreadPoolExecutor() as pool:  # several servers without an answer take the time of one
         found = pool.map(lambda entry: _ABSENCES[entry["_target_"]](entry), _encoders(metrics))
         if refusals := [refusal for refusal in found if refusal]:
@@ -56,7 +56,7 @@ def _encoders(settings: Any) -> list[Mapping[str, Any]]:
     return own + [entry for value in settings.values() for entry in _encoders(value)]
 
 
-def dino(pretrained: str | Path) -> Source:
+def dino_source(pretrained: str | Path) -> Source:
     return Source(
         f"the DINO encoder {str(pretrained)!r}",
         "metrics.fidelity.dino.pretrained=/path/to/folder, a ViT as transformers saves it "
@@ -64,7 +64,7 @@ def dino(pretrained: str | Path) -> Source:
     )
 
 
-def clip(model: str | Path, pretrained: str | Path) -> Source:
+def clip_source(model: str | Path, pretrained: str | Path) -> Source:
     is_folder = Path(model).expanduser().is_dir()
     return Source(
         f"the CLIP encoder {str(model)!r}" + ("" if is_folder else f" {str(pretrained)!r}"),
@@ -73,7 +73,7 @@ def clip(model: str | Path, pretrained: str | Path) -> Source:
     )
 
 
-def lpips(net: str, backbone: str | Path | None) -> Source:
+def lpips_source(net: str, backbone: str | Path | None) -> Source:
     place = lpips_file(net)
     return Source(
         f"the LPIPS backbone {Path(backbone).expanduser() if backbone else place}",
@@ -115,7 +115,7 @@ def _dino_absence(settings: Mapping[str, Any]) -> str:
     if not (problem := problem_of(pretrained)):
         return ""
     reason = f"no folder {folder.absolute()}, {absence_from_hub(pretrained, problem)}"
-    return dino(pretrained).refusal(reason)
+    return dino_source(pretrained).refusal(reason)
 
 
 def _clip_absence(settings: Mapping[str, Any]) -> str:
@@ -125,7 +125,7 @@ def _clip_absence(settings: Mapping[str, Any]) -> str:
         return ""
     if is_cached(repository, "open_clip_config.json") or not (problem := problem_of(repository)):
         return ""
-    return clip(model, pretrained).refusal(absence_from_hub(repository, problem))
+    return clip_source(model, pretrained).refusal(absence_from_hub(repository, problem))
 
 
 def _lpips_absence(settings: Mapping[str, Any]) -> str:
@@ -134,7 +134,7 @@ def _lpips_absence(settings: Mapping[str, Any]) -> str:
         return ""
     if not (problem := unreachable_lpips(net)):
         return ""
-    return lpips(net, None).refusal(f"there is no such file, and {problem}")
+    return lpips_source(net, None).refusal(f"there is no such file, and {problem}")
 
 
 _ABSENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -27,7 +27,7 @@ def load_vit(pretrained: str | Path) -> Any:
     """Load a ViT in the transformers layout, by its folder or its Hugging Face id."""
     from transformers import PretrainedConfig, ViTModel
 
-    with _one_sentence(sources.dino(pretrained)):
+    with _one_sentence(sources.dino_source(pretrained)):
         folder = Path(pretrained).expanduser()
         if not folder.exists():
             files = ["config.json", "model.safetensors", "pytorch_model.bin"]
@@ -51,7 +51,7 @@ def load_clip(
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
     folder, file = Path(model).expanduser(), Path(pretrained).expanduser()
-    with _one_sentence(sources.clip(model, pretrained)):
+    with _one_sentence(sources.clip_source(model, pretrained)):
         name, weights = str(model).replace("/", "-"), str(file)
         tag: dict[str, Any] = {}
         if folder.is_dir():
@@ -81,7 +81,7 @@ def load_lpips(net: str, backbone: str | Path | None) -> nn.Module:
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     file = Path(backbone).expanduser() if backbone else hub_file
-    with _one_sentence(sources.lpips(net, backbone)):
+    with _one_sentence(sources.lpips_source(net, backbone)):
         if not file.exists():
             if backbone:
                 raise FileNotFoundError("there is no such file")

@@ -42,7 +42,7 @@ def judge(tables: Sequence[Table]) -> list[Table]:
 
 
 def claims_in(tables: Sequence[Table]) -> int:
-    """How many claims have a verdict, be it that they cannot be judged."""
+    """The number of claims that have a verdict, "cannot be judged" included."""
     return sum(bool(one.verdict) for table in tables for one in table.comparisons)
 
 

@@ -17,18 +17,18 @@ def costs(trials: Sequence[Trial]) -> list[tuple[str, str]]:
     seconds: Counter[str] = Counter()
     for provenance in known:
         seconds.update(provenance.get("seconds", {}))
-    costs = []
+    found = []
     if seconds:
         parts = [f"{name.replace('_', ' ')} {_hours(s)}" for name, s in seconds.most_common()]
         total = f"{_hours(sum(seconds.values()))} ({', '.join(parts)})"
-        costs.append(("time of all runs", f"{total}; energy was not measured"))
+        found.append(("time of all runs", f"{total}; energy was not measured"))
     for key, name in (
         ("peak_memory_bytes", "peak memory of a run"),
         ("peak_gpu_memory_bytes", "peak GPU memory of a run"),
     ):
         if peaks := [provenance[key] for provenance in known if key in provenance]:
-            costs.append((name, f"{max(peaks) / 1e9:.2f} GB at most"))
-    return costs
+            found.append((name, f"{max(peaks) / 1e9:.2f} GB at most"))
+    return found
 
 
 def trained_parameters(study: Study) -> dict[str, int]:

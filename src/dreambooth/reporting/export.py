@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dreambooth.reporting.costs import costs
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import by_verdict, p_in_words
+from dreambooth.reporting.settings import leaves
 from dreambooth.reporting.study import Study
 from dreambooth.reporting.tables import OVER, VERDICTS, Entry, Finding, Table, TableRow
 from dreambooth.runs.files import Score, csv_of, write_atomically
@@ -237,7 +237,7 @@ def _sources(study: Study) -> list[str]:
     """List the recorded provenance, each value with its number of runs, the costs and commands."""
     counts: dict[str, dict[str, int]] = {}
     for trial in study.trials:
-        for key, value in _leaves(trial.provenance):
+        for key, value in leaves(trial.provenance):
             if key.startswith(("git.", "code", "versions.", "hardware.")):
                 of_key = counts.setdefault(key, {})
                 of_key[str(value)] = of_key.get(str(value), 0) + 1
@@ -248,16 +248,6 @@ def _sources(study: Study) -> list[str]:
     lines += [f"- {name}: {text}" for name, text in costs(study.trials)]
     commands = dict.fromkeys(_code(t.command) for t in study.trials)
     return [*lines, *(f"- {command}" for command in commands)]
-
-
-def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            leaves += _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
-    return leaves
 
 
 def _caption(table: Table) -> str:

@@ -61,7 +61,7 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
         heading = HEADINGS["copied_excess"]
         columns.insert(-1, Column("copied_excess", heading.text, heading.better, _EXCESS))
     if any(reader.scores(cell.finished, "identity") for cell in cells):
-        protocol = "identity, of the prompts with a context only"
+        protocol = "identity, of the prompts that ask for a context and nothing else"
         columns.insert(1, Column("identity", "identity in contexts", "higher", protocol))
     if not columns:
         return None
@@ -82,13 +82,13 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
         "The paper names three limitations: the prompted context does not appear (context), the "
         "subject's appearance changes with the context (identity in contexts), and pictures "
         "resemble the training photos (copied: the share of pictures that are nearer to a photo "
-        "than any two photos are to each other). It gives no values. Photos of the subject that no "
-        "training saw are such too: only the excess over their share shows copying.",
+        "than any two photos are to each other). It gives no values. Unseen photos of the subject "
+        "resemble the training photos too, so only a share above theirs shows copying.",
         *units_in_words(cells, rows),
     ]
     if not has_excess and any(column.key == "copied" for column in columns):
         notes.append("These runs have no such share: python src/evaluate.py run=DIR measures it.")
-    source = "figure on limitations of the paper (pictures only)"
+    source = "the paper's figure of limitations (pictures only)"
     return _table("limitations", "Limitations", source, part, columns, rows, notes)
 
 
@@ -117,7 +117,7 @@ def limitations_by_context(part: Part, reader: ScoreReader) -> Table | None:
         "is asked for together with a style and from behind, which costs identity and DINO too.",
         *units_in_words(cells, rows),
     ]
-    source = "figure on limitations of the paper (pictures only)"
+    source = "the paper's figure of limitations (pictures only)"
     title = "Limitations, by the context that is asked for"
     return _table("limitations_by_context", title, source, part, columns, rows, notes)
 

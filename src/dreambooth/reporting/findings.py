@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -82,7 +83,7 @@ def over(result: Difference | Estimate) -> str:
 
 def p_in_words(p: float) -> str:
     """ "p = 0.012"; "no p" for NaN."""
-    if p != p:
+    if math.isnan(p):
         return "no p"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
@@ -115,7 +116,7 @@ def _value(comparison: Comparison) -> str:
     """ "PRES -0.171 (-0.200 to -0.150, p = 0.012; the paper -0.171)"."""
     heading = HEADINGS.get(comparison.metric, Heading(comparison.metric)).text
     d = comparison.difference
-    p = "" if d.p_holm != d.p_holm else f", {p_in_words(d.p_holm)}"
+    p = "" if math.isnan(d.p_holm) else f", {p_in_words(d.p_holm)}"
     paper = "" if comparison.paper is None else f"; the paper {comparison.paper:+.3f}"
     return f"{heading} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}{p}{paper})"
 

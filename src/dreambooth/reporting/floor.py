@@ -1,8 +1,9 @@
 """The A/A floor: how far trainings of one setting differ by their seed alone.
 
 A difference between settings means nothing until it is larger than that between two seeds of one
-setting. `benchmarks/floor.py` measures the floor of a model from a study with several
-seeds and writes floors/MODEL.json; without that file no floor is known.
+setting. The floor is a standard deviation. `python benchmarks/floor.py SWEEP COMMAND` measures that
+of a model from a study with several seeds and writes floors/MODEL.json; without that file no floor
+is known.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dreambooth.reporting.scores import HEADINGS, ScoreReader, shared_protocol
-from dreambooth.reporting.statistics import Scores, difference
+from dreambooth.reporting.statistics import StudyScores, difference
 from dreambooth.reporting.study import Cell, Study
 
 FLOORS = Path(__file__).parent / "floors"
@@ -63,7 +64,7 @@ def tests_below(
     return sum(p < 0.05 for p in found), len(found)
 
 
-def halves(scores: Scores) -> tuple[Scores, Scores]:
+def halves(scores: StudyScores) -> tuple[StudyScores, StudyScores]:
     """The first and the second of each two seeds of a subject, named alike so that they pair."""
     seeds: dict[str, list[str]] = {}
     for subject, seed in sorted(scores):

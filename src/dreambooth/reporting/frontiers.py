@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Frontier:
+class RunFrontier:
     """The scores of one run at each strength, in order."""
 
     strengths: Floats  # (G,)
@@ -50,7 +50,7 @@ class Frontier:
     num_images: int
 
     @classmethod
-    def of(cls, trial: Trial) -> Frontier | None:
+    def of(cls, trial: Trial) -> RunFrontier | None:
         """The frontier of a run; None if it was not drawn, or has no measure of fidelity."""
         rows = trial.run.read_frontier()
         strengths = sorted({float(row["strength"] or 0) for row in rows})
@@ -70,7 +70,7 @@ class Frontier:
         """Metric -> its mean at each strength."""
         return {metric: of_units.mean(0) for metric, of_units in self.scores.items()}
 
-    def resampled(self, rng: np.random.Generator) -> Frontier:
+    def resampled(self, rng: np.random.Generator) -> RunFrontier:
         """A bootstrap sample of the units, the same for all metrics of the same units."""
         drawn: dict[tuple[str, int], NDArray[np.int64]] = {}
         scores = {}
@@ -79,7 +79,7 @@ class Frontier:
             if key not in drawn:
                 drawn[key] = rng.integers(len(of_units), size=len(of_units))
             scores[metric] = of_units[drawn[key]]
-        return Frontier(self.strengths, scores, self.num_images)
+        return RunFrontier(self.strengths, scores, self.num_images)
 
     def dense(self, metric: str) -> Floats:
         """The means of a metric with points between the strengths."""
@@ -123,7 +123,7 @@ def _by_unit(scores: Mapping[tuple[str, int], float], metric: str) -> dict[objec
 class Frontiers:
     """The frontiers of a study's cells, and the fidelity at which they are compared."""
 
-    of_cells: Mapping[str, Mapping[tuple[str, str], Frontier]]  # Cell.key -> (subject, seed)
+    of_cells: Mapping[str, Mapping[tuple[str, str], RunFrontier]]  # Cell.key -> (subject, seed)
     fidelity: str  # the metric: identity or dino
     against: Sequence[str]  # the metrics that fidelity costs
     level: float  # the fidelity that every run reaches, rounded down to 0.01
@@ -133,7 +133,7 @@ class Frontiers:
         """None if no run of the study has a frontier."""
         of_cells = {}
         for cell in study.cells:
-            found = {(t.subject, t.seed): Frontier.of(t) for t in cell.finished}
+            found = {(t.subject, t.seed): RunFrontier.of(t) for t in cell.finished}
             of_cells[cell.key] = {run: f for run, f in found.items() if f is not None}
         every = [frontier for runs in of_cells.values() for frontier in runs.values()]
         if not every:
@@ -147,7 +147,10 @@ class Frontiers:
         return cls(of_cells, fidelity, list(filter(None, against)), math.floor(level * 100) / 100)
 
     def values(self, cell: str, number: str) -> dict[tuple[str, str], dict[tuple[str, int], float]]:
-        """A number of each run of a cell, as the statistics take scores of pictures."""
+        """One number of each run of a cell, in the form in which the statistics take scores.
+
+        `number`: "area METRIC", "at METRIC" or "at strength", as the keys of the table's columns.
+        """
         return {
             run: {("", 0): value}
             for run, frontier in self.of_cells[cell].items()
@@ -173,7 +176,7 @@ class Frontiers:
     def compare(self, a: str, b: str, number: str) -> Difference | None:
         return difference(self.values(a, number), self.values(b, number))
 
-    def _value(self, frontier: Frontier, number: str) -> float | None:
+    def _value(self, frontier: RunFrontier, number: str) -> float | None:
         kind, _, metric = number.partition(" ")
         if kind == "area":
             return frontier.area(self.fidelity, metric)
@@ -194,14 +197,14 @@ def frontier_table(part: Part) -> Table | None:
             found = frontiers.estimate(cell.key, column.key)
             entries[column.key] = Entry(found, None, remark(cell, _metric_of(column), found))
         rows.append(TableRow(cell.key, cell.label, entries))
-    comparisons = [
-        Comparison(column.key, a.key, b.key, d, None, "", sentence)
-        for a, b in _pairs(cells)
-        for column in columns
-        if not any(has_wrong_class_prompt(cell, _metric_of(column)) for cell in (a, b))
-        if (d := frontiers.compare(a.key, b.key, column.key)) and not math.isnan(d.low)
-        for sentence in [f"{a.label} - {b.label}: {column.heading} {with_interval(d)}"]
-    ]
+    comparisons = []
+    for (a, b), column in product(_pairs(cells), columns):
+        if any(has_wrong_class_prompt(cell, _metric_of(column)) for cell in (a, b)):
+            continue
+        d = frontiers.compare(a.key, b.key, column.key)
+        if d is not None and not math.isnan(d.low):
+            sentence = f"{a.label} - {b.label}: {column.heading} {with_interval(d)}"
+            comparisons.append(Comparison(column.key, a.key, b.key, d, None, "", sentence))
     notes = [
         f"{HEADINGS[frontiers.fidelity].text} {frontiers.level:.2f} is the highest that every run "
         "here reaches at some strength of its training (python src/evaluate.py "

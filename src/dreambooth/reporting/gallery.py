@@ -81,7 +81,7 @@ def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery
 
 
 def command_of(trial: Trial, sample: Sample) -> str:
-    """Return the command that draws a picture again, to 1 of 255; "" if there is none.
+    """Return the command that draws a picture again (each pixel within 1/255); "" if there is none.
 
     Only pictures that a finished run with weights has drawn can be drawn again: not photos, their
     enlargements, or images of other systems.

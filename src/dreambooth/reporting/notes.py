@@ -85,8 +85,8 @@ def units_in_words(cells: Sequence[Cell], rows: Sequence[TableRow]) -> list[str]
     shares = [e for row in rows for key in _SHARES if (e := row.entries.get(key, Entry()).estimate)]
     if any(e.num_subjects < _FEW and min(e.mean, 1 - e.mean) < 0.1 for e in shares):
         notes.append(
-            "Of shares near 0 or 1 over few subjects, an interval is wider than it needs to be and "
-            "that of the difference of two is too narrow (docs/statistics.md)."
+            "For shares near 0 or 1 and few subjects, the intervals of means are too wide, and "
+            "those of differences too narrow (docs/statistics.md)."
         )
     return notes
 
@@ -94,14 +94,14 @@ def units_in_words(cells: Sequence[Cell], rows: Sequence[TableRow]) -> list[str]
 def _few(units: int) -> str:
     if units == 2:
         return (
-            " Of two, an interval holds the truth in 95 % of studies only if they scatter "
-            "normally, less if skewed and far less for a difference of shares; a test finds almost "
-            "nothing."
+            " With two, a 95 % interval contains the true mean in 95 % of studies only if the two "
+            "vary normally: in fewer if their distribution is skewed, in far fewer for a "
+            "difference of shares near 1. A test finds almost nothing."
         )
     if units < _FEW:
         return (
-            " An interval of so few holds the truth in 95 % of studies if they scatter "
-            "symmetrically, and in about 92 % if strongly skewed."
+            " With so few, a 95 % interval contains the true mean in 95 % of studies if their "
+            "distribution is symmetric, and in about 92 % if it is strongly skewed."
         )
     return ""
 

@@ -10,9 +10,10 @@ import base64
 import hashlib
 import io
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import by_verdict
 from dreambooth.reporting.gallery import gallery_of
 from dreambooth.reporting.look import join_words
-from dreambooth.reporting.settings import setting_in_words
+from dreambooth.reporting.settings import leaves, setting_in_words
 from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.tables import OVER, VERDICTS, Comparison, Finding, Table
@@ -88,7 +89,7 @@ def as_json(data: Any) -> str:
 
 def number(value: float) -> str:
     """Format a number with three decimals, or one if it is at least 10; NaN is a dash."""
-    if value != value:
+    if math.isnan(value):
         return "–"
     return (f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
 
@@ -98,7 +99,7 @@ def signed(value: float) -> str:
 
 
 def p_value(value: float) -> str:
-    return "–" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def what_was_run(study: Study) -> str:
@@ -151,9 +152,11 @@ def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]
     """
     counts: dict[str, Counter[str]] = {}
     for trial in trials:
-        for name, value in _leaves(trial.provenance):
+        for key, value in leaves(trial.provenance):
+            name = re.sub(r"[._]", " ", key)
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             if not name.startswith(("seconds ", "peak ", "costs ")):
-                counts.setdefault(name, Counter())[value] += 1
+                counts.setdefault(name, Counter())[text] += 1
     totals = [(name, [(text, len(trials))]) for name, text in costs(trials)]
     return [(name, values.most_common()) for name, values in counts.items()] + totals
 
@@ -187,14 +190,3 @@ def _as_webp(png: re.Match[str]) -> str:
     with Image.open(io.BytesIO(base64.b64decode(png[1]))) as image:
         image.convert("RGB").save(content, "WEBP", quality=88)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _leaves(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    leaves = []
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            leaves += _leaves(value, f"{prefix}{name} ")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            leaves.append((f"{prefix}{name}".replace("_", " "), text))
-    return leaves

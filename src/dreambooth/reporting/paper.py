@@ -101,7 +101,7 @@ METHODS = PaperTable(
             1,
             "dino",
             _OF_SUBJECT,
-            "DreamBooth is more faithful to the subject than a long description of it",
+            "DreamBooth is more faithful to the subject than a description of it",
         ),
     ),
     note=(
@@ -177,7 +177,7 @@ CLASS_NOUN = PaperTable(
             1,
             "dino",
             _OF_SUBJECT,
-            "the correct class noun is more faithful to the subject than a wrong one",
+            "the correct class noun gives more subject fidelity than a wrong one",
         ),
         Claim(
             "correct",
@@ -185,7 +185,7 @@ CLASS_NOUN = PaperTable(
             1,
             "dino",
             _OF_SUBJECT,
-            "the correct class noun is more faithful to the subject than none",
+            "the correct class noun gives more subject fidelity than none",
         ),
         Claim(
             "wrong",
@@ -193,7 +193,7 @@ CLASS_NOUN = PaperTable(
             1,
             "dino",
             _OF_SUBJECT,
-            "a wrong class noun is more faithful to the subject than none",
+            "a wrong class noun gives more subject fidelity than none",
         ),
     ),
     note=(
@@ -251,7 +251,7 @@ SUPER_RESOLUTION = PaperTable(
             1,
             "sr_dino",
             {"sr_identity": 1, "sr_layout_error": -1},
-            "fine-tuned SR is more faithful to the subject than pretrained SR",
+            "fine-tuned SR gives more subject fidelity than pretrained SR",
         ),
         Claim(
             "number",
@@ -369,4 +369,5 @@ def _matches(pattern: str, value: str) -> bool:
     kind, number, _ = order_of("", value)  # kind 1 is a number
     if pattern in (">0", "number"):
         return kind == 1 and (number > 0 or pattern == "number")
+    # A value may say more: "frozen, drawn at 0.1", 'chosen "sks"'.
     return value == pattern or value.startswith((f"{pattern},", f"{pattern} "))

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dreambooth.reporting.export import counted
 from dreambooth.reporting.planner import (
     Design,
     Pilot,
     cheapest,
+    cheapest_by_power,
     count_claims,
     designs,
-    frontier,
+    detectable_effect,
     pilot_of,
-    seen_by,
 )
 from dreambooth.reporting.scores import HEADINGS
 from dreambooth.reporting.study import Study
@@ -29,7 +30,7 @@ _FIRST_FRESH = 1000  # seed of a drawn subject that no example and no table of o
 
 
 def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
-    """The plan in words. ValueError for what is no plan."""
+    """The plan in words. ValueError for missing or invalid arguments."""
     read(Probability, power, "power")
     if not isinstance(metric, str):
         raise ValueError("give metric=..., the score to plan for, as in metric=dino")
@@ -53,13 +54,13 @@ def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
         f"To find a difference of {effect:g} in {metric} with a power of {power:g} "
         f"(two-sided, 5 % shared by {pilot.num_claims} claims of the report), run",
         "",
-        f"    {best.num_subjects} subjects x {_counted(best.num_seeds, 'seed')} x "
-        f"{_counted(best.num_images, 'picture')} of each prompt"
+        f"    {best.num_subjects} subjects x {counted(best.num_seeds, 'seed')} x "
+        f"{counted(best.num_images, 'picture')} of each prompt"
         f"     power {best.power:.2f}, {_hours(pilot, best)}",
         "",
-        "Cheaper designs, and what they would find it with:",
+        "Cheaper designs and their power:",
     ]
-    cheaper = [one for one in frontier(every) if one.power < best.power][-6:]
+    cheaper = [one for one in cheapest_by_power(every) if one.power < best.power][-6:]
     lines += [
         f"    {one.num_subjects:3d} subjects x {one.num_seeds} x {one.num_images}"
         f"     power {one.power:.2f}, {_hours(pilot, one)}"
@@ -70,8 +71,8 @@ def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
     return "\n".join([*lines, "", f"Power against cost: {figure}"])
 
 
-def what_it_could_see(study: Study, power: Any, metric: Any = None) -> str:
-    """The least effects that a study finds with the power, a line for each metric."""
+def detectable_effects(study: Study, power: Any, metric: Any = None) -> str:
+    """The smallest differences that a study finds with the power, a line for each metric."""
     read(Probability, power, "power")
     finished = [trial for trial in study.trials if trial.status.state == "finished"]
     known = dict.fromkeys(name for trial in finished for name in trial.metrics)
@@ -81,12 +82,12 @@ def what_it_could_see(study: Study, power: Any, metric: Any = None) -> str:
     lines, num_claims = [], count_claims(study)
     for name in wanted:
         pilot = pilot_of(study, name, num_claims)
-        least = seen_by(pilot, power)
+        least = detectable_effect(pilot, power)
         seen = f"{least:.3g}" if least else "not known: all pairs differ alike in this study"
         lines.append(f"    {name:18s}{seen}")
     first = (
         f"Differences between two settings that {study.name} finds with a power of {power:g} "
-        f"({pilot.num_subjects} subjects, {_counted(pilot.num_seeds, 'seed')} of each, 5 % shared "
+        f"({pilot.num_subjects} subjects, {counted(pilot.num_seeds, 'seed')} of each, 5 % shared "
         f"by {num_claims} claims):"
     )
     return "\n".join([first, *lines])
@@ -166,13 +167,13 @@ def draw(
         FigureCanvasAgg(canvas)
         axes = canvas.subplots()
         for number, seeds in enumerate(sorted({one.num_seeds for one in every})):
-            line = frontier([one for one in every if one.num_seeds == seeds])
+            line = cheapest_by_power([one for one in every if one.num_seeds == seeds])
             x = [one.hours if known else one.num_subjects * one.num_seeds for one in line]
             axes.plot(
                 x,
                 [one.power for one in line],
                 color=SERIES[number % len(SERIES)],
-                label=_counted(seeds, "seed"),
+                label=counted(seeds, "seed"),
             )
         at = best.hours if known else best.num_subjects * best.num_seeds
         axes.axhline(power, color=MUTED, lw=0.6, ls=":")
@@ -212,7 +213,7 @@ def _of_pilot(study: Study, pilot: Pilot) -> str:
         if part is None
     ]
     return (
-        f"{study.name}: {pilot.num_subjects} subjects, {_counted(pilot.num_seeds, 'seed')} of "
+        f"{study.name}: {pilot.num_subjects} subjects, {counted(pilot.num_seeds, 'seed')} of "
         f"each, {pilot.num_comparisons} comparisons. Standard deviation of a difference in "
         f"{pilot.metric}: {', '.join([*spread, *unknown])}."
     )
@@ -229,7 +230,3 @@ def _least(pilot: Pilot, design: Design, power: float) -> float:
 def _hours(pilot: Pilot, design: Design) -> str:
     runs = pilot.num_settings * design.num_subjects * design.num_seeds
     return f"{runs} runs" + ("" if math.isnan(design.hours) else f", {design.hours:.1f} h")
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -112,6 +112,7 @@ def quoted(text: str, always: bool = False) -> str:
     plain = all(c.isalnum() or c in "/-_.:+@" for c in text)
     if plain and text and not always:
         return text
+    # Backslashes before a quote or the end are doubled, and quotes escaped: a\"b -> "a\\\"b".
     escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + '\\"' * bool(m[2]), text)
     escaped = escaped.replace("${", "\\${")
     return f'"{escaped}"'

@@ -160,8 +160,8 @@ def cheapest(found: Sequence[Design], wanted: float) -> Design | None:
     return next((design for design in found if design.power >= wanted), None)
 
 
-def frontier(found: Sequence[Design]) -> list[Design]:
-    """Those that no cheaper one equals in power."""
+def cheapest_by_power(found: Sequence[Design]) -> list[Design]:
+    """The designs, in the order of their cost, whose power no cheaper design reaches."""
     best: list[Design] = []
     for design in found:
         if not best or design.power > best[-1].power:
@@ -169,7 +169,7 @@ def frontier(found: Sequence[Design]) -> list[Design]:
     return best
 
 
-def seen_by(pilot: Pilot, wanted: float) -> float:
-    """The least effect that the study itself could see with the power `wanted`."""
+def detectable_effect(pilot: Pilot, wanted: float) -> float:
+    """The smallest difference that the pilot study finds with the power `wanted`."""
     variance = pilot.components.of_subject(pilot.num_seeds, pilot.num_images)
     return least_effect(variance, pilot.num_subjects, ALPHA / pilot.num_claims, wanted)

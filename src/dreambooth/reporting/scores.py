@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dreambooth.metrics.applications import OUTCOMES, outcome_of
-from dreambooth.metrics.columns import Picture, independent_scores, is_mean_of, scores_of
+from dreambooth.metrics.columns import PictureKey, independent_scores, is_mean_of, scores_of
 from dreambooth.reporting.settings import setting_in_words
-from dreambooth.reporting.statistics import Estimate, Scores, estimate
+from dreambooth.reporting.statistics import Estimate, StudyScores, estimate
 from dreambooth.reporting.study import Study, Trial
 
 _DERIVED = (*OUTCOMES, "copied_excess")  # from other scores; no run records them
@@ -61,19 +61,19 @@ class ScoreReader:
     """Reads the scores of trials by picture, each of them once."""
 
     def __init__(self) -> None:
-        self._cache: dict[tuple[int, str], dict[Picture, float]] = {}
+        self._cache: dict[tuple[int, str], dict[PictureKey, float]] = {}
 
     def scores(
         self,
         trials: Iterable[Trial],
         metric: str,
         family: str = "",
-    ) -> Scores:
+    ) -> StudyScores:
         """Return the scores of the finished trials that have the metric.
 
         `family` selects the prompts that ask for it; without it, all prompts are read.
         """
-        scores: dict[tuple[str, str], dict[Picture, float]] = {}
+        scores: dict[tuple[str, str], dict[PictureKey, float]] = {}
         for trial in trials:
             pictures = self._of_trial(trial, metric)
             if family:
@@ -106,14 +106,14 @@ class ScoreReader:
     def _has_mean_only(self, trial: Trial, metric: str) -> bool:
         return list(self._of_trial(trial, metric)) == [("", 0)]
 
-    def _of_trial(self, trial: Trial, metric: str) -> dict[Picture, float]:
+    def _of_trial(self, trial: Trial, metric: str) -> dict[PictureKey, float]:
         key = (id(trial), metric)
         if key not in self._cache:
             self._cache[key] = _read_scores(trial, metric)
         return self._cache[key]
 
 
-def _read_scores(trial: Trial, metric: str) -> dict[Picture, float]:
+def _read_scores(trial: Trial, metric: str) -> dict[PictureKey, float]:
     """Return a trial's scores by picture.
 
     If their mean is not the value in metrics.json, that value is returned alone, as ("", 0).

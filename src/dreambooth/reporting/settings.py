@@ -35,7 +35,7 @@ _NAMES = {
     "method": {
         "dreambooth": "DreamBooth",
         "textual_inversion": "Textual Inversion",
-        "prompt_only": "prompt engineering",
+        "prompt_only": "prompt only",
         "external": "another system",
     },
     "adapter": {
@@ -89,7 +89,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     if settings.get("adapter") and not config["method"].get("train_text_encoder"):
         unused += ["method.text_encoder_learning_rate", "adapter.text_encoder_targets"]
     unused += ["sr"] if settings.get("sr") in ("off", "frozen") else []
-    for key, value in _leaves(config):
+    for key, value in leaves(config):
         of_trainer = key.startswith("trainer.") and key not in _TRAINER_AXES
         partial = key.endswith("._partial_")
         of_none = key == "adapter.config"  # null: there is no adapter
@@ -210,10 +210,11 @@ def _identifier(identifier: Mapping[str, Any]) -> str | None:
     return ", ".join(parts + [f"seed {s}" for s in [identifier.get("seed", 0)] if s])
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of each leaf of nested mappings."""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

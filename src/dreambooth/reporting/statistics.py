@@ -27,10 +27,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dreambooth.metrics.columns import Picture, interval_of, units_of_run
+from dreambooth.metrics.columns import PictureKey, interval_of, units_of_run
 from dreambooth.metrics.intervals import ci95
 
-Scores = Mapping[tuple[str, str], Mapping[Picture, float]]
+StudyScores = Mapping[tuple[str, str], Mapping[PictureKey, float]]
 """(subject, seed) -> picture -> score."""
 
 LEAST_PAIRS = 5  # trained pairs (subject x seed) below which there is no test and no verdict
@@ -75,7 +75,7 @@ class Difference:
         return self.num_trainings >= LEAST_PAIRS
 
 
-def estimate(scores: Scores, metric: str = "") -> Estimate | None:
+def estimate(scores: StudyScores, metric: str = "") -> Estimate | None:
     """Return the mean of a cell with its interval; None without scores.
 
     The interval is cut off at the range of the metric. Shares (means of scores of 0 and 1) have
@@ -90,7 +90,7 @@ def estimate(scores: Scores, metric: str = "") -> Estimate | None:
     return Estimate(float(values.mean()), low, high, subjects, images, unit, trainings)
 
 
-def paired(a: Scores, b: Scores) -> dict[tuple[str, str], dict[Picture, float]]:
+def paired(a: StudyScores, b: StudyScores) -> dict[tuple[str, str], dict[PictureKey, float]]:
     """a - b of every picture that both have: of the same subject, seed, prompt and noise."""
     pairs = {
         run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
@@ -100,7 +100,7 @@ def paired(a: Scores, b: Scores) -> dict[tuple[str, str], dict[Picture, float]]:
     return {run: pictures for run, pictures in pairs.items() if pictures}
 
 
-def difference(a: Scores, b: Scores) -> Difference | None:
+def difference(a: StudyScores, b: StudyScores) -> Difference | None:
     """Return the paired difference a - b; None without pairs. `p_holm` is not corrected yet.
 
     If all n differences are equal, p is 1 if they are 0 and 2 / 2^n otherwise: the probability that
@@ -126,9 +126,7 @@ def difference(a: Scores, b: Scores) -> Difference | None:
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
     """Return the differences with p_holm set, corrected for all that have a p (Holm 1979)."""
-    order = sorted(
-        (d.p, i) for i, d in enumerate(differences) if not math.isnan(d.p)
-    )  # from the smallest
+    order = sorted((d.p, i) for i, d in enumerate(differences) if not math.isnan(d.p))
     corrected, p_holm = list(differences), 0.0
     for rank, (p, i) in enumerate(order):
         p_holm = max(p_holm, min(1.0, p * (len(order) - rank)))
@@ -136,7 +134,7 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
     return corrected
 
 
-def units_of(scores: Scores) -> tuple[str, NDArray[np.float64]]:
+def units_of(scores: StudyScores) -> tuple[str, NDArray[np.float64]]:
     """Return the units of inference and a value for each; their mean is the estimate."""
     runs = {run: pictures for run, pictures in scores.items() if pictures}
     subjects: dict[str, list[float]] = {}
@@ -145,8 +143,12 @@ def units_of(scores: Scores) -> tuple[str, NDArray[np.float64]]:
     if len(subjects) > 1:
         return "subjects", np.array([sum(means) / len(means) for means in subjects.values()])
     if len(runs) > 1:
-        return "trainings", np.array(*subjects.values())
-    return units_of_run(*runs.values()) if runs else ("subjects", np.array([]))
+        (means,) = subjects.values()
+        return "trainings", np.array(means)
+    if not runs:
+        return "subjects", np.array([])
+    (pictures,) = runs.values()
+    return units_of_run(pictures)
 
 
 def with_interval(d: Difference) -> str:
@@ -164,7 +166,7 @@ def _p(mean: float, spread: float, n: int) -> float:
     return 1.0 if abs(mean) < 1e-12 else 2.0 ** (1 - n)
 
 
-def _counts(scores: Scores) -> tuple[int, int, int]:
+def _counts(scores: StudyScores) -> tuple[int, int, int]:
     """Subjects, trainings and pictures."""
     runs = {run: pictures for run, pictures in scores.items() if pictures}
     return len({subject for subject, _ in runs}), len(runs), sum(map(len, runs.values()))

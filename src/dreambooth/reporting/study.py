@@ -111,7 +111,7 @@ def read_study(folders: Sequence[Path]) -> Study:
         )
     names = names_of([(trial.run, trial.subject) for trial in all_trials])
     named = [replace(t, subject=name) for t, name in zip(all_trials, names, strict=True)]
-    trials = _with_systems_apart(named)
+    trials = _name_external_systems(named)
     axes = _axes(trials, notes)
     trials = _without_duplicates([_on_axes(trial, axes) for trial in trials], notes)
     values = {axis: trial.settings[axis] for trial in all_trials for axis in trial.settings}
@@ -276,7 +276,7 @@ def _gap(run: Run, place: Mapping[str, str], overrides: Sequence[str]) -> Trial:
     return Trial(run, settings, place["subject"], place["seed"], status, {}, [], [], {}, command)
 
 
-def _with_systems_apart(trials: Sequence[Trial]) -> list[Trial]:
+def _name_external_systems(trials: Sequence[Trial]) -> list[Trial]:
     """Name external systems by their folders if two of them have images of the same subject."""
     external = [t for t in trials if t.settings.get("method") == "external"]
     if len({t.subject for t in external}) == len(external):

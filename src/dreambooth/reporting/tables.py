@@ -68,9 +68,8 @@ class Comparison:
     claim: str  # the paper's claim, in words; "" if it makes none
     sentence: str  # "lambda 0 - lambda 1, no class noun: drift +0.93 (+0.90, +0.95)"
     sign: int = 0  # of the difference, as claimed; 0 without a claim
-    decides: int = (
-        0  # above 0 if the score is the claim's own, by how near the rows are to the paper
-    )
+    # 0: the score does not decide about the claim; else 1 + `paper.num_chosen`: the highest decides
+    decides: int = 0
     verdict: Verdict = ""
     needed: str = ""  # where it cannot be judged: how many more runs would settle it
 

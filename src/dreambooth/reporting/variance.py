@@ -27,7 +27,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dreambooth.reporting.statistics import Picture, Scores
+from dreambooth.reporting.statistics import PictureKey, StudyScores
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Components:
         return self.subject + seed / num_seeds + picture / (num_seeds * num_images)
 
 
-def components(differences: Scores) -> Components | None:
+def components(differences: StudyScores) -> Components | None:
     """Of one comparison; None for fewer than two subjects."""
     runs = {run: pictures for run, pictures in differences.items() if pictures}
     of_subject: dict[str, list[float]] = defaultdict(list)
@@ -137,7 +137,7 @@ def _spreads(df: int) -> NDArray[np.float64]:
     return np.sqrt(stats.chi2.ppf(u, df) / df)
 
 
-def _by_prompt(pictures: Mapping[Picture, float]) -> list[list[float]]:
+def _by_prompt(pictures: Mapping[PictureKey, float]) -> list[list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
     for (template, _), value in pictures.items():
         found[template].append(value)
