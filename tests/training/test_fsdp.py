@@ -107,7 +107,8 @@ def test_bfloat16_gives_the_results_of_one_process(train, whole):
     mixed = ("trainer.precision=bf16-mixed", "sr.noise_level=1e-5")
     alone, run = train("bf16", *mixed), train("bf16 split", *SPLIT, *mixed)
     assert (losses(alone) - losses(whole))[:6].abs().max() > 1e-5
-    torch.testing.assert_close(losses(run), losses(alone), rtol=0, atol=1e-3)
+    # Each bfloat16 is exact to one part in 2^8, and FSDP computes more of the model in it.
+    torch.testing.assert_close(losses(run), losses(alone), rtol=2**-8, atol=1e-3)
     assert {weight.dtype for weight in weights(run).values()} == {torch.float32}
 
 
