@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py [models]
 
-Computed, not measured, from the published configurations of the models, on torch's meta device: it
-needs neither weights nor a GPU. Prints a row for each model, in GB: the peak of a training step of
-the model's own batch size, then that of drawing; in brackets where the larger one and CUDA's own
-0.6 GB do not fit into the named GPU.
+Computed, not measured, from the published configurations of the models, with tensors that have no
+data: it needs neither weights nor a GPU. Prints a row for each model, in GB: the peak of a training
+step of the model's own batch size, then that of drawing; in brackets where the larger one and
+CUDA's own 0.6 GB do not fit into the named GPU.
 """
 
 import runpy

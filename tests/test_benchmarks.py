@@ -255,6 +255,13 @@ def test_a_model_of_true_size_has_the_memory_that_its_parameters_ask_for():
 
 
 @pytest.mark.slow
+def test_readme_has_the_memory_of_the_default_trainer():
+    training, _ = runpy.run_path(str(ROOT / "benchmarks/memory.py"))["memory_with"]("model=sd15")
+    readme = (ROOT / "README.md").read_text()
+    assert f"takes {training.peak / 1e9:.1f} GB of GPU memory in float32" in readme
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["sd15", "sd15 adapter=lora", "flux2_klein adapter=lora"])
 def test_the_guide_has_the_memory_of_a_model_with_each_preset(words):
     row = runpy.run_path(str(ROOT / "benchmarks/memory.py"))["row"]

@@ -1,11 +1,11 @@
 """The memory that drawing takes, computed before it is taken; and how such a computation is made.
 
-Fake tensors have shapes but no data (torch's meta device). A program runs on them, and after each
-operation the bytes of all tensors that are still needed are added up. So a figure follows from the
-layers of the model and the precision, without a guess.
+Fake tensors have shapes but no data (torch's FakeTensorMode). A program runs on them, and after
+each operation the bytes of all tensors that are still needed are added up. So a figure follows from
+the layers of the model and the precision, without a guess.
 
 Not in it: what a kernel needs inside an operation, what the allocator cannot use between tensors,
-and the context of CUDA, about half a GB.
+and the context of CUDA, about 0.6 GB.
 """
 
 import weakref
