@@ -70,7 +70,9 @@ def shown(name: str, value: str) -> str:
     if name.endswith("_target_") and value.startswith(("dreambooth.", "hydra_plugins.")):
         source = Path(str(inspect.getsourcefile(get_object(value)))).relative_to(ROOT)
         return f"[`{get_object(value).__qualname__}`](../{source.as_posix()})"
-    value = re.sub(r"^\$\{([a-z_.]+)\}$", r"that of `\1`", value)
+    optional = r"^\$\{oc\.select:([a-z_.]+),(.+)\}$"
+    value = re.sub(optional, r"that of `\1` if given, else \2", value)
+    value = re.sub(r"(^|else )\$\{([a-z_.]+)\}$", r"\1that of `\2`", value)
     return value if not value or "`" in value else "required" if value == "???" else f"`{value}`"
 
 
