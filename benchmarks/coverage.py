@@ -1,6 +1,6 @@
 """How often the report's 95 % intervals contain the truth, and its A/A tests find a difference.
 
-    python benchmarks/coverage.py [num_studies]        (4000: about 3 minutes of one free core)
+    python benchmarks/coverage.py [num_studies]   # 1000; 4000 take about 3 minutes of a core
 
 Simulated studies of known variance components: an effect of each subject, of each of its trainings,
 and of each image (25 prompts, 2 images each), with standard deviations of 1, 1 and 1.5, in about
@@ -56,8 +56,8 @@ def per_cent(outcomes: Sequence[bool]) -> float:
 
 
 def entry(covered: Sequence[bool], rejected: Sequence[bool]) -> str:
-    told = f"{per_cent(rejected):.1f}" if rejected else "-"
-    return f"{per_cent(covered):.1f} / {told}"
+    rate = f"{per_cent(rejected):.1f}" if rejected else "-"
+    return f"{per_cent(covered):.1f} / {rate}"
 
 
 def holds(interval: tuple[float, float] | None, truth: float) -> bool:

@@ -132,10 +132,7 @@ def memory_with(*overrides: str) -> tuple[Memory, DrawingMemory]:
 
     # Presets that differ in something else have the same memory.
     return (
-        _once(
-            f"{model} {method} {precision}",
-            lambda: memory_of(module(), method["batch_size"], precision),
-        ),
+        _once(f"{model} {method} {precision}", training),
         _once(f"{model} {method['tuning']} {given} {precision}", drawing),
     )
 

@@ -1,4 +1,4 @@
-"""Draw pictures from a finished run.
+"""Draw images from a finished run.
 
     python src/generate.py run=DIR 'prompts=["a {} on the beach", "a {} wearing a hat"]'
     python src/generate.py run=DIR prompts_file=prompts.txt num_steps=50 guidance_scale=5 seed=1

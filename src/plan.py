@@ -1,4 +1,4 @@
-"""How many subjects, seeds and pictures are enough, from the runs of a pilot.
+"""How many subjects, seeds and images are enough, from the runs of a pilot.
 
 python src/plan.py sweep=PILOT metric=dino effect=0.03     the cheapest study that finds this effect
 python src/plan.py sweep=DONE                              the least differences that it finds

@@ -13,7 +13,7 @@ from dreambooth.runs.files import slug
 
 @cache
 def _pixels(number: int, size_px: int) -> bytes:
-    """One of eight pictures, compressed: a disc on a plain background."""
+    """One of eight images, compressed: a disc on a plain background."""
     y, x = np.mgrid[:size_px, :size_px] / size_px
     inside = (x - 0.3 - 0.05 * number) ** 2 + (y - 0.5) ** 2 < 0.06
     colour = np.array([40 * number % 256, 200 - 20 * number, 90])
@@ -24,7 +24,7 @@ def _pixels(number: int, size_px: int) -> bytes:
 
 
 def write_images(folder: Path, jobs: Sequence[tuple[str, str, int]], size_px: int) -> None:
-    """Different prompts differ in their picture; what is drawn says nothing."""
+    """Different prompts differ in their image; what is drawn says nothing."""
     folder.mkdir(parents=True)
     for prompt, template, index in jobs:
         pixels = _pixels((zlib.crc32(prompt.encode()) + index) % 8, size_px)

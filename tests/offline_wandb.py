@@ -22,7 +22,7 @@ class Offline:
     config: dict[str, Any] = field(default_factory=dict)
     history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     summary: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)  # of its artifacts: pictures of tables
+    files: dict[str, Path] = field(default_factory=dict)  # of its artifacts: images of tables
     exit_code: int | None = None  # None: never finished
 
 

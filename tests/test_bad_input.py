@@ -74,7 +74,7 @@ def test_an_invalid_lambda_is_refused(tiny, tmp_path, value):
         ("model.sampling.images.sr.guidance_scale=-1", "guidance_scale=-1: give a number of 0"),
         ("drawing.images_per_prompt=0", "drawing.images_per_prompt=0: give a whole number from 1"),
         ("drawing.num_class_images=0.5", "drawing.num_class_images=0.5: give a whole number"),
-        ("sr.noise_level=1", "sr.noise_level=1: give a variance from 0 to below 1, as in 1e-3"),
+        ("sr.noise_level=1", "sr.noise_level=1: give a variance from 0 to below 1, such as 1e-3"),
         ("sr.noise_level=-0.1", "sr.noise_level=-0.1: give a variance from 0"),
         ("sr.noise_level=high", "sr.noise_level=high: give a variance from 0"),
         ("sr.inference_noise_level=2", "sr.inference_noise_level=2: give a variance from 0"),
@@ -283,7 +283,7 @@ def test_a_damaged_prior_image_is_drawn_again_with_a_warning(tiny, finished, tmp
     ended = train(tiny, tmp_path / "run", "metrics=none")
     assert ended.code == 0, ended.output
     assert "1 prior images in" in ended.output
-    assert "damaged or missing and are drawn again (000001.png)" in ended.output
+    assert "damaged or missing and are generated again (000001.png)" in ended.output
     assert path.read_bytes() == whole
 
 

@@ -68,7 +68,7 @@ def test_a_run_is_scored_again_beside_its_old_scores(tiny, encoders, tmp_path):
     for said in ("CLIP: clip", "64x64 px", "[V] left out of the text", "float32"):
         assert said in metric.protocol
     assert "all images x 5 real photos (64x64 px, 8 bits)" in after["dino"].protocol
-    assert run.images.read("photos")  # pictures stay
+    assert run.images.read("photos")  # images stay
 
 
 def test_images_of_another_system_are_a_row_of_the_sweeps_table(

@@ -78,14 +78,14 @@ def test_what_no_frontier_has_is_refused(copy, words, said):
 
 def test_a_frontier_needs_a_run():
     said = command("evaluate", "experiment=frontier", "images=somewhere").sentence
-    assert said == "experiment=frontier draws a finished run: give run=DIR"
+    assert said == "experiment=frontier is of a finished run: give run=DIR"
 
 
 def test_a_run_without_training_has_no_frontier(tiny, tmp_path):
     own = ("method=prompt_only", "sr=off", "metrics=none", "drawing.num_class_images=1")
     assert train(tiny, tmp_path / "run", *own).code == 0
     ended = command("evaluate", f"run={tmp_path / 'run'}", "experiment=frontier")
-    assert ended.sentence == "this run trained nothing, so that it has no other strengths"
+    assert ended.sentence == "this run trained nothing, so it has no other strengths"
 
 
 @pytest.mark.parametrize(

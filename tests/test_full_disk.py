@@ -44,7 +44,7 @@ PHASES = {
     "dreambooth.training.checkpoints.Checkpoints.on_train_batch_start": 3,  # the 2nd checkpoint
     "dreambooth.experiment.save_trained": 1,
     "dreambooth.backbones.cascade.CascadeBackbone.save": 1,
-    "dreambooth.backbones.cascade.CascadeBackbone.generate": 2,  # the last batch of pictures
+    "dreambooth.backbones.cascade.CascadeBackbone.generate": 2,  # the last batch of images
     "dreambooth.experiment.Experiment.score": 1,
 }
 

@@ -1,4 +1,4 @@
-"""Pictures from a finished run, with nothing but its path."""
+"""Images from a finished run, with nothing but its path."""
 
 import re
 import shutil

@@ -38,7 +38,7 @@ def test_the_pictures_are_read_from_the_sheets_bit_by_bit(labels, pixels, tmp_pa
     assert {path.name for path in name.parent.iterdir()} == {"base-0.png", "base-1.png", "base.csv"}
     table = name.with_name("base.csv")
     assert np.array_equal(labels.read_pictures(table, 66), pixels)
-    with pytest.raises(ValueError, match="picture 0: class_right is '': fill in 0 or 1"):
+    with pytest.raises(ValueError, match="image 0: class_right is '': fill in 0 or 1"):
         labels.read_labels(table)
     table.write_text(csv_of(rows(PROMPTS, right=0)))
     filled_in = labels.read_labels(table)
@@ -48,7 +48,7 @@ def test_the_pictures_are_read_from_the_sheets_bit_by_bit(labels, pixels, tmp_pa
 
 
 def test_missing_prompts_class_nouns_and_sheets_are_refused(labels, pixels, tmp_path):
-    with pytest.raises(ValueError, match="66 pictures and 1 prompts"):
+    with pytest.raises(ValueError, match="66 images and 1 prompts"):
         labels.write_sheets(pixels, ["a dog"], tmp_path / "base")
     with pytest.raises(ValueError, match="'a zebra' names no class"):
         labels.write_sheets(pixels[:1], ["a zebra"], tmp_path / "base")

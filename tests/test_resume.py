@@ -12,7 +12,7 @@ STEPS = {"base": 6, "sr": 4}
 
 
 def overrides(tmp):
-    """A run of every phase, with several checkpoints a stage and several batches of pictures."""
+    """A run of every phase, with several checkpoints a stage and several batches of images."""
     return (
         "sr=noise_1e-3",
         f"method.max_steps={STEPS['base']}",
@@ -63,7 +63,7 @@ def cut_off(tiny, tmp_path, undisturbed, monkeypatch):
 
 @pytest.fixture
 def work(monkeypatch):
-    """What is done from now on: steps of each stage, pictures, prior images."""
+    """What is done from now on: steps of each stage, images, prior images."""
     from dreambooth.backbones.cascade import CascadeBackbone
     from dreambooth.methods.two_terms import TwoTermModule
 

@@ -119,7 +119,7 @@ def test_the_noise_level_of_drawing_can_differ_from_that_of_training(backbone):
 
 
 def test_enlarging_the_bases_own_picture_is_generating(backbone):
-    """But for the base's rounding to 8 bits, which the pictures do not have in between."""
+    """But for the base's rounding to 8 bits, which the images do not have in between."""
     keys = [("x", 0), ("x", 1)]
     base = backbone.generate(["a dog"] * 2, keys, BASE_ONLY)
     found = backbone.super_resolve(base.float() / 127.5 - 1, ["a dog"] * 2, keys, SAMPLING)
@@ -161,7 +161,7 @@ def test_each_stage_is_trained_by_its_own_settings(tmp_path, tiny):
     }
     trained, whole = modules["sr"].trained.parameters, modules["sr"].stage.denoiser.parameters()
     assert 0 < len(trained) < len(list(whole))
-    assert (modules["base"].steps_here, modules["sr"].steps_before) == (2 / 9, 2 / 9)
+    assert (modules["base"].fraction_here, modules["sr"].fraction_before) == (2 / 9, 2 / 9)
     assert experiment.fine_tuning.stages["sr"].max_steps == 7
 
 

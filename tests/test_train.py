@@ -90,9 +90,9 @@ def test_each_cell_is_a_wandb_run_in_the_sweeps_group(sweep):
         assert len(kept.history["loss/prior"]) == (2 if weight else 0)
         assert len(kept.history["time/step_ms"]) == 2
         for name, metric in run.read_metrics().items():
-            if not math.isnan(metric.value):  # DIV, of one picture a prompt
+            if not math.isnan(metric.value):  # DIV, of one image a prompt
                 assert kept.history[f"score/{name}"] == [pytest.approx(metric.value)]
-        ((grid,),) = kept.history["pictures/filenames"]  # 5 x 5 pictures, 1 px between them
+        ((grid,),) = kept.history["pictures/filenames"]  # 5 x 5 images, 1 px between them
         ((captions,),) = kept.history["pictures/captions"]
         assert len(captions.split("; ")) == 25
         (path,) = run.folder.glob(f"wandb/offline-run-*/files/{grid}")
@@ -117,7 +117,7 @@ def test_the_sweeps_table_is_printed_once_and_written(sweep):
 
 
 def test_every_cell_is_drawn_from_the_same_noise(tiny, tmp_path, monkeypatch):
-    """Of the base stage's first step in each batch of pictures, whatever the cell is called."""
+    """Of the base stage's first step in each batch of images, whatever the cell is called."""
     seen = []
     predict = CascadeStage.predict
 
@@ -133,7 +133,7 @@ def test_every_cell_is_drawn_from_the_same_noise(tiny, tmp_path, monkeypatch):
         ended = train(tiny, tmp_path / cell[0][6:], *cell, "prior=off", "metrics=none")
         assert ended.code == 0, ended.output
         noise.append(torch.cat(seen))
-    assert len(noise[0].flatten(1).unique(dim=0)) == 25 + 2  # another for each picture
+    assert len(noise[0].flatten(1).unique(dim=0)) == 25 + 2  # another for each image
     assert torch.equal(noise[1], noise[0])
     assert torch.equal(noise[2], noise[0])
 

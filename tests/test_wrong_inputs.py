@@ -100,7 +100,7 @@ EVALUATE = [
     ("images=conf subject=olive name=..", "name=..: give a name without slashes, or null"),
     ("images=5 subject=olive", "images=5: give text, or null"),
     ("bench=5", "bench=5: give experiment=metric_validity"),
-    ("experiment=frontier images=conf subject=olive", "experiment=frontier draws a finished run: "),
+    ("experiment=frontier images=conf subject=olive", "experiment=frontier is of a finished run: "),
     ("experiment=frontier run=x frontier.strengths=[1]", "frontier.strengths=[1.0]: give numbers"),
     ("experiment=frontier run=x frontier.strengths=1", "frontier.strengths=1: give"),
     ("identifier=sks run=x", "identifier has no choices here: give identifier.text=..."),

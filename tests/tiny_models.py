@@ -233,7 +233,7 @@ def clip_tokenizer_folder(folder: Path, pad: str | None = None) -> dict[str, int
 def cascade_folder(folder: Path, seed: int = 0) -> Path:
     """A cascade of about 0.1 M parameters, 32 px and 64 px, with the miniature's own tokenizer.
 
-    The same seed gives the same weights. Its pictures show nothing, but depend on prompt and noise.
+    The same seed gives the same weights. Its images show nothing, but depend on prompt and noise.
     """
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel

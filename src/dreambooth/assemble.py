@@ -209,7 +209,7 @@ def _trainings(
     """How to fine-tune those of `stages` that train: base, then SR if it has a noise level.
 
     With stage=sr and no noise level no stage trains: the pretrained SR stage then enlarges the
-    pictures of the earlier run's base stage.
+    images of the earlier run's base stage.
     """
     method, sr = settings.method, settings.sr
     make_module = instantiate(config["method"]["module"])
@@ -243,7 +243,7 @@ def _trainer(config: Mapping[str, Any]) -> Callable[..., Trainer]:
         )
     if "score_curves" in config["callbacks"]:
         raise ValueError(
-            "trainer.strategy=fsdp cannot draw pictures during training: give callbacks=default"
+            "trainer.strategy=fsdp cannot generate images during training: give callbacks=default"
         )
     Sharded()  # raises now if there is only one device
     return lambda **arguments: make_trainer(**arguments, strategy=Sharded())
@@ -290,7 +290,7 @@ def loggers_of(config: Mapping[str, Any], run: Run) -> list[Any]:
 
 @dataclass(frozen=True)
 class FinishedModel:
-    """The model of a finished run, the names in its prompts, and how it draws pictures."""
+    """The model of a finished run, the names in its prompts, and how it draws images."""
 
     backbone: Backbone
     names: PromptNames
@@ -360,7 +360,7 @@ def _is_warning(record: logging.LogRecord) -> bool:
 def _sampling(
     config: Mapping[str, Any], settings: Settings, stages: Mapping[str, Stage]
 ) -> Sampling:
-    """How to draw the pictures that are scored."""
+    """How to draw the images that are scored."""
     samplers = check_samplers(settings.model.sampling.images, stages)
     noise_level, scale = settings.sr.drawing_noise_level, adapter_scale(config)
     return Sampling(samplers, settings.sr.enabled, noise_level, adapter_scale=scale)

@@ -25,7 +25,7 @@ from dreambooth.runs.pictures import Picture
 from dreambooth.runs.provenance import record_costs, timed
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
-from dreambooth.runs.settings import NumImages, Prior
+from dreambooth.runs.settings import DrawingSettings, Prior
 from dreambooth.subjects.masks import overlay
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
@@ -52,7 +52,7 @@ class Experiment:
     prior_sampling: Sampling
     fine_tuning: FineTuning
     drawing: Drawing
-    num_images: NumImages
+    num_images: DrawingSettings
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
@@ -141,7 +141,7 @@ class Experiment:
         return sum(p.numel() for stage in stages for p in self.method.trained(stage).parameters)
 
     def _photos(self, photos: Callable[[int], Tensor]) -> list[Picture]:
-        """Photos of the subject as pictures, at the resolution of the last stage."""
+        """Photos of the subject as images, at the resolution of the last stage."""
         resolution_px = list(self.backbone.stages.values())[-1].resolution_px
         return pictures_of(photos(resolution_px), self.names.subject_prompt)
 
@@ -170,7 +170,7 @@ class Experiment:
         """Draw the subject under each of its prompts, and the class under the class prompt.
 
         With an SR stage, also photos of the subject, held-out ones if it has any, shrunk and
-        restored. Pictures that the run folder has are not drawn again.
+        restored. Images that the run folder has are not drawn again.
         """
         jobs = [
             Job("prompts", template, template.format(self.names.subject), i)
@@ -188,11 +188,11 @@ class Experiment:
         return [Job(image_set, "a {}", self.names.class_prompt, i) for i in range(count)]
 
     def score(self) -> dict[str, Metric]:
-        """Score the pictures that `draw` has drawn; write scores.csv and metrics.json."""
+        """Score the images that `draw` has drawn; write scores.csv and metrics.json."""
         sr_sets = ("restored", "originals") if "sr" in self.backbone.stages else ()
         pictures = [self.run.images.read(name) for name in ("prompts", "class", *sr_sets)]
         names = self.names
-        sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
+        sets = PictureSets(self.subject, names.identifier, *pictures, text_noun=names.text_noun)
         scores = evaluate(self.scorers, sets, self.seed)
 
         def write_and_publish() -> None:

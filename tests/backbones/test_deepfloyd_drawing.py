@@ -96,7 +96,7 @@ def test_plain_diffusers_draws_the_same_pictures_from_the_same_noise(backbone, f
     theirs = torch.from_numpy(theirs).permute(0, 3, 1, 2).mul(255).round().to(torch.uint8)
     assert ours.shape == (3, 3, 32, 32)
     assert difference(ours, theirs) <= 1
-    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat pictures"
+    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat images"
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)

@@ -266,7 +266,7 @@ class TestEveryModel:
         images = backbone.generate(PROMPTS[:1], KEYS[:1], sampling_of(backbone))
         assert images.dtype == torch.uint8
         assert images.shape == (1, 3, last.resolution_px, last.resolution_px)
-        assert images.float().std() > 5, "a flat picture"
+        assert images.float().std() > 5, "a flat image"
 
     def test_drawing_leaves_the_training_mode_as_it_was(self, backbone):
         first, *others = backbone.stages.values()

@@ -85,7 +85,7 @@ def test_drawing_out_of_memory_is_one_sentence(backbone, monkeypatch, batch_size
     backbone.batch_size = batch_size
     sampling = Sampling({"base": Sampler("ddim", 2, 1.0)})
     with pytest.raises(
-        ValueError, match=f"drawing {batch_size} images .* give model.backbone.{remedy}"
+        ValueError, match=f"generating {batch_size} images .* give model.backbone.{remedy}"
     ):
         backbone.generate(["a dog"], [("key",)], sampling)
 
@@ -241,7 +241,7 @@ def test_a_trained_and_saved_model_draws_the_same_images_in_plain_diffusers(fold
     assert difference(ours, theirs) <= 1
     backbone.batch_size = 2
     assert difference(ours, backbone.generate(PROMPTS, KEYS, sampling)) <= 1
-    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat pictures"
+    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat images"
 
 
 def test_a_half_precision_folder_is_loaded_in_float32(epsilon_folder, tmp_path):

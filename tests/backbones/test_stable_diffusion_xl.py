@@ -231,7 +231,7 @@ def test_a_saved_model_draws_the_same_images_in_plain_diffusers(
         assert torch.equal(image, (theirs * 255).round().to(torch.uint8))
     backbone.batch_size = 2
     assert difference(ours, backbone.generate(PROMPTS, KEYS, sampling)) <= 1
-    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat pictures"
+    assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat images"
 
 
 def test_a_half_precision_folder_is_loaded_in_float32(epsilon_folder, tmp_path):

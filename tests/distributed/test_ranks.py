@@ -65,7 +65,7 @@ SMALL = ("logger=csv", "method.max_steps=6", "method.batch_size=4", "prior.num_i
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny):
-    """The same run by one process and by two; 104 pictures, so that each of the two draws some."""
+    """The same run by one process and by two; 104 images, so that each of the two draws some."""
     folder = tmp_path_factory.mktemp("ranks")
     for number in (1, 2):
         own = (*smoke(tiny, folder / f"prior{number}"), *SMALL, "drawing.images_per_prompt=4")

@@ -102,5 +102,5 @@ def test_an_adapter_of_the_text_encoder_has_the_same_strength(tiny):
 
 
 def test_a_run_without_training_has_no_strengths(tiny):
-    with pytest.raises(ValueError, match="this run trained nothing, so that it has no other stren"):
+    with pytest.raises(ValueError, match="this run trained nothing, so it has no other stren"):
         strength_setter(PromptOnly(), lambda: None, CascadeBackbone.load(tiny))

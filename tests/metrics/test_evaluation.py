@@ -74,5 +74,5 @@ def test_columns_of_before_stay_unless_they_are_measured_again():
         return {"set": "prompts", "prompt": "a kzn dog", "index": index, **scores}
 
     before = [row(0, dino=0.1, identity=0.9), row(1, dino=0.2, identity=0.8)]
-    again = [row(1, dino=0.6), row(2, dino=0.7)]  # picture 0 is gone, 2 is new
+    again = [row(1, dino=0.6), row(2, dino=0.7)]  # image 0 is gone, 2 is new
     assert merge_rows(before, again) == [row(1, dino=0.6, identity=0.8), row(2, dino=0.7)]

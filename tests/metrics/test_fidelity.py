@@ -133,7 +133,7 @@ def _rank(rank, folder):
 
 
 def scores_of_pixels():
-    """Of four prompts, which two ranks share, pictures of each scattered among the others."""
+    """Of four prompts, which two ranks share, images of each scattered among the others."""
     encoder = MeanColour()
     more = [*pictures("a kzn dog", 2, 4), *pictures("a kzn dog on a boat", 3, 5)]
     scorer = FidelityScorer(encoder, encoder, MeanDifference())
@@ -163,7 +163,7 @@ def test_the_identifier_is_left_out_of_the_text_unless_it_is_kept():
 
 
 def test_only_shares_have_the_intervals_of_shares():
-    """Pictures that are photos, all the same: cosines of 1, distances of 0."""
+    """Images that are photos, all the same: cosines of 1, distances of 0."""
     photo = SUBJECT.originals()[0]
     same = [Picture(photo, prompt, i) for prompt in ("a red kzn dog", "a kzn dog") for i in (0, 1)]
     scorer = FidelityScorer(MeanColour(), MeanColour(), MeanDifference())

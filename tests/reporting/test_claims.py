@@ -78,7 +78,7 @@ def test_six_runs_give_no_verdict_and_say_what_would(demo):
         assert "prior.lambda=0,1 class=none,wrong,correct seed=1,2,3,4" in note
         assert any(note.startswith("No floor is known") for note in table.notes)
         units = {e.estimate.unit for row in table.rows for e in row.entries.values() if e.estimate}
-        assert units <= {"prompts", "pictures"}
+        assert units <= {"prompts", "images"}
 
 
 def test_what_limits_all_findings_of_a_group_is_said_once(demo):
@@ -86,7 +86,7 @@ def test_what_limits_all_findings_of_a_group_is_said_once(demo):
     groups = {verdict: (shared, group) for verdict, shared, group in by_verdict(found)}
     assert set(groups) == {"cannot be judged", ""}
     for shared, group in groups.values():
-        assert "One training run: intervals are the spread over its prompts or pictures." in shared
+        assert "One training run: intervals are the spread over its prompts or images." in shared
         assert not any(limit in shared for finding in group for limit in finding.limits)
     assert sum(len(group) for _, group in groups.values()) == len(found)
     (alone,) = by_verdict(found[:1])
@@ -233,3 +233,4 @@ def test_more_runs_are_needed_for_less_and_none_are_known_without_a_spread():
     large, small, tiny = (units_needed(seen(x), 0.1, 7) for x in (0.5, 0.15, 0.001))
     assert 5 <= large < small < 61 == tiny
     assert units_needed(seen(0.3, "trainings", 1.5, 3), None, 7) > 5
+    assert units_needed(seen(0.0, "trainings", 0.0, 3), None, 7) == 61  # no number is enough

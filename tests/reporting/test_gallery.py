@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from made_up import made_up_sweep
 from PIL import Image
 
-from dreambooth.reporting.gallery import command_of, gallery_of
+from dreambooth.reporting.gallery import gallery_of, redraw_command
 from dreambooth.reporting.pictures import Sample, samples_of, spread
 from dreambooth.reporting.study import read_study
 
@@ -90,7 +90,7 @@ def test_any_prompt_survives_shell_and_hydra(study, tmp_path, prompt):
     trial = study.cells[0].trials[0]
     trial.run.weights.mkdir(exist_ok=True)
     sample = Sample(tmp_path / "x.png", "prompts", prompt.replace("{}", "kzn"), prompt, 3, {})
-    words = shlex.split(command_of(trial, sample))
+    words = shlex.split(redraw_command(trial, sample))
     assert words[:2] == ["python", "src/generate.py"]
     parsed = {
         o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words[2:])
@@ -104,11 +104,11 @@ def test_any_prompt_survives_shell_and_hydra(study, tmp_path, prompt):
 def test_no_command_is_given_that_could_not_work(study):
     trial = study.cells[0].trials[0]
     trial.run.weights.mkdir(exist_ok=True)
-    assert command_of(trial, samples_of(trial, "class")[0])
+    assert redraw_command(trial, samples_of(trial, "class")[0])
     for image_set in ("photos", "before", "restored", "originals"):
-        assert command_of(trial, samples_of(trial, image_set)[0]) == ""
+        assert redraw_command(trial, samples_of(trial, image_set)[0]) == ""
     trial.run.weights.rmdir()
-    assert command_of(trial, samples_of(trial, "class")[0]) == ""
+    assert redraw_command(trial, samples_of(trial, "class")[0]) == ""
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_the_command_draws_the_same_picture_to_1_of_255(finished, tmp_path):
     samples = [samples_of(trial, "prompts")[0], samples_of(trial, "class")[-1]]
     assert samples[1].index > 0
     for sample in samples:
-        words = shlex.split(command_of(trial, sample))
+        words = shlex.split(redraw_command(trial, sample))
         ended = command("generate", *words[2:])
         assert ended.code == 0, ended.output
         again = folder / "images" / "again" / sample.path.name

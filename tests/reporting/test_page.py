@@ -181,7 +181,7 @@ def test_filters_choose_subject_prompt_and_cell(report, visit):
     assert texts(page, ".group h3") == ["comet: a [V] in the snow"]
     cell.select_option(study.cells[-1].label)
     assert texts(page, ".tile span") == [study.cells[-1].label]
-    assert page.locator("#count").text_content() == "1 picture"
+    assert page.locator("#count").text_content() == "1 image"
     subject.select_option("All subjects")
     assert page.locator(".tile").count() == 2
     prompt.select_option("the subject's photos")

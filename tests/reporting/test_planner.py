@@ -11,11 +11,12 @@ from made_up import made_up_sweep
 from PIL import Image
 from scipy import stats
 
-from dreambooth.reporting.plan import command_of
+from dreambooth.reporting.plan import sweep_command
 from dreambooth.reporting.planner import Design, cheapest, count_claims, designs, pilot_of
 from dreambooth.reporting.statistics import difference, paired
 from dreambooth.reporting.study import read_study
 from dreambooth.reporting.variance import Components, components, least_effect, power
+from dreambooth.runs.cells import find_runs
 from dreambooth.runs.run import Run
 
 PROMPTS = 5
@@ -23,7 +24,7 @@ FIVE = ("biscuit", "olive", "clover", "pepper", "coral")
 
 
 def simulated(rng, n, k, m, effect, subject, seed, picture):
-    """Scores of two settings; the deviations of subject, seed and picture are of the difference."""
+    """Scores of two settings; the deviations of subject, seed and image are of the difference."""
     a, b = {}, {}
     of_prompt = np.linspace(-1, 1, PROMPTS)  # fixed: the same prompts in every study
     for s in range(n):
@@ -124,7 +125,7 @@ def plans(tmp_path, monkeypatch):
 def test_the_command_prints_a_design_its_cost_the_sweep_and_a_figure(pilot, plans):
     ended = plan(f"sweep={pilot}", "metric=dino", "effect=0.05")
     assert ended.code == 0, ended.output
-    design = r"\d+ subjects x \d seeds? x \d pictures? of each prompt +power (0\.[89]|1\.00)"
+    design = r"\d+ subjects x \d seeds? x \d images? of each prompt +power (0\.[89]|1\.00)"
     assert re.search(design, ended.output)
     (line,) = [line.strip() for line in ended.output.splitlines() if "src/train.py" in line]
     words = shlex.split(line)
@@ -156,7 +157,7 @@ def test_the_command_for_photos_has_places_for_folders(pilot, tmp_path, said, ex
     study = read_study([pilot])
     trial = replace(study.trials[0], run=Run(tmp_path, config))
     alone = replace(study, cells=(replace(study.cells[0], trials=(trial,)),))
-    words = command_of(alone, Design(7, 2, 4, 0.8, 1.0))
+    words = sweep_command(alone, Design(7, 2, 4, 0.8, 1.0))
     assert words == f"python src/train.py -m {expected}"
 
 
@@ -199,4 +200,25 @@ def test_what_is_no_plan_is_refused_in_one_sentence(pilot, overrides, said):
 def test_one_subject_is_no_pilot(tmp_path):
     sweep = made_up_sweep(tmp_path / "one", axes={"prior.lambda": ("0", "1")})
     said = plan(f"sweep={sweep}", "metric=dino", "effect=0.1").sentence
-    assert "its settings share fewer than two subjects; run at least two subjects" in said
+    assert "compared in it on two subjects; run at least two subjects, better five" in said
+
+
+def test_a_metric_that_only_some_runs_have_hides_no_other(tmp_path):
+    sweep = made_up_sweep(tmp_path / "some", FIVE, axes={"prior.lambda": ("0", "1")})
+    for run in find_runs(sweep)[1:]:
+        metrics = run.read_metrics()
+        run.write_metrics({name: m for name, m in metrics.items() if name != "clip_i"})
+    lines = plan(f"sweep={sweep}").output.splitlines()
+    (dino,) = [line for line in lines if line.strip().startswith("dino")]
+    (clip_i,) = [line for line in lines if line.strip().startswith("clip_i")]
+    assert float(dino.split()[1]) > 0
+    assert clip_i.split(maxsplit=1)[1] == "not known: too few runs have it"
+    assert "cannot be a pilot for clip_i" in plan(f"sweep={sweep}", "metric=clip_i").sentence
+
+
+def test_images_of_another_class_prompt_are_not_compared(tmp_path):
+    """PRES with a wrong class noun is of that class: the report does not compare it either."""
+    axes = {"class": ("none", "wrong", "correct")}
+    study = read_study([made_up_sweep(tmp_path / "nouns", FIVE, axes=axes)])
+    compared = {name: pilot_of(study, name, 1).num_comparisons for name in ("dino", "pres")}
+    assert compared == {"dino": 3, "pres": 1}

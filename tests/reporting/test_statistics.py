@@ -164,7 +164,7 @@ def test_only_pictures_of_the_same_subject_seed_prompt_and_index_are_compared():
 def test_one_prompt_of_one_training_is_compared_over_its_pictures():
     values = np.random.default_rng(0).standard_normal((1, 1, 1, 16))
     found = estimate(scores(values))
-    assert (found.unit, found.num_images) == ("pictures", 16)
+    assert (found.unit, found.num_images) == ("images", 16)
     expected = stats.t.interval(0.95, 15, values.mean(), stats.sem(values.ravel()))
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
 

@@ -129,7 +129,7 @@ def test_stable_diffusion_is_sharded_too(stable_diffusion, tmp_path):
     ("override", "sentence"),
     [
         ("method.ema_decay=0.9", "fsdp does not support a moving average of the weights"),
-        ("callbacks=score_curves", "fsdp cannot draw pictures during training: give callbacks"),
+        ("callbacks=score_curves", "fsdp cannot generate images during training: give callbacks"),
         ("metrics=none", "fsdp needs at least two devices: give trainer.devices=2"),
     ],
 )

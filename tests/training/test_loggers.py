@@ -93,7 +93,7 @@ def test_a_wandb_run_is_named_by_its_overrides_and_grouped_by_its_sweep(
     summary = {"count": 4, "protocol": "cosine", "low": 0.125, "high": 0.5}
     assert {k: kept.summary[f"score/identity_{k}"] for k in summary} == summary
     table = json.loads(kept.files["scores.table.json"].read_text())
-    assert table["columns"] == ["picture", "set", "dino", "pres"]
+    assert table["columns"] == ["image", "set", "dino", "pres"]
     assert [row[1:] for row in table["data"]] == [
         ["prompts", 0.0, None],
         ["prompts", 0.25, None],

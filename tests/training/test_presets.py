@@ -139,7 +139,7 @@ def test_a_gpu_that_is_too_small_is_named_before_training(tiny, monkeypatch, cap
     backbone = CascadeBackbone.load(tiny)
     module = module_of(backbone.stages["base"])
     monkeypatch.setattr(memory, "LARGE", 0)
-    monkeypatch.setattr(memory, "size_of", lambda _: gigabytes * 10**9)
+    monkeypatch.setattr(memory, "gpu_bytes", lambda _: gigabytes * 10**9)
     big, drawn = (
         memory.Memory(3, 3, 6, 14 * 10**9),
         DrawingMemory(3, 15 * 10**9, "the VAE's decoder"),
@@ -150,7 +150,7 @@ def test_a_gpu_that_is_too_small_is_named_before_training(tiny, monkeypatch, cap
     drawing = Drawing(None, backbone, None, torch.device("cuda"), "bf16-mixed")
     with caplog.at_level(logging.INFO):
         report_memory(module, trainer, 2, drawing, ["gpu_24gb"], None)
-    assert "base: expected peak memory, in drawing: 15.0 GB (" in caplog.text
+    assert "base: expected peak memory, in generating images: 15.0 GB (" in caplog.text
     assert "the VAE's decoder); in training 14.0 GB" in caplog.text
     expected = {
         "training is not expected to fit into 1.0 GB: lower method.batch_size (it is 2), or try "

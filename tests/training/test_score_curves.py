@@ -44,8 +44,8 @@ def test_a_run_with_curves_ends_in_the_same_bits_as_one_without(tiny, finished, 
     for name in ("dino", "clip_i", "clip_t", "copy", "pres", "identity", "drift", "seconds"):
         assert all(f"curves/{name}" in row for row in rows)
     assert len({row["curves/dino"] for row in rows}) == 3  # the model changes from step to step
-    assert "curves/div" not in rows[0]  # of one picture a prompt
-    assert "score curves: 15 pictures at each point, " in ended.output
+    assert "curves/div" not in rows[0]  # of one image a prompt
+    assert "score curves: 15 images at each point, " in ended.output
 
 
 def test_with_averaged_weights_the_curves_score_them_and_training_is_unchanged(
@@ -73,7 +73,7 @@ def test_with_averaged_weights_the_curves_score_them_and_training_is_unchanged(
 class Recorded:
     """A trainer that steps by hand, its logger, a scorer and a model that uses random numbers."""
 
-    global_step = 0
+    global_step, max_steps = 0, 5
     callbacks = ()
 
     def __init__(self):
@@ -93,7 +93,7 @@ class Recorded:
         return Scores([{} for _ in sets.scored], metrics)
 
 
-def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():
+def test_points_are_at_the_start_at_every_n_th_step_and_at_the_end_of_the_same_pictures():
     trainer = Recorded()
     callback = ScoreCurves(trainer.draw, SUBJECT, NAMES, [trainer], 2, num_prompts=3)
     torch.manual_seed(5)
@@ -104,11 +104,11 @@ def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():
         trainer.global_step = step
         callback.on_train_batch_end(trainer, None, None, None, step - 1)
     assert torch.equal(torch.rand(4), expected)
-    assert [step for step, _ in trainer.points] == [0, 2, 4]
+    assert [step for step, _ in trainer.points] == [0, 2, 4, 5]
     assert [set(metrics) for _, metrics in trainer.points] == [
         {"curves/dino", "curves/seconds"}
-    ] * 3
-    assert trainer.drawn == trainer.drawn[:2] * 3
+    ] * 4
+    assert trainer.drawn == trainer.drawn[:2] * 4
     prompts, of_class = trainer.drawn[:2]
     assert [t for t, _, _ in prompts] == [SUBJECT.prompts[i] for i in (0, 9, 18)]
     assert of_class == [("a {}", "a dog", i) for i in range(8)]
@@ -116,7 +116,7 @@ def test_points_are_at_the_start_and_at_every_n_th_step_of_the_same_pictures():
 
 def test_score_curves_need_a_metric_and_a_positive_interval():
     with pytest.raises(ValueError, match="callbacks=score_curves has no scores to draw curves of"):
-        ScoreCurves(None, SUBJECT, NAMES, [])
+        ScoreCurves(None, SUBJECT, NAMES, [], 1)
     with pytest.raises(ValueError, match=r"callbacks\.score_curves\.every_n_steps=0: give a whole"):
         ScoreCurves(None, SUBJECT, NAMES, [Recorded()], every_n_steps=0)
 
@@ -128,4 +128,4 @@ def test_what_drawing_needs_leaves_the_gpu_before_training_goes_on(
     monkeypatch.setattr(assemble, "release", released.append)
     ended = train(tiny, tmp_path / "run", *CURVES, *encoders)
     assert ended.code == 0, ended.output
-    assert len(released) == 2 * 3  # the subject's and the class's pictures, at steps 0, 1 and 2
+    assert len(released) == 2 * 3  # the subject's and the class's images, at steps 0, 1 and 2

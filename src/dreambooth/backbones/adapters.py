@@ -91,8 +91,8 @@ def load_adapter_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if different := sorted(expected.items() ^ given.items()):
         name = different[0][0]
         raise ValueError(
-            f"the adapter's file is of another model: its {name} has the shape "
-            f"{given.get(name, 'of nothing')}, and this model's {expected.get(name, 'none')}"
+            f"the adapter's file is of another model: its {name} is {given.get(name, 'absent')}, "
+            f"and this model's is {expected.get(name, 'absent')}"
         )
     set_peft_model_state_dict(peft_model(module), dict(state))
 

@@ -1,7 +1,7 @@
 """DeepFloyd IF: a cascade in pixels. Stage I draws 64 px, stage II enlarges them to 256 px.
 
-Both denoisers predict eps and a variance. The loss does not train the variance, so that it is split
-off, and images are drawn with the fixed variance of DDPM, as in diffusers' training scripts.
+Both denoisers predict eps and a variance. The loss does not train the variance. It is split off,
+and images are drawn with the fixed variance of DDPM, as in diffusers' training scripts.
 """
 
 import logging
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
 from dreambooth.backbones.deepfloyd_loading import (
     INDEX,
-    load_pipeline,
+    if_sources,
+    load_if_pipeline,
     load_text_encoder,
     load_tokenizer,
-    sources_of,
 )
-from dreambooth.backbones.deepfloyd_parity import checks_of
+from dreambooth.backbones.deepfloyd_parity import if_checks
 from dreambooth.backbones.lora_files import FILE, read_lora, save_lora
 from dreambooth.backbones.parity import PROMPTS
 from dreambooth.backbones.stage import Condition, Encoded, ParityCheck, Sampling, Stage
@@ -184,11 +184,11 @@ class DeepFloydBackbone:
         stage II; None for a model without it. `text_encoder`: where T5 is, if not in `pretrained`.
         ValueError if a part is missing, damaged, or of another family.
         """
-        base, sr = sources_of(pretrained, pretrained_sr)
-        pipelines = {"base": load_pipeline(base, "IFPipeline", "pretrained")}
+        base, sr = if_sources(pretrained, pretrained_sr)
+        pipelines = {"base": load_if_pipeline(base, "IFPipeline", "pretrained")}
         if sr is not None:
-            pipelines["sr"] = load_pipeline(sr, "IFSuperResolutionPipeline", "pretrained_sr")
-        text_source, _ = sources_of(text_encoder or pretrained, None)
+            pipelines["sr"] = load_if_pipeline(sr, "IFSuperResolutionPipeline", "pretrained_sr")
+        text_source, _ = if_sources(text_encoder or pretrained, None)
         tokenizer = load_tokenizer(text_source, pipelines)
         text = T5Prompts(partial(load_text_encoder, text_source), tokenizer)
         return cls(Path(pretrained).name, pipelines, text, text_source, batch_size)
@@ -272,7 +272,7 @@ class DeepFloydBackbone:
         for prompt in PROMPTS:
             self._text.expect(prompt)
         t5 = self._text.loaded()
-        return [check for stage in self._stages.values() for check in checks_of(stage, t5)]
+        return [check for stage in self._stages.values() for check in if_checks(stage, t5)]
 
     def recipe(self, weights: Path, prompt: str, key: tuple, sampling: Sampling) -> str:
         last = sampling.last_stage or list(self._stages)[-1]

@@ -23,7 +23,7 @@ _PARTS = {
 _WITHOUT = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker")
 
 
-def sources_of(pretrained: str | Path, pretrained_sr: str | Path | None) -> tuple[str, str | None]:
+def if_sources(pretrained: str | Path, pretrained_sr: str | Path | None) -> tuple[str, str | None]:
     """Where stages I and II are: folders or ids on the Hub; None for a model without stage II.
 
     A folder that has base/ has stage II in sr/. ValueError if that is missing.
@@ -47,7 +47,7 @@ def _existing(source: str | Path) -> str:
     return str(folder) if folder.exists() else ""
 
 
-def load_pipeline(source: str, family: str, key: str) -> Any:
+def load_if_pipeline(source: str, family: str, key: str) -> Any:
     """Load a pipeline of diffusers in float32, without text encoder, safety checker and watermark.
 
     `family`: its class. `key`: of the config, for messages. ValueError if there is no such model,

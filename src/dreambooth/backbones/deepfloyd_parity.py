@@ -1,6 +1,6 @@
 """Whether training sees what the pipelines of DeepFloyd IF see: the checks of parity.py.
 
-A stage has no VAE, so that `latents` compares the image that the denoiser is given; for the SR
+A stage has no VAE. So `latents` compares the image that the denoiser is given; for the SR
 stage, with the enlarged and noised low-resolution image.
 """
 
@@ -35,13 +35,13 @@ class PixelStage(Stage, Protocol):
         """The timestep of the image-noising schedule for a variance."""
 
 
-def checks_of(stage: PixelStage, t5: Any) -> list[ParityCheck]:
+def if_checks(stage: PixelStage, t5: Any) -> list[ParityCheck]:
     """The six checks of a stage, whose prompts are encoded already. `t5`: the text encoder."""
     x = 2 * torch.rand(2, *stage.x_shape, generator=_generator()) - 1
     with evaluation_mode(stage.denoiser), torch.no_grad():
-        theirs = step_of(stage, t5, PROMPTS, 1.0, x)
+        theirs = first_if_step(stage, t5, PROMPTS, 1.0, x)
         ours, prediction = _ours(stage, theirs, PROMPTS, x)
-        guided = step_of(stage, t5, PROMPTS[:1], GUIDANCE_SCALE, x[:1])
+        guided = first_if_step(stage, t5, PROMPTS[:1], GUIDANCE_SCALE, x[:1])
         ours_guided, _ = _ours(stage, guided, ["", PROMPTS[0]], x[[0, 0]])
     pairs = [
         ("text", _text(ours), _text(theirs.arguments)),
@@ -57,7 +57,7 @@ def checks_of(stage: PixelStage, t5: Any) -> list[ParityCheck]:
 _NAMED = {"latents": "sample", "timestep": "timestep"}  # check -> argument of the denoiser
 
 
-def step_of(
+def first_if_step(
     stage: PixelStage, t5: Any, prompts: Sequence[str], guidance_scale: float, x: Tensor
 ) -> Step:
     """The first step of the pipeline's own call, with the text of the pipeline's own encoding."""

@@ -1,4 +1,4 @@
-"""Models that draw in few steps, which DreamBooth is not for: their base models are.
+"""Models distilled to few steps. They are refused: their base models are to be trained instead.
 
 Distillation makes a model that draws in one to eight steps, without guidance. The loss of
 pretraining, which fine-tuning goes on with, does not keep that.

@@ -1,4 +1,4 @@
-"""Pictures of a run: drawn by all ranks, batch by batch, and saved as they come."""
+"""Images of a run: drawn by all ranks, batch by batch, and saved as they come."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to draw."""
+    """An image to draw."""
 
     image_set: str  # the folder below images/
     template: str
@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Draws the pictures that a run folder lacks."""
+    """Draws the images that a run folder lacks."""
 
     run: Run
     backbone: Backbone
@@ -42,17 +42,17 @@ class Drawing:
     precision: str = "32-true"  # in Lightning's words
 
     def draw(self, jobs: Sequence[Job]) -> None:
-        """Draw and save the pictures that are missing.
+        """Draw and save the images that are missing.
 
-        The ranks draw one batch each at a time, and rank 0 saves the pictures. A batch with a
-        missing picture is drawn as a whole, since the bits of an image may depend on the size of
+        The ranks draw one batch each at a time, and rank 0 saves the images. A batch with a
+        missing image is drawn as a whole, since the bits of an image may depend on the size of
         its batch.
         """
         every = batches(jobs, self.backbone.batch_size)
         unfinished = on_rank_zero(
             lambda: [batch for batch in every if not all(map(self._is_drawn, batch))]
         )
-        log.info("drawing %d of %d pictures", sum(map(len, unfinished)), len(jobs))
+        log.info("generating %d of %d images", sum(map(len, unfinished)), len(jobs))
         with self.ready():
             for batch_per_rank in batches(unfinished, num_ranks()):
                 stop_if_requested()
@@ -68,7 +68,7 @@ class Drawing:
             yield self.backbone
 
     def restore(self, originals: Sequence[Picture]) -> None:
-        """Shrink pictures to the base stage's resolution and restore them with the SR stage, as the
+        """Shrink images to the base stage's resolution and restore them with the SR stage, as the
         image set `restored`."""
         self.run.images.save("originals", originals)
         # As they are read again, in the order of their file names.
@@ -111,10 +111,10 @@ def to_device(backbone: Backbone, device: torch.device | str) -> Backbone:
 @contextmanager
 def on_device(backbone: Backbone, device: torch.device, precision: str) -> Iterator[None]:
     """Inside the context, the denoisers of all stages are on a device, in a precision of Lightning
-    (`precision.on_device`)."""
+    (`precision.denoiser_on_device`)."""
     with ExitStack() as stack:
         for stage in backbone.stages.values():
-            stack.enter_context(precisions.on_device(stage.denoiser, device, precision))
+            stack.enter_context(precisions.denoiser_on_device(stage.denoiser, device, precision))
         yield
 
 
@@ -124,7 +124,7 @@ def release(backbone: Backbone) -> None:
 
 
 def noise_key(template: str, index: int, seed: int | None = None) -> tuple:
-    """The key of a picture's noise; with a seed, one other than that of the run's own pictures."""
+    """The key of an image's noise; with a seed, one other than that of the run's own images."""
     return ("image", template, index) if seed is None else ("image", template, index, seed)
 
 
@@ -134,11 +134,11 @@ def draw_pictures(
     sampling: Sampling,
     seed: int | None = None,
 ) -> list[Picture]:
-    """Draw one picture for each (template, prompt, index).
+    """Draw one image for each (template, prompt, index).
 
     The noise follows from template, index and seed alone: all runs of a sweep, whatever they call
-    the subject, are compared on the same noise. The bits of a picture follow from its batch too
-    (docs/runs.md). The ranks share the batches, and each returns all pictures.
+    the subject, are compared on the same noise. The bits of an image follow from its batch too
+    (docs/runs.md). The ranks share the batches, and each returns all images.
     """
 
     def draw_batch(batch: Sequence[tuple[str, str, int]]) -> Tensor:
@@ -154,5 +154,5 @@ def draw_pictures(
 
 
 def pictures_of(images: Tensor, prompt: str) -> list[Picture]:
-    """Turn images [-1, 1] (N, 3, H, W) into pictures of one prompt."""
+    """Turn images [-1, 1] (N, 3, H, W) into `Picture`s of one prompt."""
     return [Picture(image, prompt, index) for index, image in enumerate(to_uint8(images))]

@@ -96,7 +96,7 @@ def advice_on_drawing(drawing: Drawing, memory: DrawingMemory) -> str:
     """What to change where drawing does not fit."""
     backbone, vae = drawing.backbone, getattr(drawing.backbone, "vae", None)
     if not drawing.precision.endswith("mixed"):
-        return "try trainer=gpu, which draws in half precision"
+        return "try trainer=gpu, which generates in half precision"
     if "VAE" in memory.where and vae is not None and not vae.use_tiling:
         return "try drawing.vae_tiling=true"
     if backbone.batch_size > 1:
@@ -112,7 +112,7 @@ def _batch_size(backbone: Backbone, sampling: Sampling, stage_name: str) -> int:
 
 
 def _inputs(stage: Stage, batch_size: int) -> tuple[Any, ...]:
-    """Arguments of `stage.predict`, whose values are those of no image."""
+    """Arguments of `stage.predict`, with zeros in place of images."""
     rng, z_t = generator("memory"), torch.zeros(batch_size, *stage.x_shape)
     t = torch.stack([stage.schedule.draw_t(TimestepDistribution(), rng)] * batch_size)
     added = stage.added_condition(z_t[0], rng, None)

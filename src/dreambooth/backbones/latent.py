@@ -144,8 +144,8 @@ class LatentBackbone:
                     "again with this and hydra.run.dir=FOLDER"
                 )
             raise ValueError(
-                f"drawing {self.batch_size} images of {self._stage.resolution_px} px at once does "
-                f"not fit into the GPU's memory: give model.backbone.{smaller}"
+                f"generating {self.batch_size} images of {self._stage.resolution_px} px at once "
+                f"does not fit into the GPU's memory: give model.backbone.{smaller}"
             ) from error
 
     def _draw_batch(self, jobs: Sequence[tuple[str, tuple]], sampling: Sampling) -> Tensor:

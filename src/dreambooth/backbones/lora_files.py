@@ -87,7 +87,7 @@ def _as_kohya(part: str, module: nn.Module, layers: Mapping[str, Tensor]) -> dic
 
 def _from_kohya(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the names of diffusers. A dot and an underscore of a layer's name are one
-    character in a file of kohya-ss, so that the names are looked up among the model's layers."""
+    character in a file of kohya-ss, so the names are looked up among the model's layers."""
     stems = {}
     for part, module in parts.items():
         for layer, _ in module.named_modules():

@@ -95,7 +95,7 @@ def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
         scale = stage.embedded_guidance
         unguided, guided = (1.0, GUIDANCE_SCALE) if scale is None else (scale, scale)
         with method_calls(pipeline.vae, "decode") as decoded:
-            theirs = step_of(pipeline, stage, PROMPTS, unguided, x.to(device))
+            theirs = first_step(pipeline, stage, PROMPTS, unguided, x.to(device))
         z_name = next(iter(theirs.arguments))
         z_t = stage.from_pipeline(theirs.arguments[z_name])
         t = _t_of(stage.schedule, pipeline.scheduler, theirs.t).expand(2)
@@ -115,14 +115,14 @@ def checks_of(pipeline: Any, stage: PipelineStage) -> list[ParityCheck]:
             target_check(stage.schedule, pipeline.scheduler, x),
         ]
 
-        theirs = step_of(pipeline, stage, PROMPTS[:1], guided)
+        theirs = first_step(pipeline, stage, PROMPTS[:1], guided)
         z_t = stage.from_pipeline(theirs.arguments[z_name])
         condition = _condition(stage, stage.guided_prompts(PROMPTS[0]), x)
         ours, _ = predicted(stage, z_t, t[: len(z_t)], condition, theirs.arguments)
         return [*checks, compared("guidance", _others(ours), _others(theirs.arguments))]
 
 
-def step_of(
+def first_step(
     pipeline: Any,
     stage: PipelineStage,
     prompts: Sequence[str],
@@ -167,12 +167,12 @@ def _encoding_where_the_encoder_is(pipeline: Any) -> Any:
     """The pipeline's `encode_prompt`, with text encoders on another device than the rest."""
     encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
 
-    def there(*args: Any, **kwargs: Any) -> Any:
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind(*args, **kwargs).arguments
         device, arguments["device"] = arguments["device"], pipeline.text_encoder.device
         return tree_map_only(Tensor, lambda encoded: encoded.to(device), encode(**arguments))
 
-    return there
+    return encode_prompt
 
 
 def predicted(

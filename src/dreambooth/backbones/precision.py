@@ -63,7 +63,7 @@ class HalvedWeights:
 @contextmanager
 def full_precision(module: Any) -> Iterator[None]:
     """Inside the context, a LightningModule with `halved` weights has the originals, but for those
-    of its denoiser, which draws with halved ones (`on_device`)."""
+    of its denoiser, which draws with halved ones (`denoiser_on_device`)."""
     halved = getattr(module, "halved", None)
     if halved is not None:
         halved.restore(but={id(p) for p in module.stage.denoiser.parameters()})
@@ -75,7 +75,7 @@ def full_precision(module: Any) -> Iterator[None]:
 
 
 @contextmanager
-def on_device(module: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
+def denoiser_on_device(module: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """Inside the context, a denoiser is on a device and computes in a precision of Lightning.
 
     In mixed precision it is autocast and returns float32. If it was elsewhere, its weights are

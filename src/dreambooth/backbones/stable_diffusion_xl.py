@@ -62,7 +62,7 @@ class StableDiffusionXLStage(LatentStage):
 
 
 class StableDiffusionXLBackbone(LatentBackbone):
-    """Stable Diffusion XL, its base model, without a watermark in its pictures."""
+    """Stable Diffusion XL, its base model, without a watermark in its images."""
 
     title, pipeline_class = "a Stable Diffusion XL", "StableDiffusionXLPipeline"
     stage_class = StableDiffusionXLStage

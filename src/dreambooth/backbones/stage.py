@@ -27,7 +27,7 @@ def concatenate(conditions: Sequence[Condition]) -> Condition:
     return {key: torch.cat([c[key] for c in conditions]) for key in conditions[0]}
 
 
-def repeat(condition: Condition, index: Tensor) -> Condition:
+def select_rows(condition: Condition, index: Tensor) -> Condition:
     """Select the rows `index` (B,) of a condition; a row may be selected more than once."""
     return {key: value[index] for key, value in condition.items()}
 

@@ -11,7 +11,10 @@ _PREFIX = "text_encoder."
 
 
 def forget_prompts(stage: Stage) -> None:
-    """Encode all prompts anew from now on."""
+    """Encode all prompts anew from now on.
+
+    An encoding with gradient clears the cache of the stage; its result is not used.
+    """
     with torch.no_grad():
         stage.encode_prompts([""], with_gradient=True)
 

@@ -75,7 +75,9 @@ class Applications:
         images.save(application, pictures)
         summary: dict[str, Score] = {"application": application}
         if self.scorers:
-            sets = PictureSets(self.subject, names.identifier, pictures, (), in_text=names.in_text)
+            sets = PictureSets(
+                self.subject, names.identifier, pictures, (), text_noun=names.text_noun
+            )
             scored = evaluate(self.scorers, sets, self.run.config["seed"]).rows
             rows = [{**row, **outcome_of(row)} for row in scored]
             images.save_rows(application, rows)
@@ -88,7 +90,7 @@ class Applications:
 
 
 def _caption(row: Mapping[str, Score]) -> str:
-    """ "shown, kept"; "" if the picture is not judged."""
+    """ "shown, kept"; "" if the image is not judged."""
     if "both" not in row:
         return ""
     return f"{'shown' if row['asked'] else 'missed'}, {'kept' if row['kept'] else 'lost'}"

@@ -65,12 +65,12 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
     drawn: dict[float, dict[str, list[Picture]]] = {}
     with claimed(run.folder):
         for g in wanted.strengths:
-            log.info("strength %g: drawing %d pictures", g, sum(map(len, jobs.values())))
+            log.info("strength %g: generating %d images", g, sum(map(len, jobs.values())))
             set_strength(g)
             drawn[g] = {name: model.draw(of_set, model.sampling) for name, of_set in jobs.items()}
             run.images.save(f"frontier-{g:g}", [p for of_set in drawn[g].values() for p in of_set])
             pictures = (drawn[g]["prompts"], drawn[g]["class"])
-            sets = PictureSets(subject, names.identifier, *pictures, in_text=names.in_text)
+            sets = PictureSets(subject, names.identifier, *pictures, text_noun=names.text_noun)
             scored = evaluate(scorers, sets, seed).rows
             scored += _changes(scorers, drawn[g]["unrelated"], drawn[0]["unrelated"], seed)
             rows += [{"strength": g, **row} for row in scored]
@@ -85,7 +85,7 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
 def _changes(
     scorers: Sequence[Scorer], pictures: Sequence[Picture], before: Sequence[Picture], seed: int
 ) -> list[Row]:
-    """A row for each picture: how far it is from what the pretrained model drew."""
+    """A row for each image: how far it is from what the pretrained model drew."""
     rows = [row_of("unrelated", picture, seed) for picture in pictures]
     for scorer in scorers:
         if isinstance(scorer, FidelityScorer) and pictures:
@@ -103,7 +103,7 @@ def _summary(rows: Sequence[Row], strength: float) -> Row:
 
 
 def _save_contact_sheet(run: Run, drawn: Mapping[float, Mapping[str, Sequence[Picture]]]) -> Path:
-    """A row for each of a few prompts, with a picture at each strength."""
+    """A row for each of a few prompts, with an image at each strength."""
     columns = list(drawn.values())
     step = max(1, len(columns[0]["prompts"]) // _NUM_ON_SHEET)
     shown = [("prompts", i) for i in range(0, len(columns[0]["prompts"]), step)]

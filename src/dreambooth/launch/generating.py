@@ -128,7 +128,7 @@ def _jobs(
 
 
 def _print_recipe(pictures: list[Picture], recipes: list[str]) -> None:
-    """Print the recipe of the first picture, and the lines in which those of the others differ."""
+    """Print the recipe of the first image, and the lines in which those of the others differ."""
     if not recipes[0]:
         return
     print("\nThe first image with plain diffusers (pixels within 1/255, after a run in float32):\n")

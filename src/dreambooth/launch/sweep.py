@@ -23,7 +23,7 @@ from dreambooth.runs.cells import (
     find_runs,
     order_in,
     read_cells,
-    settings,
+    result_settings,
     sweep_folder,
     write_cells,
 )
@@ -67,9 +67,9 @@ class Folders(Callback):
         params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*params, *hydra.overrides.task])
-        fixed = settings([str(o.input_line) for o in overrides if not o.is_sweep_override()])
+        fixed = result_settings([str(o.input_line) for o in overrides if not o.is_sweep_override()])
         fixed = {key: value for key, value in fixed.items() if f"{key}={value}" not in params}
-        typed = settings([str(o.input_line) for o in overrides])
+        typed = result_settings([str(o.input_line) for o in overrides])
         swept = [key for key in typed if key not in fixed]
         dir_given = any(assignment(o).key == "hydra.sweep.dir" for o in hydra.overrides.hydra)
         with refuse():
@@ -131,7 +131,7 @@ def _with_all_subjects(config: DictConfig) -> list[str]:
 
 def _in_order(overrides: Sequence[str], order: Sequence[str]) -> list[str]:
     """Put the overrides of some keys into an order; all others stay where they are."""
-    keys = [next(iter(settings([text])), "") for text in overrides]
+    keys = [next(iter(result_settings([text])), "") for text in overrides]
     chosen = [
         (order.index(key), text) for key, text in zip(keys, overrides, strict=True) if key in order
     ]

@@ -59,8 +59,8 @@ class FineTuning:
             ),
             prior_weight=self.prior.weight,
             prior_kind=self.prior.kind,
-            steps_before=sum(steps[: names.index(stage.name)]) / sum(steps),
-            steps_here=training.max_steps / sum(steps),
+            fraction_before=sum(steps[: names.index(stage.name)]) / sum(steps),
+            fraction_here=training.max_steps / sum(steps),
         )
         return module
 

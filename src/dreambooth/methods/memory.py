@@ -70,7 +70,7 @@ def what_to_try(
     """What to change where training does not fit. `presets`: those with less memory."""
     num_weights = sum(p.numel() for p in module.stage.denoiser.parameters())
     smaller = f"lower method.batch_size (it is {batch_size}), or " if batch_size > 1 else ""
-    return f"{smaller}{advice(presets, num_weights, size_of(device))}"
+    return f"{smaller}{advice(presets, num_weights, gpu_bytes(device))}"
 
 
 def report_memory(
@@ -91,14 +91,17 @@ def report_memory(
     if not large or isinstance(trainer.strategy, Sharded):
         return
     device, name = drawing.device, module.stage.name
-    gpu, has = device.type == "cuda", size_of(device)
+    gpu, has = device.type == "cuda", gpu_bytes(device)
     try:
         training = memory_of(module, batch_size, str(trainer.precision), gpu, sr_noise_level)
         of_drawing = drawing_memory(drawing.backbone, drawing.sampling, drawing.precision, gpu)
     except Exception as error:  # a layer that reads the values of its tensors: no reason to stop
         log.warning("%s: the memory of this run cannot be computed (%r)", name, error)
         return
-    steps: dict[str, Memory | DrawingMemory] = {"training": training, "drawing": of_drawing}
+    steps: dict[str, Memory | DrawingMemory] = {
+        "training": training,
+        "generating images": of_drawing,
+    }
     less, most = sorted(steps, key=lambda step: steps[step].peak)
     peaks = most, steps[most], less, steps[less].peak / 1e9
     log.info("%s: expected peak memory, in %s: %s; in %s %.1f GB", name, *peaks)
@@ -106,7 +109,7 @@ def report_memory(
         return
     remedies = {
         "training": lambda: what_to_try(module, batch_size, device, presets),
-        "drawing": lambda: advice_on_drawing(drawing, of_drawing),
+        "generating images": lambda: advice_on_drawing(drawing, of_drawing),
     }
     for step, memory in steps.items():
         if memory.peak + CONTEXT > has:
@@ -114,7 +117,7 @@ def report_memory(
             log.warning("%s is not expected to fit into %.1f GB: %s", step, has / 1e9, remedy)
 
 
-def size_of(device: torch.device) -> int | None:
+def gpu_bytes(device: torch.device) -> int | None:
     """The bytes of a GPU; None for a CPU."""
     if device.type != "cuda":
         return None
@@ -166,7 +169,7 @@ def memory_of(
 
 
 def draws_of(module: TwoTermModule, batch_size: int, sr_noise_level: float | None = None) -> Any:
-    """A batch of both terms, whose values are those of no photo."""
+    """A batch of both terms, with zeros in place of images."""
     stage, rng = module.stage, generator("memory")
     x = torch.zeros(batch_size, *stage.x_shape)
     t = torch.stack([stage.schedule.draw_t(TimestepDistribution(), rng)] * batch_size)

@@ -67,7 +67,7 @@ class Method(Protocol):
         """The prompts of the two terms, which the pretrained model can take."""
 
     def state(self, stage: Stage) -> dict[str, Tensor]:
-        """The tensors in which a trained stage differs from the pretrained one."""
+        """What makes a pretrained stage this trained one: at least the tensors that differ."""
 
     def load_state(self, stage: Stage, state: Mapping[str, Tensor]) -> None:
         """Turn a pretrained stage into the trained one, from what `state` returned."""

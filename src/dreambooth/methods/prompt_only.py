@@ -27,14 +27,14 @@ class PromptOnly:
         description = subject.description.strip()
         if not description:
             raise ValueError(
-                "subject.description is empty, and method=prompt_only draws nothing else: give the "
+                "subject.description is empty, and method=prompt_only uses nothing else: give the "
                 "subject in words, as subject.description='brown dog with white paws'"
             )
         try:
             backbone.check_prompt(f"a {description}")
         except ValueError as error:
             raise ValueError(f"subject.description={description}: {error}") from error
-        return PromptNames(description, None, names.prior_noun, in_text=subject.class_noun)
+        return PromptNames(description, None, names.prior_noun, text_noun=subject.class_noun)
 
     def prepare(self, stage: Stage) -> None:
         """Nothing is added."""

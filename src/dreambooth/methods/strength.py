@@ -25,7 +25,7 @@ def strength_setter(
     LoRA is its scale. ValueError if the method trains nothing.
     """
     if not method.stages:
-        raise ValueError("this run trained nothing, so that it has no other strengths")
+        raise ValueError("this run trained nothing, so it has no other strengths")
     stages = tuned.stages
     # By id, since stages may share a text encoder.
     adapted = {id(part): part for stage in stages.values() for part in adapted_parts(stage)}

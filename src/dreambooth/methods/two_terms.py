@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones.precision import HalvedWeights
-from dreambooth.backbones.stage import Condition, Stage, concatenate, repeat
+from dreambooth.backbones.stage import Condition, Stage, concatenate, select_rows
 from dreambooth.loss import Losses, loss_weights, two_term_loss, weighted_mse
 from dreambooth.methods.method import Method, TermPrompts
 from dreambooth.methods.prior import FrozenStage
@@ -27,8 +27,8 @@ class TwoTermModule(L.LightningModule):
     "output" or "blank", with which the frozen model's predictions are that term's targets.
     The learning rate is constant, or falls linearly to 0 over the last `cooldown_fraction` (0..1)
     of the steps.
-    `optimizer`: called with the parameter groups and `lr`. `steps_before`: the fraction (0..1) of
-    the run's steps that earlier stages take. `steps_here`: the fraction that this stage takes.
+    `optimizer`: called with the parameter groups and `lr`. `fraction_before`: the fraction (0..1)
+    of the run's steps that earlier stages take. `fraction_here`: the fraction of this stage.
     `gradient_checkpointing`: the denoiser's activations are computed again in the backward pass
     instead of being kept, which takes less memory and more time.
     """
@@ -43,8 +43,8 @@ class TwoTermModule(L.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         weighting: str = "uniform",
         cooldown_fraction: float = 0.0,
-        steps_before: float = 0.0,
-        steps_here: float = 1.0,
+        fraction_before: float = 0.0,
+        fraction_here: float = 1.0,
         prior_kind: str = "images",
         gradient_checkpointing: bool = False,
     ):
@@ -52,7 +52,7 @@ class TwoTermModule(L.LightningModule):
         self.stage, self.method, self.prior_weight = stage, method, prior_weight
         self.learning_rate, self.optimizer = learning_rate, optimizer
         self.weighting, self.cooldown_fraction = weighting, cooldown_fraction
-        self.steps_before, self.steps_here = steps_before, steps_here
+        self.fraction_before, self.fraction_here = fraction_before, fraction_here
         self.prefix = "" if stage.name == "base" else f"{stage.name}/"
         method.prepare(stage)
         if gradient_checkpointing:
@@ -102,9 +102,9 @@ class TwoTermModule(L.LightningModule):
             self._encode_prompts()  # the training of an earlier stage may have changed the encoding
 
     def on_train_end(self) -> None:
-        self.zero_grad()  # gradients would go to a GPU with the weights when these draw
+        self.zero_grad()  # else they move to the GPU with the weights when images are generated
         if self.halved is not None:
-            self.halved.restore("cpu")  # where the trainer moves all of it now
+            self.halved.restore("cpu")  # the trainer moves the module there next
         if isinstance(self.trainer.strategy, Sharded):
             self.trainer.strategy.gather(self.stage)
             self._set_trained()
@@ -180,7 +180,7 @@ class TwoTermModule(L.LightningModule):
     def _encoded_before(self, name: str, draw: Draw) -> Condition:
         """The condition of each image in the draw, from prompts encoded before training."""
         text = {key: value.to(self.device) for key, value in self.encoded_prompts[name].items()}
-        return {**repeat(text, draw.prompt), **draw.added}
+        return {**select_rows(text, draw.prompt), **draw.added}
 
 
 def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:

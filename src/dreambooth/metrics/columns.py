@@ -60,7 +60,7 @@ def image_set_of(metric: str) -> str:
 
 
 def scores_of(rows: Iterable[Mapping[str, Score]], metric: str) -> dict[PictureKey, float]:
-    """The score of each picture that a metric is computed on; pictures without one are left out."""
+    """The score of each image that a metric is computed on; images without one are left out."""
     image_set, column = _COLUMNS.get(metric, (image_set_of(metric), metric))
     scores: dict[PictureKey, float] = {}
     for row in rows:
@@ -84,14 +84,14 @@ def independent_scores(scores: Mapping[PictureKey, float], metric: str) -> dict[
 
 
 def units_of_run(scores: Mapping[PictureKey, float]) -> tuple[str, NDArray[np.float64]]:
-    """The independent units of one run's mean, and a value for each: its prompts, or the pictures
+    """The independent units of one run's mean, and a value for each: its prompts, or the images
     of its only prompt."""
     by_prompt: dict[str, list[float]] = {}
     for (template, _), score in scores.items():
         by_prompt.setdefault(template, []).append(score)
     if len(by_prompt) > 1:
         return "prompts", units(list(by_prompt.values()))
-    return "pictures", np.array(list(scores.values()))
+    return "images", np.array(list(scores.values()))
 
 
 def interval_of(
@@ -99,7 +99,7 @@ def interval_of(
 ) -> tuple[float, float] | None:
     """The 95 % interval of a mean of independent units, within the metric's range.
 
-    `scores`: of the pictures; if they are all 0 or 1, the mean is a share. None for a single unit.
+    `scores`: of the images; if they are all 0 or 1, the mean is a share. None for a single unit.
     """
     limits = range_of(metric)
     is_share = limits in (None, Range(0, 1)) and set(scores) <= {0.0, 1.0}

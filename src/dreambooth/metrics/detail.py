@@ -41,9 +41,9 @@ def kept_and_invented(images: Tensor, originals: Tensor, low_px: int) -> tuple[T
 
 
 class DetailScorer:
-    """Detail of generated pictures relative to photos, and fidelity of enlarged photos.
+    """Detail of generated images relative to photos, and fidelity of enlarged photos.
 
-    `detail`: detail energy of a generated picture over the mean of the photos; below 1 is blurred,
+    `detail`: detail energy of a generated image over the mean of the photos; below 1 is blurred,
     above 1 has invented detail. The `sr_` scores compare restored photos (shrunk to `low_px` and
     enlarged again) with their originals: `sr_detail` (ratio of detail energies), its parts
     `sr_kept` and `sr_invented` (see `kept_and_invented`), and torchmetrics' `sr_psnr` (dB) and
@@ -54,7 +54,7 @@ class DetailScorer:
         self.low_px = low_px
 
     def check(self, subject: Subject) -> None:
-        """Nothing to check: this scores pictures of any subject."""
+        """Nothing to check: this scores images of any subject."""
 
     def score(self, sets: PictureSets) -> Scores:
         prompts, pictures = sets.prompts, [*sets.prompts, *sets.class_prompts]
@@ -102,9 +102,9 @@ class DetailScorer:
 def enlarged_photos(subject: Subject) -> str:
     """Describe the photos behind `sr_` scores, in the same words for every `sr` setting."""
     whose = "photos that no training saw" if subject.held_out else "the training's own photos"
-    return f"{whose}, shrunk by area and enlarged as the run's pictures are (sr=off: bicubic)"
+    return f"{whose}, shrunk by area and enlarged as the run's images are (sr=off: bicubic)"
 
 
 def unit_range(pictures: Sequence[Picture]) -> Tensor:
-    """Stack pictures: float32 [0, 1], (N, 3, H, W)."""
+    """Stack images: float32 [0, 1], (N, 3, H, W)."""
     return torch.stack([p.pixels for p in pictures]).float() / 255

@@ -1,4 +1,4 @@
-"""Scoring pictures from any source: one row for each picture, and metrics over all of them."""
+"""Scoring images from any source: one row for each image, and metrics over all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ Row = dict[str, Score]
 
 @dataclass(frozen=True)
 class PictureSets:
-    """The pictures to score, grouped by their origin."""
+    """The images to score, grouped by their origin."""
 
     subject: Subject
     identifier: str
@@ -25,27 +25,27 @@ class PictureSets:
     restored: Sequence[Picture] = ()  # photos that were shrunk and enlarged again
     originals: Sequence[Picture] = ()  # the original of each restored photo
     # What replaces the identifier in the text of CLIP-T; "": nothing, it is left out.
-    in_text: str = field(default="", kw_only=True)
+    text_noun: str = field(default="", kw_only=True)
 
     @property
     def scored(self) -> list[Picture]:
-        """All scored pictures, in the order of the rows that `evaluate` returns."""
+        """All scored images, in the order of the rows that `evaluate` returns."""
         return [*self.prompts, *self.class_prompts, *self.restored]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of each picture, and metrics over all of them."""
+    """Scores of each image, and metrics over all of them."""
 
-    rows: list[Row]  # one for each picture
+    rows: list[Row]  # one for each image
     metrics: dict[str, Metric]
 
 
 class Scorer(Protocol):
-    """Scores pictures: the interface that every metric implements."""
+    """Scores images: the interface that every metric implements."""
 
     def check(self, subject: Subject) -> None:
-        """Raise ValueError before any work if this scorer cannot score pictures of `subject`."""
+        """Raise ValueError before any work if this scorer cannot score images of `subject`."""
 
     def score(self, sets: PictureSets) -> Scores:
         """Score `sets.prompts`, then `sets.class_prompts`."""
@@ -55,10 +55,10 @@ class Scorer(Protocol):
 
 
 def evaluate(scorers: Sequence[Scorer], sets: PictureSets, seed: int | None = None) -> Scores:
-    """Score pictures with all scorers; the result is what scores.csv and metrics.json hold.
+    """Score images with all scorers; the result is what scores.csv and metrics.json hold.
 
-    `seed`: the seed of the run; None for pictures of other systems. A row has `set` ("prompts",
-    "class" or "restored"), `prompt`, `template`, `index`, `seed`, the `path` of a picture of
+    `seed`: the seed of the run; None for images of other systems. A row has `set` ("prompts",
+    "class" or "restored"), `prompt`, `template`, `index`, `seed`, the `path` of an image of
     another system, and a column for each score. The interval of a metric is over the run's prompts,
     if its mean is that of a column; else it is the scorer's own.
     """
@@ -84,7 +84,7 @@ def _with_columns(rows: list[Row], all_scores: Sequence[Scores]) -> list[Row]:
 
 
 def merge_rows(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """Add to each row the columns that only the earlier row of the same picture has."""
+    """Add to each row the columns that only the earlier row of the same image has."""
 
     def key(row: Row) -> tuple[Score, ...]:
         return row["set"], row["prompt"], row["index"]
@@ -99,7 +99,7 @@ def summary_line(metrics: dict[str, Metric]) -> str:
 
 
 def row_of(image_set: str, picture: Picture, seed: int | None) -> Row:
-    """What a row says of its picture, without scores."""
+    """What a row says of its image, without scores."""
     row: Row = {
         "set": image_set,
         "prompt": picture.prompt,

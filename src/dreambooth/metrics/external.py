@@ -16,7 +16,7 @@ from dreambooth.subjects.subject import Subject
 
 
 class PictureFile(Picture):
-    """A picture that reads its pixels from a file on each access, since they may not fit in memory.
+    """An image that reads its pixels from a file on each access, since they may not fit in memory.
 
     The pixels are upright RGB, composited on white where the image is transparent.
     """
@@ -36,7 +36,7 @@ class PictureFile(Picture):
 def read_external(
     images: Path, subject: Subject, identifier: str = ""
 ) -> tuple[list[Picture], list[Picture]]:
-    """Read the pictures of the subject's prompts, and those of the class prompt ("a dog").
+    """Read the images of the subject's prompts, and those of the class prompt ("a dog").
 
     `images` is a folder or a CSV file. A folder has one subfolder for each prompt, named by the
     prompt ("a dog in the snow", or with "_" for each space). A CSV file has the columns path and

@@ -1,6 +1,6 @@
-"""Scores a run's pictures by DINO, CLIP-I, CLIP-T, PRES, DIV and a copy score.
+"""Scores a run's images by DINO, CLIP-I, CLIP-T, PRES, DIV and a copy score.
 
-Each encoder sees each picture once; all scores are computed from the features.
+Each encoder sees each image once; all scores are computed from the features.
 """
 
 import math
@@ -82,8 +82,8 @@ class FidelityScorer:
         by_dino = self.dino.images(p.pixels for p in prompts)  # reads one batch at a time
         by_clip = self.clip.images(p.pixels for p in prompts)
         removed = "" if self.keep_identifier else sets.identifier
-        texts = [without_identifier(name, removed, sets.in_text) for name in names]
-        # Every rank has the features of all pictures (encoders.py), so there is nothing to gather.
+        texts = [without_identifier(name, removed, sets.text_noun) for name in names]
+        # Every rank has the features of all images (encoders.py), so there is nothing to gather.
         dino = DinoSimilarity(sync_on_compute=False)
         clip_i = ClipImageSimilarity(sync_on_compute=False)
         clip_t = ClipTextSimilarity(sync_on_compute=False)
@@ -140,7 +140,7 @@ class FidelityScorer:
         return Scores(rows, {name: mean(rows, name, protocols[name]) for name in protocols})
 
     def change(self, pictures: Sequence[Picture], before: Sequence[Picture]) -> list[float]:
-        """1 - cosine of the DINO features of each picture and what it was before, in [0, 2]."""
+        """1 - cosine of the DINO features of each image and what it was before, in [0, 2]."""
         features = (self.dino.images(p.pixels for p in images) for images in (pictures, before))
         now, then = features
         changes: list[float] = (1 - (now * then).sum(1)).clamp(min=0).tolist()

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dreambooth.methods.two_terms import learning_rate_factor
+from dreambooth.miniature.muon import HAS_FAST_BF16
 
 
 def decaying_adamw(
@@ -79,7 +80,7 @@ def fit(
         max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
         accelerator="auto",
         devices=1,
-        precision="bf16-mixed" if _has_fast_bf16() else "32-true",
+        precision="bf16-mixed" if HAS_FAST_BF16 else "32-true",
         logger=False,
         callbacks=[
             ModelCheckpoint(
@@ -95,7 +96,3 @@ def fit(
     loader = DataLoader(batches, batch_size=None, sampler=StepsFrom(done, num_steps))
     trainer.fit(module, loader, ckpt_path=last if done else None, weights_only=False)
     return trainer.global_step >= num_steps
-
-
-def _has_fast_bf16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_FAST_BF16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+HAS_FAST_BF16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 class Muon(torch.optim.Optimizer):
@@ -82,7 +82,7 @@ def orthogonalized(matrix: Tensor, num_iterations: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
-    if _FAST_BF16:
+    if HAS_FAST_BF16:
         x = x.bfloat16()
     for _ in range(num_iterations):
         gram = x @ x.T

@@ -61,13 +61,16 @@ _COLUMNS = [
     Column("weights_bytes", "weights, MB", "lower", "the files in weights/; 1 MB is 10^6 bytes"),
     Column("step_ms", "step, ms", "lower", "median over the base stage's steps, and the runs"),
     Column(
-        "peak_memory_bytes", "memory, GB", "lower", "most of a run, drawing included, over the runs"
+        "peak_memory_bytes",
+        "memory, GB",
+        "lower",
+        "most of a run with its images, over the runs",
     ),
     Column(
         "peak_gpu_memory_bytes",
         "GPU memory, GB",
         "lower",
-        "most that was allocated in a run, drawing included, over the runs",
+        "most that was allocated in a run with its images, over the runs",
     ),
 ]
 _MERGED: Mapping[str, tuple[Callable[[Iterable[float]], float], Callable[[float], str]]] = {

@@ -92,7 +92,7 @@ def differences_of(table: Table) -> list[dict[str, Score]]:
             "effect_size": _number(d.effect_size),
             "subjects": d.num_subjects,
             "trained_pairs": d.num_trainings,
-            "pictures": d.num_images,
+            "images": d.num_images,
             "interval_over": d.unit,
             "paper": comparison.paper,
             "claim": comparison.claim,

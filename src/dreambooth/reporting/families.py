@@ -14,8 +14,8 @@ from dreambooth.reporting.tables import Column, Entry, Table, TableRow
 from dreambooth.subjects.prompt_sets import APPLICATIONS, LIMITATIONS, SEVERAL
 
 _FINDINGS = {  # the limitation -> what the summary says of the estimate
-    "context_accuracy": "the share of pictures in the prompted context",
-    "copied_excess": "the share of pictures that resemble a training photo, above that of unseen "
+    "context_accuracy": "the share of images in the prompted context",
+    "copied_excess": "the share of images that resemble a training photo, above that of unseen "
     "photos of the subject",
 }
 _EXCESS = "copied, less the share of copied of unseen photos of the same subject"
@@ -38,7 +38,7 @@ def applications(part: Part, reader: ScoreReader) -> Table | None:
         if any(reader.scores(cell.finished, name) for cell in cells)
     ]
     rows = [_row(c, family, columns, reader, len(cells) > 1) for c in cells for family in families]
-    notes = ["The paper shows its applications as pictures only."]
+    notes = ["The paper shows its applications as images only."]
     if len(cells) == 1 < len(part.study.cells):
         notes.append(f"All rows belong to one cell: {cells[0].label}.")
     notes += units_in_words(cells, rows)
@@ -80,15 +80,15 @@ def limitations(part: Part, reader: ScoreReader) -> Table | None:
         rows.append(TableRow(cell.key, cell.label, entries))
     notes = [
         "The paper names three limitations: the prompted context does not appear (context), the "
-        "subject's appearance changes with the context (identity in contexts), and pictures "
-        "resemble the training photos (copied: the share of pictures that are nearer to a photo "
+        "subject's appearance changes with the context (identity in contexts), and images "
+        "resemble the training photos (copied: the share of images that are nearer to a photo "
         "than any two photos are to each other). It gives no values. Unseen photos of the subject "
         "resemble the training photos too, so only a share above theirs shows copying.",
         *units_in_words(cells, rows),
     ]
     if not has_excess and any(column.key == "copied" for column in columns):
         notes.append("These runs have no such share: python src/evaluate.py run=DIR measures it.")
-    source = "the paper's figure of limitations (pictures only)"
+    source = "the paper's figure of limitations (images only)"
     return _table("limitations", "Limitations", source, part, columns, rows, notes)
 
 
@@ -111,13 +111,13 @@ def limitations_by_context(part: Part, reader: ScoreReader) -> Table | None:
     ]
     notes = [
         "A context that does not appear: rare against frequent (context). An appearance that "
-        "changes with the context: none against the others (identity, DINO). Overfitting: pictures "
+        "changes with the context: none against the others (identity, DINO). Overfitting: images "
         "resemble the photos where the prompt is near to their scenes (none, and the context of "
         "the photos) more than where it is not (copied, copy). In the drawn world a rare context "
         "is asked for together with a style and from behind, which costs identity and DINO too.",
         *units_in_words(cells, rows),
     ]
-    source = "the paper's figure of limitations (pictures only)"
+    source = "the paper's figure of limitations (images only)"
     title = "Limitations, by the context that is asked for"
     return _table("limitations_by_context", title, source, part, columns, rows, notes)
 
@@ -171,7 +171,7 @@ def _row(
 
 def _entry(cell: Cell, metric: str, family: str, reader: ScoreReader) -> Entry:
     estimate = reader.estimate(cell.finished, metric, family)
-    return Entry(estimate, None, remark(cell, metric, estimate) if estimate else "no such pictures")
+    return Entry(estimate, None, remark(cell, metric, estimate) if estimate else "no such images")
 
 
 def _weakest_template(cell: Cell, reader: ScoreReader) -> str:

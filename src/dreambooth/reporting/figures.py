@@ -128,7 +128,7 @@ def curves(study: Study, styles: Looks) -> Iterator[Plot]:
                 colour = styles[key].colour
                 axes.plot(step, value, "o", ms=10, mfc="none", mec=colour, mew=1, clip_on=False)
     caption = (
-        "The same few pictures, drawn from the same noise and scored during training. The ring "
+        "The same few images, generated from the same noise and scored during training. The ring "
         f"marks the first step at which {heading(fidelity)} is within 0.01 of its highest value; "
         "more steps do not increase fidelity. A run overfits where the prompt is followed less or "
         "the copy score rises."
@@ -139,10 +139,10 @@ def curves(study: Study, styles: Looks) -> Iterator[Plot]:
 def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
     """Draw fidelity to the subject against fidelity to the prompt and against diversity."""
     fidelity, others = "dino", {"clip_t": "how well the prompt is followed"}
-    others |= {"div": "how varied the pictures of a prompt are"}
+    others |= {"div": "how varied the images of a prompt are"}
     if not _estimates(study, fidelity):
         fidelity, others = "identity", {"context_accuracy": "whether the context is as prompted"}
-        others |= {"diversity": "how varied the class prompt's pictures are"}
+        others |= {"diversity": "how varied the class prompt's images are"}
     x = _estimates(study, fidelity)
     y_of = {name: _estimates(study, name) for name in others}
     y_of = {name: y for name, y in y_of.items() if len(y.keys() & x.keys()) > 1}
@@ -278,7 +278,7 @@ def copying(study: Study, styles: Looks) -> Iterator[Plot]:
     caption = (
         "A run that copies the photos has a high DINO, too. The copy score is the cosine to the "
         "nearest photo, so it is never below the mean over all photos. The further a point is "
-        "above the line, the nearer its pictures are to a single photo. Large markers are means of "
+        "above the line, the nearer its images are to a single photo. Large markers are means of "
         "the cells, small ones are runs."
     )
     yield Plot("copying", "Likeness or copying?", caption, canvas)

@@ -78,7 +78,7 @@ def over(result: Difference | Estimate) -> str:
         return f"over {result.num_subjects} subjects{trainings if more else ''}"
     if result.unit == "trainings":
         return f"over {result.num_trainings} trainings of one subject, and about it only"
-    return "one training run: intervals are the spread over its prompts or pictures"
+    return "one training run: intervals are the spread over its prompts or images"
 
 
 def p_in_words(p: float) -> str:

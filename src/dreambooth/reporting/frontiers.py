@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreambooth.metrics.columns import image_set_of, scores_of
-from dreambooth.reporting.notes import has_wrong_class_prompt, remark, units_in_words
+from dreambooth.reporting.notes import remark, share_class_prompt, units_in_words
 from dreambooth.reporting.scores import HEADINGS, Part
 from dreambooth.reporting.statistics import (
     Difference,
@@ -199,7 +199,7 @@ def frontier_table(part: Part) -> Table | None:
         rows.append(TableRow(cell.key, cell.label, entries))
     comparisons = []
     for (a, b), column in product(_pairs(cells), columns):
-        if any(has_wrong_class_prompt(cell, _metric_of(column)) for cell in (a, b)):
+        if not share_class_prompt(a, b, _metric_of(column)):
             continue
         d = frontiers.compare(a.key, b.key, column.key)
         if d is not None and not math.isnan(d.low):

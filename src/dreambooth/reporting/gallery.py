@@ -1,4 +1,4 @@
-"""The data of the page's gallery: the pictures to show, their thumbnails, scores and commands."""
+"""The data of the page's gallery: the images to show, their thumbnails, scores and commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CAPTIONS = {"photos": "photo", "originals": "photo", "before": "before fine-tun
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures that page.js shows."""
+    """The images that page.js shows."""
 
     data: Mapping[str, Any]  # plain JSON
     num_shown: int
@@ -34,7 +34,7 @@ class Gallery:
 
 
 def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery:
-    """Choose at most `most` pictures, evenly spaced, with the same prompts and indices in each run.
+    """Choose at most `most` images, evenly spaced, with the same prompts and indices in each run.
 
     `folder` is that of the page: links are relative to it, and thumbnails are cached in it.
     """
@@ -72,7 +72,7 @@ def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery
                 "link": _link(sample.path, folder),
                 "small": small.get(sample.path, ""),
                 "scores": {heading(k): _rounded(v) for k, v in sample.scores.items()},
-                "command": command_of(trial, sample),
+                "command": redraw_command(trial, sample),
             }
             for trial, sample in ordered
         ],
@@ -80,10 +80,10 @@ def gallery_of(study: Study, folder: Path, most: int = MOST_PICTURES) -> Gallery
     return Gallery(data, len(chosen), len(pictures))
 
 
-def command_of(trial: Trial, sample: Sample) -> str:
-    """Return the command that draws a picture again (each pixel within 1/255); "" if there is none.
+def redraw_command(trial: Trial, sample: Sample) -> str:
+    """Return the command that draws an image again (each pixel within 1/255); "" if there is none.
 
-    Only pictures that a finished run with weights has drawn can be drawn again: not photos, their
+    Only images that a finished run with weights has drawn can be drawn again: not photos, their
     enlargements, or images of other systems.
     """
     if sample.image_set not in ("prompts", "class") or trial.status.state != "finished":
@@ -101,7 +101,7 @@ def command_of(trial: Trial, sample: Sample) -> str:
 
 
 def _all_pictures(study: Study) -> Iterator[tuple[Trial, Sample]]:
-    """Yield all pictures of all runs, but those of `_SHARED_SETS` once for each subject."""
+    """Yield all images of all runs, but those of `_SHARED_SETS` once for each subject."""
     seen: set[tuple[str, str, str, int]] = set()
     for trial in study.trials:
         for image_set in (*_SHARED_SETS, *_RUN_SETS):
@@ -115,7 +115,7 @@ def _all_pictures(study: Study) -> Iterator[tuple[Trial, Sample]]:
 
 
 def _choose(pictures: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[Trial, Sample]]:
-    """Return all pictures or, if there are more than `most`, a selection.
+    """Return all images or, if there are more than `most`, a selection.
 
     It has three photos of each subject and, of every run, the same prompts and indices: subject
     prompts for three quarters of `most`, and class prompts for a quarter.
@@ -136,7 +136,7 @@ def _choose(pictures: Sequence[tuple[Trial, Sample]], most: int) -> list[tuple[T
 
 
 def _group(sample: Sample) -> tuple[str, str]:
-    """Return the group of a picture on the page, (kind, text): its prompt without the subject."""
+    """Return the group of an image on the page, (kind, text): its prompt without the subject."""
     if sample.image_set in ("class", "before"):
         return "class", sample.prompt
     if sample.image_set in ("originals", "restored"):

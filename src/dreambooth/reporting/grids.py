@@ -1,4 +1,4 @@
-"""Figures made of pictures: the paper's image grids, drift of the class prompt, detail after SR."""
+"""Figures made of images: the paper's image grids, drift of the class prompt, detail after SR."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreambooth.reporting.study import Cell, Study, Trial
 
 MOST_SUBJECTS = 2  # that get figures; the page's gallery shows all subjects
 COLUMNS = 7
-MAX_PX = 224  # on a picture's longer side: about 300 pixels per printed inch
+MAX_PX = 224  # on an image's longer side: about 300 pixels per printed inch
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Line:
     """A row of a grid."""
 
     label: str
-    paths: Sequence[Path | None]  # None where a picture is missing
+    paths: Sequence[Path | None]  # None where an image is missing
     gap_above: bool = False
 
 
@@ -45,7 +45,7 @@ def plots(study: Study) -> Iterator[Plot]:
 
 
 def _prompts(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]:
-    """Draw the first picture of the same prompts for every cell, beside the photos."""
+    """Draw the first image of the same prompts for every cell, beside the photos."""
     samples = {cell: _first_of_template(trial) for cell, trial in runs.items()}
     samples = {cell: by_template for cell, by_template in samples.items() if by_template}
     if not samples:
@@ -63,16 +63,16 @@ def _prompts(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plo
     ]
     headings = ["real photos", *(t.replace("{}", "[V]") for t in templates)]
     caption = (
-        f"{subject}: each row is a cell; all pictures of a column have the same prompt and start "
+        f"{subject}: each row is a cell; all images of a column have the same prompt and start "
         "from the same noise. [V] stands for the subject's name in the prompt. The first column "
-        "shows the training photos. The pictures are the first of each prompt, not selected by eye."
+        "shows the training photos. The images are the first of each prompt, not selected by eye."
     )
     yield _plot(f"prompts{key}", f"The subject under its prompts: {subject}", caption, lines,
                 headings, after_first=bool(photos))  # fmt: skip
 
 
 def _drift(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]:
-    """Draw the class prompt's pictures before and after fine-tuning.
+    """Draw the class prompt's images before and after fine-tuning.
 
     Cells with the wrong class noun have a class prompt of their own.
     """
@@ -98,8 +98,8 @@ def _drift(runs: Mapping[Cell, Trial], subject: str, key: str) -> Iterator[Plot]
     if not lines:
         return
     caption = (
-        f"What the class prompt shows before and after fine-tuning on {subject}; all pictures of a "
-        "column start from the same noise. If the class is preserved, the pictures change little; "
+        f"What the class prompt shows before and after fine-tuning on {subject}; all images of a "
+        "column start from the same noise. If the class is preserved, the images change little; "
         "if it has collapsed, all of them show the subject."
     )
     title = f"Drift of the class prompt: {subject}"
@@ -138,7 +138,7 @@ def _plot(
     boxes: Sequence[tuple[int, int, int, int]] = (),
     after_first: bool = False,
 ) -> Plot:
-    """Draw rows of square pictures, or the `boxes` of them, a box per column.
+    """Draw rows of square images, or the `boxes` of them, a box per column.
 
     `after_first` separates the first column by a gap.
     """
@@ -176,7 +176,7 @@ def _plot(
 
 
 def _pixels(path: Path, box: tuple[int, int, int, int] | None) -> Any:
-    """Return a picture or a part of it, uint8 (H, W, 3); None if it cannot be read.
+    """Return an image or a part of it, uint8 (H, W, 3); None if it cannot be read.
 
     `box` is (left, top, right, bottom), in pixels.
     """
@@ -193,7 +193,7 @@ def _pixels(path: Path, box: tuple[int, int, int, int] | None) -> Any:
 
 
 def _richest(path: Path) -> tuple[int, int, int, int]:
-    """Return the most detailed quarter of a picture: (left, top, right, bottom), in pixels.
+    """Return the most detailed quarter of an image: (left, top, right, bottom), in pixels.
 
     Candidates are the windows of half its width and height on a grid of eighths. Detail is the sum
     of absolute grey differences between neighbouring pixels.
@@ -216,7 +216,7 @@ def _richest(path: Path) -> tuple[int, int, int, int]:
 
 
 def _first_of_template(trial: Trial) -> dict[str, Sample]:
-    """Return template -> the picture of index 0."""
+    """Return template -> the image of index 0."""
     first: dict[str, Sample] = {}
     for sample in samples_of(trial, "prompts"):
         if sample.index == 0:

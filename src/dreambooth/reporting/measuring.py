@@ -11,7 +11,7 @@ from itertools import combinations
 from dreambooth.reporting.claims import judge
 from dreambooth.reporting.families import applications, limitations, limitations_by_context
 from dreambooth.reporting.frontiers import frontier_table
-from dreambooth.reporting.notes import floor_row, has_wrong_class_prompt, notes_on, remark
+from dreambooth.reporting.notes import floor_row, notes_on, remark, share_class_prompt
 from dreambooth.reporting.paper import (
     PAPER_TABLES,
     PaperTable,
@@ -163,8 +163,7 @@ def _compare(
     plan: PaperTable, study: Study, column: Column, a: Cell, b: Cell, reader: ScoreReader
 ) -> Comparison | None:
     """Return the comparison, not yet judged."""
-    same_class = a.settings.get("class") == b.settings.get("class")
-    if not same_class and any(has_wrong_class_prompt(cell, column.key) for cell in (a, b)):
+    if not share_class_prompt(a, b, column.key):
         return None
     result = difference(*(reader.scores(cell.finished, column.key) for cell in (a, b)))
     if result is None or math.isnan(result.low):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dreambooth.reporting.claims import claims_in
 from dreambooth.reporting.floor import between_seeds, shipped_floor
-from dreambooth.reporting.plan import command_of
+from dreambooth.reporting.plan import sweep_command
 from dreambooth.reporting.planner import ALPHA, MOST_SUBJECTS, Design
 from dreambooth.reporting.scores import ScoreReader
 from dreambooth.reporting.statistics import LEAST_PAIRS, Difference
@@ -50,6 +50,8 @@ def units_needed(d: Difference, sd: float | None, num_claims: int) -> int | None
     study's own; of a single training it is `sqrt(2) sd`, of two trainings that differ by their
     seeds. None where the spread is not known, MOST_SUBJECTS + 1 where so many are not enough.
     """
+    if d.effect_size == 0:
+        return MOST_SUBJECTS + 1
     if d.unit in ("subjects", "trainings"):
         spread = 0.0 if math.isnan(d.effect_size) else abs(d.mean / d.effect_size)
     elif sd is not None:
@@ -91,7 +93,7 @@ def _advice(study: Study, d: Difference, units: int | None) -> str:
     elif units > MOST_SUBJECTS:
         needed = f"{num_runs} more runs would settle the larger differences only"
     design = Design(more, each, _images_per_prompt(study), math.nan, math.nan)
-    command = command_of(study, design, same_subject=noun == "seeds")
+    command = sweep_command(study, design, same_subject=noun == "seeds")
     about = " (about this subject only)" if noun == "seeds" else ""
     return f"{runs} of a setting: the direction cannot be judged; {needed}{about}: {command}"
 
@@ -112,6 +114,6 @@ def _between_seeds(
 
 
 def _images_per_prompt(study: Study) -> int:
-    """Pictures of each prompt in the study's runs, rounded."""
+    """Images of each prompt in the study's runs, rounded."""
     found = [(id(t), r["prompt"]) for t in study.trials for r in t.rows if r["set"] == "prompts"]
     return max(1, round(len(found) / max(1, len(set(found)))))

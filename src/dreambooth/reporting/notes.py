@@ -31,6 +31,13 @@ def remark(cell: Cell, metric: str, estimate: Estimate | None) -> str:
     return "no interval" if math.isnan(estimate.low) else ""
 
 
+def share_class_prompt(a: Cell, b: Cell, metric: str) -> bool:
+    """Whether two cells can be compared by a metric: one of the class prompt needs the same."""
+    if a.settings.get("class") == b.settings.get("class"):
+        return True
+    return not any(has_wrong_class_prompt(cell, metric) for cell in (a, b))
+
+
 def has_wrong_class_prompt(cell: Cell, metric: str) -> bool:
     """Whether a metric of the class prompt is measured with a wrong class noun."""
     right_prompt = (None, ABSENT, "none", "correct")
@@ -52,7 +59,7 @@ def notes_on(
             "scores are not compared with those of other nouns."
         )
     if any(entry.text == "no interval" for row in rows for entry in row.entries.values()):
-        notes.append("No interval: the runs recorded the mean only, no score for each picture.")
+        notes.append("No interval: the runs recorded the mean only, no score for each image.")
     for cell in cells:
         unfinished = Counter(t.status.state for t in cell.trials if t.status.state != "finished")
         if cell.finished and unfinished:
@@ -68,18 +75,19 @@ def units_in_words(cells: Sequence[Cell], rows: Sequence[TableRow]) -> list[str]
     subjects = dict.fromkeys(trial.subject for cell in cells for trial in cell.finished)
     notes = []
     if "subjects" in units:
-        few, most = _ends([e.num_subjects for e in estimates if e.unit == "subjects"])
-        notes.append(f"Intervals and tests are over {_counted(few, most, 'subject')}.{_few(few)}")
+        least, most = _ends([e.num_subjects for e in estimates if e.unit == "subjects"])
+        over = _counted(least, most, "subject")
+        notes.append(f"Intervals and tests are over {over}.{_caveat(least)}")
     if "trainings" in units:
-        few, most = _ends([e.num_trainings for e in estimates if e.unit == "trainings"])
+        least, most = _ends([e.num_trainings for e in estimates if e.unit == "trainings"])
         notes.append(
-            f"One subject: intervals and tests are over {_counted(few, most, 'training')} and are "
-            f"about {' or '.join(subjects)} only, not about other subjects.{_few(few)}"
+            f"One subject: intervals and tests are over {_counted(least, most, 'training')} and "
+            f"are about {' or '.join(subjects)} only, not about other subjects.{_caveat(least)}"
         )
-    if units & {"prompts", "pictures"}:
+    if units & {"prompts", "images"}:
         notes.append(
             "One training run of a setting: its intervals are the spread over its prompts (over "
-            "its pictures, if they share one prompt). They say nothing about another training of "
+            "its images, if they share one prompt). They say nothing about another training of "
             "the same setting, nor about other subjects."
         )
     shares = [e for row in rows for key in _SHARES if (e := row.entries.get(key, Entry()).estimate)]
@@ -91,7 +99,7 @@ def units_in_words(cells: Sequence[Cell], rows: Sequence[TableRow]) -> list[str]
     return notes
 
 
-def _few(units: int) -> str:
+def _caveat(units: int) -> str:
     if units == 2:
         return (
             " With two, a 95 % interval contains the true mean in 95 % of studies only if the two "

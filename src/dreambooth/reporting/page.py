@@ -40,7 +40,7 @@ def write_page(
     figures: Sequence[Figure],
     folder: Path,
 ) -> Path:
-    """Write `folder`/index.html, which links to the pictures in their run folders."""
+    """Write `folder`/index.html, which links to the images in their run folders."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -69,7 +69,7 @@ def write_page(
         headings={(t.key, column.key): column.heading for t in tables for column in t.columns},
         gaps=[(cell, t, describe(t.status)) for cell in study.cells for t in cell.trials
               if t.status.state != "finished"],
-        provenance=provenance(study.trials),
+        provenance=provenance_table(study.trials),
         css=Markup((parts / "page.css").read_text()),
         js=Markup(script),
         js_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -145,7 +145,7 @@ def split_by_claim(
     return with_claim, [c for c in comparisons if not c.claim and c.paper is None]
 
 
-def provenance(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]]]:
+def provenance_table(trials: Sequence[Trial]) -> list[tuple[str, list[tuple[str, int]]]]:
     """Return what the runs recorded, then what they cost: (name, [(value, number of runs)]).
 
     The most common value of a name comes first.
@@ -165,7 +165,7 @@ def inlined(figure: Figure) -> str:
     """Return a figure's SVG for inclusion in the page.
 
     Its colours become the page's CSS variables, so that they follow the light or dark scheme; its
-    ids get the figure's key as prefix; its pictures become WebP.
+    ids get the figure's key as prefix; its images become WebP.
     """
     from markupsafe import escape
 

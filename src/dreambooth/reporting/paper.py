@@ -138,7 +138,7 @@ PRIOR = PaperTable(
             1,
             "div",
             {"diversity": 1},
-            "the prior term keeps the pictures more diverse",
+            "the prior term keeps the images more diverse",
         ),
         Claim(
             ">0",
@@ -154,7 +154,7 @@ PRIOR = PaperTable(
             1,
             "clip_t",
             {},
-            "the prior term keeps the pictures at least as faithful to the prompt",
+            "the prior term keeps the images at least as faithful to the prompt",
         ),
     ),
     note="The paper's values are for Imagen, over 15 subjects.",
@@ -231,7 +231,7 @@ SUPER_RESOLUTION = PaperTable(
     key="super_resolution",
     axis="sr",
     title="Noise level of super-resolution",
-    source="figure on super-resolution of the paper (pictures only)",
+    source="figure on super-resolution of the paper (images only)",
     metrics=(
         *("sr_detail", "sr_kept", "sr_invented", "sr_layout_error", "sr_identity", "sr_dino"),
         *("sr_lpips", "sr_psnr", "sr_ssim", "detail"),
@@ -263,7 +263,7 @@ SUPER_RESOLUTION = PaperTable(
         ),
     ),
     chosen=("1e-5", "1e-3", "frozen"),
-    note="The paper shows pictures only: its claims are taken from its text.",
+    note="The paper shows images only: its claims are taken from its text.",
 )
 IDENTIFIERS = PaperTable(
     key="identifiers",
@@ -369,5 +369,5 @@ def _matches(pattern: str, value: str) -> bool:
     kind, number, _ = order_of("", value)  # kind 1 is a number
     if pattern in (">0", "number"):
         return kind == 1 and (number > 0 or pattern == "number")
-    # A value may say more: "frozen, drawn at 0.1", 'chosen "sks"'.
+    # A value may say more: "frozen, generated at 0.1", 'chosen "sks"'.
     return value == pattern or value.startswith((f"{pattern},", f"{pattern} "))

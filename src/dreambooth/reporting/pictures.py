@@ -1,4 +1,4 @@
-"""The picture files of a run, with the prompt and the scores of each. Pixels are not read."""
+"""The image files of a run, with the prompt and the scores of each. Pixels are not read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_SCORES = ("set", "prompt", "template", "index", "seed", "path")  # columns 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture file of a run, its prompt and its scores."""
+    """An image file of a run, its prompt and its scores."""
 
     path: Path
     image_set: str  # the folder under images/: photos, prompts, class ...
@@ -28,14 +28,14 @@ class Sample:
 
 
 def samples_of(trial: Trial, image_set: str) -> list[Sample]:
-    """Return the existing pictures of a set, sorted by file name; [] if the run lacks the set.
+    """Return the existing images of a set, sorted by file name; [] if the run lacks the set.
 
-    Prompt, template and index are read from scores.csv or, for a picture without a row in it, from
+    Prompt, template and index are read from scores.csv or, for an image without a row in it, from
     the file's metadata.
     """
     rows = [row for row in trial.rows if row.get("set") == image_set]
     external = [(Path(str(row["path"])), row) for row in rows if row.get("path")]
-    if external:  # pictures of another system are outside the run folder
+    if external:  # images of another system are outside the run folder
         return [_from_row(path, image_set, row) for path, row in external if path.is_file()]
     if not trial.run.images.has(image_set):
         return []

@@ -66,7 +66,7 @@ def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
         f"     power {one.power:.2f}, {_hours(pilot, one)}"
         for one in cheaper
     ] or ["    none"]
-    lines += ["", "The command:", f"    {command_of(study, best)}"]
+    lines += ["", "The command:", f"    {sweep_command(study, best)}"]
     figure = draw(pilot, every, best, float(effect), power, PLANS / f"{study.name}-{metric}.png")
     return "\n".join([*lines, "", f"Power against cost: {figure}"])
 
@@ -79,12 +79,20 @@ def detectable_effects(study: Study, power: Any, metric: Any = None) -> str:
     wanted = [name for name in known if name in HEADINGS] if metric is None else [metric]
     if not wanted:
         raise ValueError(f"{study.name} has no scores: give a sweep whose runs are scored")
-    lines, num_claims = [], count_claims(study)
+    lines, num_claims, pilot, refusal = [], count_claims(study), None, None
     for name in wanted:
-        pilot = pilot_of(study, name, num_claims)
+        try:
+            pilot = pilot_of(study, name, num_claims)
+        except ValueError as error:  # runs scored with other metrics than the rest
+            refusal = error
+            lines.append(f"    {name:18s}not known: too few runs have it")
+            continue
         least = detectable_effect(pilot, power)
         seen = f"{least:.3g}" if least else "not known: all pairs differ alike in this study"
         lines.append(f"    {name:18s}{seen}")
+    if pilot is None:
+        assert refusal is not None
+        raise refusal
     first = (
         f"Differences between two settings that {study.name} finds with a power of {power:g} "
         f"({pilot.num_subjects} subjects, {counted(pilot.num_seeds, 'seed')} of each, 5 % shared "
@@ -93,8 +101,8 @@ def detectable_effects(study: Study, power: Any, metric: Any = None) -> str:
     return "\n".join([first, *lines])
 
 
-def command_of(study: Study, design: Design, same_subject: bool = False) -> str:
-    """The sweep of the pilot on as many subjects, seeds and pictures.
+def sweep_command(study: Study, design: Design, same_subject: bool = False) -> str:
+    """The sweep of the pilot on as many subjects, seeds and images.
 
     `same_subject`: on the pilot's own subject, with as many seeds as `num_subjects`, from the first
     that it has not used.
@@ -203,12 +211,12 @@ def _of_pilot(study: Study, pilot: Pilot) -> str:
     if parts.seed is not None:
         spread.append(f"between trainings of one subject {math.sqrt(parts.seed):.3g}")
     if parts.picture is not None:
-        spread.append(f"of one picture of each prompt {math.sqrt(parts.picture):.3g}")
+        spread.append(f"of one image of each prompt {math.sqrt(parts.picture):.3g}")
     unknown = [
         f"what more {name} would gain is not known ({why})"
         for part, name, why in (
             (parts.seed, "seeds", "the pilot has one seed of each subject"),
-            (parts.picture, "pictures", "the pilot has one picture of each prompt"),
+            (parts.picture, "images", "the pilot has one image of each prompt"),
         )
         if part is None
     ]

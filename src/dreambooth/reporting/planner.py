@@ -1,4 +1,4 @@
-"""How many subjects, training seeds and pictures are enough: designs by their power and their cost.
+"""How many subjects, training seeds and images are enough: designs by their power and their cost.
 
 A pilot tells where the spread of a comparison comes from (variance.py) and what a run costs. A
 design is called enough if Student's t over its subjects finds the effect with the power that is
@@ -16,6 +16,7 @@ from itertools import combinations, product
 from dreambooth.metrics.columns import image_set_of
 from dreambooth.reporting.claims import claims_in
 from dreambooth.reporting.measuring import tables_of
+from dreambooth.reporting.notes import share_class_prompt
 from dreambooth.reporting.scores import ScoreReader
 from dreambooth.reporting.statistics import LEAST_PAIRS, paired
 from dreambooth.reporting.study import Study, Trial
@@ -23,13 +24,13 @@ from dreambooth.reporting.variance import (
     Components,
     components,
     least_effect,
-    pooled,
+    mean_components,
     power,
 )
 
 ALPHA = 0.05
 MOST_SUBJECTS, MOST_SEEDS = 60, 5
-IMAGES = (1, 2, 4, 8)  # pictures of each prompt
+IMAGES = (1, 2, 4, 8)  # images of each prompt
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Pilot:
     num_claims: int  # among which the level is shared
     num_subjects: int
     num_seeds: int
-    num_images: float  # pictures of each prompt
-    train_seconds: float  # of a run, with all that does not depend on the number of pictures
-    image_seconds: float  # to draw and score one picture of each prompt
+    num_images: float  # images of each prompt
+    train_seconds: float  # of a run, with all that does not depend on the number of images
+    image_seconds: float  # to draw and score one image of each prompt
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Design:
 
 
 def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
-    """Plan for one metric of the study; `num_claims` is that of `count_claims`.
+    """What the study says of one metric: its components of variance, and what a run costs.
+
+    `num_claims` is that of `count_claims`.
 
     ValueError where the study has no two settings with the metric, or one subject only.
     """
@@ -75,14 +78,16 @@ def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
     cells = [cell for cell in study.cells if cell.finished]
     several = []
     for a, b in combinations(cells, 2):
+        if not share_class_prompt(a, b, metric):
+            continue
         differences = paired(*(measured.scores(cell.finished, metric) for cell in (a, b)))
         found = components(differences)
         if found is not None:
             several.append(found)
     if not several:
         raise ValueError(
-            f"{study.name} cannot be a pilot for {metric}: its settings share fewer than two "
-            "subjects; run at least two subjects, better five, with the same settings"
+            f"{study.name} cannot be a pilot for {metric}: no two of its settings can be compared "
+            "in it on two subjects; run at least two subjects, better five, with the same settings"
         )
     runs = {(trial.subject, trial.seed) for trial in finished}
     subjects = {subject for subject, _ in runs}
@@ -94,7 +99,7 @@ def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
     train, draw = _seconds(finished)
     return Pilot(
         metric=metric,
-        components=pooled(several),
+        components=mean_components(several),
         num_settings=len(cells),
         num_comparisons=len(several),
         num_claims=num_claims,
@@ -107,7 +112,7 @@ def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
 
 
 def _seconds(trials: Sequence[Trial]) -> tuple[float, float]:
-    """Of a run, on average: all but drawing and scoring, and these two."""
+    """Mean seconds of a run: of all but generating and scoring images, and of these two."""
     seconds = [trial.provenance.get("seconds", {}) for trial in trials]
     known = [each for each in seconds if each]
     if not known:
@@ -124,10 +129,10 @@ def count_claims(study: Study) -> int:
 
 
 def designs(pilot: Pilot, effect: float) -> list[Design]:
-    """All that the pilot can speak of, by their cost.
+    """All designs whose power the pilot can predict, the cheapest first.
 
     More than one seed only where the pilot has several, else their gain is not known; likewise
-    pictures.
+    images.
     """
     parts = pilot.components
     seeds = range(1, MOST_SEEDS + 1) if parts.seed is not None else (pilot.num_seeds,)

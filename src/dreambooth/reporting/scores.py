@@ -1,4 +1,4 @@
-"""Reads a study's scores of each picture, and separates runs that were measured differently."""
+"""Reads a study's scores of each image, and separates runs that were measured differently."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HEADINGS = {
 
 
 class ScoreReader:
-    """Reads the scores of trials by picture, each of them once."""
+    """Reads the scores of trials by image, each of them once."""
 
     def __init__(self) -> None:
         self._cache: dict[tuple[int, str], dict[PictureKey, float]] = {}
@@ -90,7 +90,7 @@ class ScoreReader:
     ) -> Estimate | None:
         """Return the mean of a cell with its interval.
 
-        A single run without scores of each picture keeps the interval that it recorded itself.
+        A single run without scores of each image keeps the interval that it recorded itself.
         """
         result = estimate(self.scores(trials, metric, family), metric)
         if result is None or family or metric in _DERIVED:
@@ -99,7 +99,7 @@ class ScoreReader:
         if all(self._has_mean_only(t, metric) for t in trials if metric in t.metrics):
             low, high = recorded[0].ci95 or (math.nan, math.nan)
             if len(recorded) == 1:
-                result = replace(result, low=low, high=high, unit="pictures")
+                result = replace(result, low=low, high=high, unit="images")
             result = replace(result, num_images=sum(metric.count for metric in recorded))
         return result
 
@@ -114,7 +114,7 @@ class ScoreReader:
 
 
 def _read_scores(trial: Trial, metric: str) -> dict[PictureKey, float]:
-    """Return a trial's scores by picture.
+    """Return a trial's scores by image.
 
     If their mean is not the value in metrics.json, that value is returned alone, as ("", 0).
     "copied_excess" is what `copied` has above the share of unseen photos.

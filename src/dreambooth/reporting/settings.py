@@ -197,7 +197,7 @@ def _super_resolution(sr: Mapping[str, Any], stage: Any) -> str | None:
         return "off"
     level, inference_level = sr.get("noise_level"), words(sr.get("inference_noise_level"))
     name = "frozen" if level is None or stage == "base" else str(words(float(level)))
-    return name if inference_level is None else f"{name}, drawn at {inference_level}"
+    return name if inference_level is None else f"{name}, generated at {inference_level}"
 
 
 def _identifier(identifier: Mapping[str, Any]) -> str | None:

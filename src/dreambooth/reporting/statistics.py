@@ -1,12 +1,12 @@
 """Means with their intervals, and paired differences with a corrected test, over trained pairs.
 
-A study has subjects, training seeds, prompts and pictures. The prompts are fixed: they are the
-benchmark's. A run's mean is over its pictures, a subject's mean over its seeds, and an estimate is
+A study has subjects, training seeds, prompts and images. The prompts are fixed: they are the
+benchmark's. A run's mean is over its images, a subject's mean over its seeds, and an estimate is
 the mean over subjects, so every subject has the same weight. The units of inference (`unit`) are
 
     subjects      if there are several: the result is about subjects like these
     trainings     of one subject with several seeds: it is about this subject only
-    prompts       of a single training (pictures, if it has one prompt): it is about this training
+    prompts       of a single training (images, if it has one prompt): it is about this training
                   only, and there is no test
 
 The means of the units contain the spread of all levels below, so Student's t over them is enough:
@@ -31,7 +31,7 @@ from dreambooth.metrics.columns import PictureKey, interval_of, units_of_run
 from dreambooth.metrics.intervals import ci95
 
 StudyScores = Mapping[tuple[str, str], Mapping[PictureKey, float]]
-"""(subject, seed) -> picture -> score."""
+"""(subject, seed) -> image -> score."""
 
 LEAST_PAIRS = 5  # trained pairs (subject x seed) below which there is no test and no verdict
 
@@ -45,7 +45,7 @@ class Estimate:
     high: float
     num_subjects: int
     num_images: int
-    unit: str = "subjects"  # what the interval is over: subjects, trainings, prompts or pictures
+    unit: str = "subjects"  # what the interval is over: subjects, trainings, prompts or images
     num_trainings: int = 1
 
 
@@ -66,7 +66,7 @@ class Difference:
     p_holm: float
     effect_size: float
     num_subjects: int
-    num_images: int  # pairs of pictures
+    num_images: int  # pairs of images
     unit: str = "subjects"
     num_trainings: int = 1  # trained pairs: subject x seed
 
@@ -91,7 +91,7 @@ def estimate(scores: StudyScores, metric: str = "") -> Estimate | None:
 
 
 def paired(a: StudyScores, b: StudyScores) -> dict[tuple[str, str], dict[PictureKey, float]]:
-    """a - b of every picture that both have: of the same subject, seed, prompt and noise."""
+    """a - b of every image that both have: of the same subject, seed, prompt and noise."""
     pairs = {
         run: {key: a[run][key] - b[run][key] for key in a[run] if key in b[run]}
         for run in a
@@ -167,6 +167,6 @@ def _p(mean: float, spread: float, n: int) -> float:
 
 
 def _counts(scores: StudyScores) -> tuple[int, int, int]:
-    """Subjects, trainings and pictures."""
+    """Subjects, trainings and images."""
     runs = {run: pictures for run, pictures in scores.items() if pictures}
     return len({subject for subject, _ in runs}), len(runs), sum(map(len, runs.values()))

@@ -28,7 +28,7 @@ from dreambooth.reporting.settings import (
     settings_of,
 )
 from dreambooth.reporting.subjects import names_of, subject_of
-from dreambooth.runs.cells import cell_name, find_runs, settings
+from dreambooth.runs.cells import cell_name, find_runs, result_settings
 from dreambooth.runs.files import Score
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run
@@ -246,7 +246,7 @@ def _product_gaps(
     if math.prod(map(len, varying.values())) > 4 * len(placed):
         return []  # several sweeps in one folder
     present = {tuple(run.place[axis] for axis in varying) for run in placed}
-    shared = set.intersection(*(set(settings(run.overrides).items()) for run in placed))
+    shared = set.intersection(*(set(result_settings(run.overrides).items()) for run in placed))
     gaps = []
     for combination in product(*varying.values()):
         if combination not in present:

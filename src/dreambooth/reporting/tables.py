@@ -23,7 +23,7 @@ OVER = {  # unit of an interval -> what follows it
     "subjects": "",
     "trainings": " over trainings",
     "prompts": " over prompts of one training",
-    "pictures": " over pictures of one training",
+    "images": " over images of one training",
 }
 
 

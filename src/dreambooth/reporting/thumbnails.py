@@ -1,4 +1,4 @@
-"""Small WebP copies of pictures, cached in a file beside the report."""
+"""Small WebP copies of images, cached in a file beside the report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dreambooth.runs.files import write_atomically
 def thumbnails(paths: Sequence[Path], size_px: int, store: Path) -> dict[Path, str]:
     """Return path -> base64 of a WebP file of at most `size_px` on the longer side.
 
-    Thumbnails are cached in `store`: one is made again only if the picture's file or the size has
-    changed. Pictures that cannot be read are left out.
+    Thumbnails are cached in `store`: one is made again only if the image's file or the size has
+    changed. Images that cannot be read are left out.
     """
     cached = _read_cache(store)
     keys = {path: _key(path, size_px, store.parent) for path in dict.fromkeys(paths)}
@@ -33,7 +33,7 @@ def thumbnails(paths: Sequence[Path], size_px: int, store: Path) -> dict[Path, s
 
 
 def small(path: Path, size_px: int) -> str:
-    """Return the base64 of one thumbnail; "" if the picture cannot be read."""
+    """Return the base64 of one thumbnail; "" if the image cannot be read."""
     from PIL import Image
 
     try:
@@ -44,7 +44,7 @@ def small(path: Path, size_px: int) -> str:
         if shrunk:
             rgb.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
         content = io.BytesIO()
-        # Pictures that are not shrunk are those of the miniature: their sharp edges need quality.
+        # Images that are not shrunk are those of the miniature: their sharp edges need quality.
         rgb.save(content, "WEBP", quality=76 if shrunk else 90)
     except (OSError, SyntaxError, ValueError):
         return ""

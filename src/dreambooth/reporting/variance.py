@@ -1,18 +1,18 @@
 """Where the spread of a comparison comes from, and what another design would make of it.
 
-The paired difference of two settings, of subject s, training seed k, prompt p and picture i, is
+The paired difference of two settings, of subject s, training seed k, prompt p and image i, is
 
     d_skpi = mean + S_s + R_sk + (SP)_sp + (RP)_skp + e_skpi
 
 with the prompts fixed: they are the benchmark's, and conclusions are about these. A run's mean over
-its prompts then has three sources of variance, and with n subjects, k seeds of each and m pictures
+its prompts then has three sources of variance, and with n subjects, k seeds of each and m images
 of a prompt the mean difference has the variance
 
-    V / n,   V = subject + seed / k + picture / (k m)
+    V / n,   V = subject + seed / k + image / (k m)
 
 `subject`: between subjects; `seed`: between trainings of one subject; `picture`: of a run's mean at
-one picture for each prompt. They are estimated as in an analysis of variance, from the spread of
-pictures within a prompt, of runs within a subject and of subjects; negative estimates are 0.
+one image for each prompt. They are estimated as in an analysis of variance, from the spread of
+images within a prompt, of runs within a subject and of subjects; negative estimates are 0.
 The test is the report's own: Student's t over subjects (statistics.py).
 """
 
@@ -34,7 +34,7 @@ from dreambooth.reporting.statistics import PictureKey, StudyScores
 class Components:
     """Variances of a paired difference; None where the runs cannot tell them apart from another.
 
-    Without two seeds of any subject `seed` is None, and is part of `subject`; without two pictures
+    Without two seeds of any subject `seed` is None, and is part of `subject`; without two images
     of any prompt `picture` is None, and is part of the others.
     """
 
@@ -43,7 +43,7 @@ class Components:
     picture: float | None
 
     def of_subject(self, num_seeds: int, num_images: float) -> float:
-        """V: the variance of a subject's mean. `num_images`: pictures of each prompt."""
+        """V: the variance of a subject's mean. `num_images`: images of each prompt."""
         seed, picture = self.seed or 0.0, self.picture or 0.0
         return self.subject + seed / num_seeds + picture / (num_seeds * num_images)
 
@@ -52,8 +52,8 @@ def components(differences: StudyScores) -> Components | None:
     """Of one comparison; None for fewer than two subjects."""
     runs = {run: pictures for run, pictures in differences.items() if pictures}
     of_subject: dict[str, list[float]] = defaultdict(list)
-    within: list[tuple[float, int]] = []  # variance of a prompt's pictures, degrees of freedom
-    shares: list[float] = []  # of the picture variance, in the mean of a run
+    within: list[tuple[float, int]] = []  # variance of a prompt's images, degrees of freedom
+    shares: list[float] = []  # of the image variance, in the mean of a run
     for (subject, _), pictures in runs.items():
         by_prompt = _by_prompt(pictures)
         within += [(float(np.var(v, ddof=1)), len(v) - 1) for v in by_prompt if len(v) > 1]
@@ -61,11 +61,13 @@ def components(differences: StudyScores) -> Components | None:
         shares.append(sum(1 / len(values) for values in by_prompt) / len(by_prompt) ** 2)
     if len(of_subject) < 2:
         return None
-    one_picture = _pooled(within)
+    one_picture = _by_freedom(within)
     share = float(np.mean(shares))
     noise = 0.0 if one_picture is None else one_picture * share
     runs_of = [means for means in of_subject.values() if len(means) > 1]
-    between_runs = _pooled([(float(np.var(means, ddof=1)), len(means) - 1) for means in runs_of])
+    between_runs = _by_freedom(
+        [(float(np.var(means, ddof=1)), len(means) - 1) for means in runs_of]
+    )
     means = [float(np.mean(values)) for values in of_subject.values()]
     per_subject = float(np.mean([1 / len(values) for values in of_subject.values()]))
     total = float(np.var(means, ddof=1))
@@ -78,7 +80,7 @@ def components(differences: StudyScores) -> Components | None:
     )
 
 
-def pooled(several: Sequence[Components]) -> Components:
+def mean_components(several: Sequence[Components]) -> Components:
     """The mean of the components of several comparisons."""
 
     def mean(values: Sequence[float | None]) -> float | None:
@@ -144,7 +146,7 @@ def _by_prompt(pictures: Mapping[PictureKey, float]) -> list[list[float]]:
     return list(found.values())
 
 
-def _pooled(variances: Sequence[tuple[float, int]]) -> float | None:
+def _by_freedom(variances: Sequence[tuple[float, int]]) -> float | None:
     """The mean of variances by their degrees of freedom; None without any."""
     freedom = sum(df for _, df in variances)
     return sum(variance * df for variance, df in variances) / freedom if freedom else None

@@ -68,12 +68,12 @@ def order_in(name: str, keys: Collection[str]) -> list[str]:
 
 def cell_name(overrides: Sequence[str], fixed: Collection[str] = ()) -> str:
     """The name of a cell folder: the cell's overrides, without the keys that all cells share."""
-    varying = {key: value for key, value in settings(overrides).items() if key not in fixed}
+    varying = {key: value for key, value in result_settings(overrides).items() if key not in fixed}
     short = _short_keys(varying)
     return _folder_name([f"{short[key]}-{value}" for key, value in varying.items()])
 
 
-def settings(overrides: Sequence[str]) -> dict[str, str]:
+def result_settings(overrides: Sequence[str]) -> dict[str, str]:
     """Key -> value of the overrides that affect the result. The last override of a key wins."""
     assignments = [assignment(text) for text in overrides if affects_result(text)]
     return {f"{a.prefix.strip('+')}{a.key}": a.value for a in assignments}

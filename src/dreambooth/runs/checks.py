@@ -1,4 +1,4 @@
-"""What a run's config alone can tell of a run that cannot work. This module does not import torch.
+"""Checks that need only a run's config, before anything is loaded. It does not import torch.
 
 What needs photos, a tokenizer or weights is checked in assemble.py.
 """

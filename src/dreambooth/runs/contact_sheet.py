@@ -1,4 +1,4 @@
-"""Contact sheets: the pictures of a set as one PNG, with their prompts above them."""
+"""Contact sheets: the images of a set as one PNG, with their prompts above them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:  # reports read runs without importing torch
     from dreambooth.runs.pictures import Picture
 
 COLUMNS = 8
-MAX_PX = 256  # on a picture's longer side
+MAX_PX = 256  # on an image's longer side
 _GAP_PX, _LINE_PX = 4, 16
 
 
 def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str] = ()) -> bytes:
-    """A PNG with the pictures of each prompt, in their order, below the prompt.
+    """A PNG with the images of each prompt, in their order, below the prompt.
 
-    `captions`: a line below each picture.
+    `captions`: a line below each image.
     """
     from PIL import Image, ImageDraw
 
@@ -50,7 +50,7 @@ def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str] = ()) -> 
 
 
 def _by_prompt(pictures: Sequence[Picture]) -> Iterator[tuple[str, Iterator[int]]]:
-    """Each prompt, and the numbers of its pictures."""
+    """Each prompt, and the numbers of its images."""
     return groupby(range(len(pictures)), lambda number: pictures[number].prompt)
 
 

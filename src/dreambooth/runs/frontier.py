@@ -27,7 +27,7 @@ def frontier_of(config: Mapping[str, Any]) -> FrontierSettings | None:
     if config["frontier"] is None:
         return None
     if config["run"] is None:
-        raise ValueError("experiment=frontier draws a finished run: give run=DIR")
+        raise ValueError("experiment=frontier is of a finished run: give run=DIR")
     frontier = read(FrontierSettings, config["frontier"], "frontier")
     strengths = frontier.strengths
     if len(strengths) < 2 or strengths[0] != 0 or any(a >= b for a, b in pairwise(strengths)):

@@ -1,4 +1,4 @@
-"""The pictures of a run folder: images/SET/, a PNG file each, with the prompt in its metadata."""
+"""The images of a run folder: images/SET/, a PNG file each, with the prompt in its metadata."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ImageSets:
     folder: Path
 
     def save(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
-        """Write pictures as images/SET/<words of the prompt>-<index>.png; return their paths.
+        """Write images as images/SET/<words of the prompt>-<index>.png; return their paths.
 
         Different prompts have different file names, even where the file system ignores case. A
-        picture of the same set, prompt and index is replaced.
+        image of the same set, prompt and index is replaced.
         """
         self._folder_of(image_set).mkdir(parents=True, exist_ok=True)
         paths = [self._folder_of(image_set) / picture_name(p.prompt, p.index) for p in pictures]
-        assert len(set(paths)) == len(paths), "two pictures have the same prompt and index"
+        assert len(set(paths)) == len(paths), "two images have the same prompt and index"
         for path, picture in zip(paths, pictures, strict=True):
             write_atomically(path, png_of(picture))
         return paths
@@ -45,19 +45,19 @@ class ImageSets:
     def save_contact_sheet(
         self, image_set: str, pictures: Sequence[Picture], captions: Sequence[str] = ()
     ) -> Path:
-        """Write pictures as the one image images/SET.png, with their prompts; return its path."""
+        """Write images as the one image images/SET.png, with their prompts; return its path."""
         path = self._folder_of(image_set).with_name(f"{image_set}.png")
         write_atomically(path, contact_sheet(pictures, captions))
         return path
 
     def save_rows(self, name: str, rows: Sequence[Mapping[str, Score]]) -> Path:
-        """Write rows about pictures as images/NAME.csv; return its path."""
+        """Write rows about images as images/NAME.csv; return its path."""
         path = self._folder_of(name).with_name(f"{name}.csv")
         write_atomically(path, csv_of(rows).encode())
         return path
 
     def read(self, image_set: str) -> list[Picture]:
-        """The pictures of a set, ordered by file name."""
+        """The images of a set, ordered by file name."""
         return [read_png(path) for path in self.paths(image_set)]
 
     def has(self, image_set: str) -> bool:
@@ -65,7 +65,7 @@ class ImageSets:
         return self._folder_of(image_set).is_dir()
 
     def has_picture(self, image_set: str, prompt: str, index: int, template: str) -> bool:
-        """Whether the set holds this picture, undamaged."""
+        """Whether the set holds this image, undamaged."""
         path = self._folder_of(image_set) / picture_name(prompt, index)
         try:
             saved = read_png(path) if path.exists() else None

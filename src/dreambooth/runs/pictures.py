@@ -24,12 +24,12 @@ class Picture:
 
 
 def picture_name(prompt: str, index: int) -> str:
-    """The file name of a picture in its image set."""
+    """The file name of an image in its image set."""
     return f"{slug(prompt)}-{index:03d}.png"
 
 
 def png_of(picture: Picture) -> bytes:
-    """A picture as PNG, with its prompt, index and template in the metadata."""
+    """An image as PNG, with its prompt, index and template in the metadata."""
     from PIL import Image, PngImagePlugin
 
     metadata = PngImagePlugin.PngInfo()

@@ -90,7 +90,7 @@ def prior_images(
         if lost:
             names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
             log.warning(
-                "%d prior images in %s are damaged or missing and are drawn again (%s)",
+                "%d prior images in %s are damaged or missing and are generated again (%s)",
                 len(lost),
                 entry,
                 names,
@@ -121,7 +121,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        log.info("waiting for the process that draws the prior images in %s", path.parent)
+        log.info("waiting for the process that generates the prior images in %s", path.parent)
         while not lock.is_locked:
             if stop_requested.is_set():
                 raise StoppedError("stopped as asked") from None
@@ -143,7 +143,7 @@ def _read_hashes(manifest: Path, key: Mapping[str, str | int | float]) -> dict[s
             return dict(content["sha256"])
     except (ValueError, KeyError, TypeError):
         pass
-    log.warning("%s is damaged: all images in its folder are drawn again", manifest)
+    log.warning("%s is damaged: all images in its folder are generated again", manifest)
     return {}
 
 

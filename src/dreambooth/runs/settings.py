@@ -94,8 +94,8 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class NumImages:
-    """How many pictures are drawn once the model is trained, and how."""
+class DrawingSettings:
+    """How many images are drawn once the model is trained, and how."""
 
     images_per_prompt: Count
     num_class_images: Count
@@ -220,7 +220,7 @@ class Settings:
     prior: Prior
     method: MethodSettings
     sr: SuperResolution
-    drawing: NumImages
+    drawing: DrawingSettings
     model: ModelSettings
     class_: Annotated[ClassNoun, Field(alias="class")]
     identifier: Identifier

@@ -1,4 +1,4 @@
-"""Log losses, pictures and scores to the run folder's history.csv and to Weights & Biases."""
+"""Log losses, images and scores to the run folder's history.csv and to Weights & Biases."""
 
 import logging
 import math
@@ -55,7 +55,7 @@ def wandb_logger(
     """
     import wandb
 
-    # W&B stages the pictures of tables here before their upload; its default is the home directory.
+    # W&B stages the images of tables here before their upload; its default is the home directory.
     os.environ["WANDB_DATA_DIR"] = str(folder.resolve() / "wandb")
     mode = os.environ.get("WANDB_MODE") or (
         "online" if wandb.login(prompt=False, verify=False) else "offline"
@@ -154,8 +154,8 @@ def publish(
 ) -> None:
     """Log the final results to W&B, if it is among the loggers.
 
-    These are the metrics; a grid with one picture for each prompt; a table of the first 500
-    pictures with their scores; and, in the run's summary, the count, interval and protocol of each
+    These are the metrics; a grid with one image for each prompt; a table of the first 500
+    images with their scores; and, in the run's summary, the count, interval and protocol of each
     metric. `rows`: the scores of `pictures`, one row for each.
     """
     values = {f"score/{name}": m.value for name, m in metrics.items() if math.isfinite(m.value)}
@@ -167,7 +167,7 @@ def publish(
         tiles = [p for p, row in scored if p.index == 0 and row["set"] == "prompts"]
         if len({p.pixels.shape for p in tiles}) == 1:  # images of other systems may differ in size
             captions = ["; ".join(p.prompt for p in tiles)]
-            logger.log_image("pictures", [grid(tiles)], caption=captions)
+            logger.log_image("images", [grid(tiles)], caption=captions)
         _log_table(logger, scored)
         logger.experiment.summary.update(_summary(metrics))
         logger.save()
@@ -177,7 +177,7 @@ def _log_table(logger: WandbLogger, scored: Sequence[tuple[Picture, Mapping[str,
     import wandb
 
     columns = list(dict.fromkeys(key for _, row in scored for key in row))
-    table = wandb.Table(columns=["picture", *columns])
+    table = wandb.Table(columns=["image", *columns])
     for picture, row in scored:
         image = wandb.Image(picture.pixels.permute(1, 2, 0).numpy())
         table.add_data(image, *(row.get(column) for column in columns))
@@ -194,7 +194,7 @@ def _summary(metrics: Mapping[str, Metric]) -> dict[str, Any]:
 
 
 def grid(pictures: Sequence[Picture], columns: int = 5) -> Any:
-    """Arrange pictures in a grid, an array uint8 (H, W, 3)."""
+    """Arrange images in a grid, an array uint8 (H, W, 3)."""
     import torch
     from torchvision.utils import make_grid
 

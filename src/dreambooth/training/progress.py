@@ -32,7 +32,7 @@ class Progress(L.Callback):
         self._last_step = now
         if now - self._last_write > _SECONDS_BETWEEN_WRITES and trainer.is_global_zero:
             self._last_write = now
-            before = getattr(pl_module, "steps_before", 0.0)
-            here = getattr(pl_module, "steps_here", 1.0)
+            before = getattr(pl_module, "fraction_before", 0.0)
+            here = getattr(pl_module, "fraction_here", 1.0)
             done = before + here * trainer.global_step / trainer.max_steps
             self.run.set_status("running", progress=done)

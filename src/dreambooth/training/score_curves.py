@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class ScoreCurves(L.Callback):
-    """Draws and scores a few pictures during training, and logs the scores as `curves/NAME`.
+    """Draws and scores a few images during training, and logs the scores as `curves/NAME`.
 
-    Before the first step and after every `every_n_steps` steps the same pictures are drawn from the
-    same noise: one for each of at most `num_prompts` prompts of the subject, evenly spaced in their
-    list, and `num_class_images` of the class prompt. Scores that need several pictures of a prompt
-    are left out. With method.ema_decay the averaged weights draw the pictures, since these are the
-    weights that the run saves. Training is not affected: neither its random numbers nor the
-    train/eval mode of its modules changes.
+    Before the first step, after every `every_n_steps` steps and after the last one, the same images
+    are drawn from the same noise: one for each of at most `num_prompts` prompts of the subject,
+    evenly spaced in their list, and `num_class_images` of the class prompt. Scores that need
+    several images of a prompt are left out. With method.ema_decay the averaged weights draw the
+    images, since these are the weights that the run saves. Training is not affected: neither its
+    random numbers nor the train/eval mode of its modules changes.
 
     `curves/seconds` is the time of one point; the log has the total. For the SR stage the names
     begin with `sr/`.
 
-    `draw`: a function from (template, prompt, index) of each picture to the pictures.
+    `draw`: a function from (template, prompt, index) of each image to the images.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ScoreCurves(L.Callback):
         subject: Subject,
         names: PromptNames,
         scorers: Sequence[Scorer],
-        every_n_steps: int = 100,
+        every_n_steps: int,
         num_prompts: int = 8,
         num_class_images: int = 8,
     ):
@@ -77,12 +77,13 @@ class ScoreCurves(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._score(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         log.info(
-            "score curves: %d pictures at each point, %.1f s in total",
+            "score curves: %d images at each point, %.1f s in total",
             len(self.jobs + self.class_jobs),
             self.seconds,
         )
@@ -92,7 +93,7 @@ class ScoreCurves(L.Callback):
         with isolate_rng(), averaged(trainer, pl_module), full_precision(pl_module):
             pictures = self.draw(self.jobs), self.draw(self.class_jobs)
             names = self.names
-            sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
+            sets = PictureSets(self.subject, names.identifier, *pictures, text_noun=names.text_noun)
             metrics = evaluate(self.scorers, sets).metrics
         seconds = time.monotonic() - started
         self.seconds += seconds

@@ -109,7 +109,7 @@ function applyFilters() {
   );
   // Sort by subject, then by group. Within a group, pictures are ordered by index already.
   chosen.sort((a, b) => runs[a.run].subject - runs[b.run].subject || a.group - b.group);
-  find("#count").textContent = chosen.length === 1 ? "1 picture" : `${chosen.length} pictures`;
+  find("#count").textContent = chosen.length === 1 ? "1 image" : `${chosen.length} images`;
   find("#gallery").replaceChildren();
   shown = 0;
   showMore();
@@ -183,7 +183,7 @@ function open(i) {
     make("dt", { textContent: name }), make("dd", { textContent: value })]);
   if (run.more) {
     items.push(make("dt", { textContent: "More" }), make("dd", {}, make("a",
-      { href: `${run.link}/images/`, textContent: `${run.more} pictures of this run that are not on the page` })));
+      { href: `${run.link}/images/`, textContent: `${run.more} images of this run that are not on the page` })));
   }
   find(".made", dialog).replaceChildren(...items);
   const scores = Object.entries(picture.scores).map(([name, value]) => make("div", {},
