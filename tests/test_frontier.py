@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from commands import command, train
 
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 from dreambooth.runs.run import Run
 from dreambooth.subjects.prompt_sets import APPLICATIONS, LIMITATIONS
 

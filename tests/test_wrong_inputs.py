@@ -32,7 +32,7 @@ TRAIN = [
     ("identifier=sks", "identifier=sks does not exist: choose from common, random, rare"),
     ("photos=x", "there is no setting photos"),
     ("adapter.scale=0.5", "adapter.scale=0.5 scales nothing: this run has no adapter"),
-    ("adapter=lora adapter.scale=-1", "adapter.scale=-1: give a number of 0 or more, 1 for as tra"),
+    ("adapter=lora adapter.scale=-1", "adapter.scale=-1: give a number of 0 or more (1: as tra"),
     ("adapter=oft adapter.scale=0.5", "adapter.scale=0.5: peft cannot scale an adapter of OFTConf"),
     ("adapter=vera adapter.config.r=0", "adapter.config.r=0: give a whole number from 1 up"),
     ("adapter=lora adapter.config.r=two", "adapter.config.r=two: give a whole number from 1 up"),

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from commands import command, same_files, smoke
 
-from dreambooth.reporting.planned import planned
+from dreambooth.reporting.missing_runs import planned
 from dreambooth.runs.cells import find_runs, read_cells
 from dreambooth.runs.files import claimed
 from dreambooth.runs.run import Run

@@ -15,8 +15,8 @@ from dreambooth.backbones.cascade import PromptEncoder
 from dreambooth.miniature import world
 from dreambooth.miniature.oracle import ATTRIBUTES
 from dreambooth.miniature.text import (
-    IDENTIFIER_SHARE,
     NOUNLESS_SHARE,
+    TEXT_IDENTIFIER_SHARE,
     CaptionBatches,
     TextPretraining,
     meaningless_identifier,
@@ -73,7 +73,7 @@ def test_half_of_the_captions_have_an_identifier_and_every_rare_token_occurs():
         for text, scene in zip(texts, scenes, strict=True)
         if not set(text.split()) <= words
     ]
-    assert len(named) / len(texts) == pytest.approx(IDENTIFIER_SHARE, abs=0.03)
+    assert len(named) / len(texts) == pytest.approx(TEXT_IDENTIFIER_SHARE, abs=0.03)
     nounless = [text for text, noun in named if noun not in text.split()]
     assert len(nounless) / len(named) == pytest.approx(NOUNLESS_SHARE, abs=0.03)
     assert set(rare_tokens()) <= {word for text in texts for word in text.split()}

@@ -16,11 +16,11 @@ from dreambooth.miniature.scoring import fidelity_scorer
 from dreambooth.reporting.claims import claims_in
 from dreambooth.reporting.findings import by_verdict, findings
 from dreambooth.reporting.floor import FLOORS, measure
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.needed import units_needed, with_needed_runs
 from dreambooth.reporting.paper import PAPER_TABLES
 from dreambooth.reporting.statistics import Difference
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 
 TEN = tuple(DRAWN)
 CLAIMS = {
@@ -76,7 +76,7 @@ def test_six_runs_give_no_verdict_and_say_what_would(demo):
             in note
         )
         assert "prior.lambda=0,1 class=none,wrong,correct seed=1,2,3,4" in note
-        assert any(note.startswith("No floor is known") for note in table.notes)
+        assert any("differ by their seeds is unknown" in note for note in table.notes)
         units = {e.estimate.unit for row in table.rows for e in row.entries.values() if e.estimate}
         assert units <= {"prompts", "images"}
 
@@ -206,7 +206,7 @@ def test_a_floor_that_was_measured_before_stands_beside_studies_of_one_seed(
     own = report_of(three_seeds)[0][0].rows[-1]
     assert own.label == "SD between seeds of a setting"
     assert own.entries["pres"].text == row.entries["pres"].text
-    with pytest.raises(ValueError, match="has no floor"):
+    with pytest.raises(ValueError, match="cannot tell how far seeds differ"):
         measure(read_study([demo]))
 
 

@@ -10,9 +10,9 @@ from made_up import made_up_sweep
 from dreambooth.reporting.export import latex, write_markdown, write_tables
 from dreambooth.reporting.figures import Figure
 from dreambooth.reporting.findings import findings
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.statistics import Difference, Estimate
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 from dreambooth.reporting.tables import Column, Comparison, Entry, Finding, Table, TableRow
 
 NASTY = r"50 % of $x_1 & <script>alert(1)</script> | {a} ~ ^ # \ `b` [c](d) *e*"

@@ -9,8 +9,8 @@ from made_up import made_up_sweep
 
 from dreambooth.metrics.applications import outcome_of
 from dreambooth.reporting.findings import findings
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 from dreambooth.subjects.prompt_sets import (
     CONTEXT_OF_PHOTOS,
     FREQUENT_CONTEXT,

@@ -10,8 +10,8 @@ from made_up import made_up_sweep
 from dreambooth.reporting import figures as module
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.look import DASHES, PAPER, SERIES, in_short, join_words, looks, wrapped
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.page import as_json, number, p_value, signed, write_page
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 from dreambooth.runs.pictures import Picture
 from dreambooth.runs.run import Run
 
@@ -125,7 +125,7 @@ def test_it_asks_for_nothing_but_itself(report, visit):
         "Summary",
         "Tables",
         "Figures",
-        "Pictures",
+        "Images",
         "Gaps",
         "Provenance",
     ]

@@ -381,7 +381,7 @@ def test_a_study_is_read_without_torch(tmp_path):
     sweep = made_up_sweep(tmp_path / "s", axes={"class": ("none",)})
     code = (
         "import sys; from pathlib import Path\n"
-        "from dreambooth.reporting.measuring import tables_of\n"
+        "from dreambooth.reporting.study_tables import tables_of\n"
         "from dreambooth.reporting.study import read_study\n"
         f"tables_of(read_study([Path({str(sweep)!r})]))\n"
         "assert not {'torch', 'lightning', 'matplotlib'} & set(sys.modules)"

@@ -89,7 +89,7 @@ def test_a_wandb_run_is_named_by_its_overrides_and_grouped_by_its_sweep(
     assert (kept.group, kept.name) == expected
     assert {k: kept.config[k] for k in config} == config
     assert kept.history["score/identity"] == [0.25]
-    assert kept.history["pictures/captions"] == [["a dog; a red dog"]]
+    assert kept.history["images/captions"] == [["a dog; a red dog"]]
     summary = {"count": 4, "protocol": "cosine", "low": 0.125, "high": 0.5}
     assert {k: kept.summary[f"score/identity_{k}"] for k in summary} == summary
     table = json.loads(kept.files["scores.table.json"].read_text())

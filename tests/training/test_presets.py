@@ -85,8 +85,8 @@ def test_a_preset_runs(tiny, tmp_path, request, name):
 def test_8_bit_adamw_without_its_package_is_refused_before_anything_is_loaded(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "trainer=gpu_16gb", "model.backbone.pretrained=nothing")
     assert ended.sentence == (
-        "the 8-bit AdamW of trainer=gpu_16gb needs a package: pip install bitsandbytes, or give "
-        "another trainer"
+        "the 8-bit AdamW of trainer=gpu_16gb needs a package: pip install -e '.[memory]', or "
+        "give another trainer"
     )
 
 
@@ -155,7 +155,8 @@ def test_a_gpu_that_is_too_small_is_named_before_training(tiny, monkeypatch, cap
     expected = {
         "training is not expected to fit into 1.0 GB: lower method.batch_size (it is 2), or try "
         "trainer=gpu_24gb",
-        "drawing is not expected to fit into 1.0 GB: lower model.backbone.batch_size (it is 50)",
+        "generating images is not expected to fit into 1.0 GB: lower model.backbone.batch_size "
+        "(it is 50)",
     }
     assert expected & {*caplog.messages} == (expected if gigabytes == 1 else set())
 

@@ -17,7 +17,7 @@ from dreambooth.runs.values import (
 
 
 @dataclass(frozen=True)
-class PretrainedPart:
+class PartSettings:
     """How one part of the miniature is trained."""
 
     num_steps: Count
@@ -35,7 +35,7 @@ class Pretraining:
     num_scenes: Count
     max_minutes: MaybePositive
     seed: FromZero
-    parts: dict[str, PretrainedPart]
+    parts: dict[str, PartSettings]
 
     def check(self) -> None:
         """ValueError for what the types cannot tell."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dreambooth.reporting.planned import planned
+from dreambooth.reporting.missing_runs import planned
 from dreambooth.runs.cells import find_runs
 from dreambooth.runs.records import Metric
 from dreambooth.runs.run import Run

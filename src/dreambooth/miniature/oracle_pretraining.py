@@ -238,7 +238,7 @@ def identity_cases(seed: int, count: int) -> Iterator[IdentityCase]:
     in five, no prompt. Like samples, the pictures are a little soft and noisy.
 
     A picture of another individual shows that it is another one: a look-alike that differs only by
-    a badge is not drawn from behind."""
+    an emblem is not drawn from behind."""
     for number in range(count):
         rng = np.random.default_rng([31, seed, number])
         who = random_individual(rng, str(rng.choice(world.CLASSES)))

@@ -52,7 +52,7 @@ BASE_PX, SR_PX = 32, 64
 # Scenes with an expression are seen 3 times as often as others: an expression is only a few pixels.
 FACE_WEIGHT = 3
 # Enough captions with an identifier to learn that it changes nothing, too few to learn any one.
-IDENTIFIER_SHARE = 0.03
+DENOISER_IDENTIFIER_SHARE = 0.03
 
 
 def new_denoiser(stage: str) -> Any:
@@ -109,7 +109,8 @@ class SceneBatches(Dataset):
 
     A batch holds `step`; `images` [-1, 1] (B, 3, 64, 64); `tokens` (B, MAX_TOKENS) of their
     captions; and `labels`, each (B,). The captions leave out attributes at random. A fraction
-    `dropout` of them is empty, and `IDENTIFIER_SHARE` of the others hold a meaningless identifier.
+    `dropout` of them is empty, and `DENOISER_IDENTIFIER_SHARE` of the others hold a
+    meaningless identifier.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class SceneBatches(Dataset):
         rng = np.random.default_rng([self.seed, step])
         index = np.sort(np.searchsorted(self.ends, rng.random(self.batch_size), side="right"))
         scenes = [self.scenes[i] for i in index]
-        texts = [random_caption(s, rng, self.dropout, IDENTIFIER_SHARE) for s in scenes]
+        texts = [random_caption(s, rng, self.dropout, DENOISER_IDENTIFIER_SHARE) for s in scenes]
         labels = [scene_labels(s) for s in scenes]
         return {
             "step": step,

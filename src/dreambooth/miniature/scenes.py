@@ -24,7 +24,7 @@ def drawn_scenes(folder: Path, count: int, seed: int) -> tuple[list[Scene], np.n
     (count, 64, 64, 3).
 
     The scenes are drawn into `folder` on all cores, unless it already has them. 120,000 scenes take
-    1.5 GB; each core draws about 800 a second. Several processes may call this at once: one draws,
+    1.5 GB; docs/speed.md has the time. Several processes may call this at once: one draws,
     the others wait.
     """
     from filelock import FileLock

@@ -25,7 +25,7 @@ from dreambooth.miniature.world import Scene, caption, random_scene
 
 TEXT_WIDTH = 128
 EMPTY_SHARE = 0.02  # of all captions
-IDENTIFIER_SHARE = 0.5  # of the captions that are not empty; fewer in the training of denoisers
+TEXT_IDENTIFIER_SHARE = 0.5  # of the captions that are not empty; denoisers see fewer
 NOUNLESS_SHARE = 0.1  # of the captions with an identifier
 TOKENS_WEIGHT = 1.0  # weight of the loss of the tokens; that of the attributes has weight 1
 CURRENT_TOKEN_SHARE = 0.5  # of the target probability at a word: on its token alone
@@ -73,7 +73,7 @@ def random_caption(
     scene: Scene,
     rng: np.random.Generator,
     empty_share: float = EMPTY_SHARE,
-    identifier_share: float = IDENTIFIER_SHARE,
+    identifier_share: float = TEXT_IDENTIFIER_SHARE,
 ) -> str:
     """Return an empty caption or one of `world.caption`, with a meaningless identifier in some.
 

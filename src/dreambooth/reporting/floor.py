@@ -108,7 +108,7 @@ def measure(study: Study) -> dict[str, Any]:
             }
     if not metrics:
         raise ValueError(
-            f"{study.name} has no floor: it has no setting with two seeds of a subject; train "
-            "several, as in seed=0,1,2"
+            f"{study.name} cannot tell how far seeds differ: no setting has two seeds of a "
+            "subject; train several, as in seed=0,1,2"
         )
     return {"settings": [cell.label for cell in study.cells], "metrics": metrics}

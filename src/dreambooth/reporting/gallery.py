@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from dreambooth.reporting.look import heading
+from dreambooth.reporting.missing_runs import quoted
 from dreambooth.reporting.pictures import Sample, samples_of, spread
-from dreambooth.reporting.planned import quoted
 from dreambooth.reporting.study import Study, Trial
 from dreambooth.reporting.thumbnails import thumbnails
 

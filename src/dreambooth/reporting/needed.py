@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dreambooth.reporting.claims import claims_in
+from dreambooth.reporting.designs import ALPHA, MOST_SUBJECTS, Design
 from dreambooth.reporting.floor import between_seeds, shipped_floor
 from dreambooth.reporting.plan import sweep_command
-from dreambooth.reporting.planner import ALPHA, MOST_SUBJECTS, Design
 from dreambooth.reporting.scores import ScoreReader
 from dreambooth.reporting.statistics import LEAST_PAIRS, Difference
 from dreambooth.reporting.study import Cell, Study

@@ -150,8 +150,8 @@ def _floor_notes(
     if known := shipped(_model(study, cells)):
         return [f"The SD between seeds is of another study: {known['command']}"]
     return [
-        "No floor is known: no setting here has two seeds of a subject, and none was measured for "
-        "this model before. How far two trainings of one setting differ is unknown."
+        "How far two trainings of one setting differ by their seeds is unknown: no setting here "
+        "has two seeds of a subject, and it was not measured for this model before."
     ]
 
 

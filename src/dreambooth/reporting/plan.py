@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreambooth.reporting.export import counted
-from dreambooth.reporting.planner import (
+from dreambooth.reporting.designs import (
+    ALPHA,
     Design,
     Pilot,
     cheapest,
@@ -19,8 +19,10 @@ from dreambooth.reporting.planner import (
     detectable_effect,
     pilot_of,
 )
+from dreambooth.reporting.export import counted
 from dreambooth.reporting.scores import HEADINGS
 from dreambooth.reporting.study import Study
+from dreambooth.reporting.variance import least_effect
 from dreambooth.runs.overrides import assignment
 from dreambooth.runs.settings import read
 from dreambooth.runs.values import Positive, Probability
@@ -55,7 +57,7 @@ def plan_study(study: Study, metric: Any, effect: Any, power: Any) -> str:
         f"(two-sided, 5 % shared by {pilot.num_claims} claims of the report), run",
         "",
         f"    {best.num_subjects} subjects x {counted(best.num_seeds, 'seed')} x "
-        f"{counted(best.num_images, 'picture')} of each prompt"
+        f"{counted(best.num_images, 'image')} of each prompt"
         f"     power {best.power:.2f}, {_hours(pilot, best)}",
         "",
         "Cheaper designs and their power:",
@@ -228,9 +230,6 @@ def _of_pilot(study: Study, pilot: Pilot) -> str:
 
 
 def _least(pilot: Pilot, design: Design, power: float) -> float:
-    from dreambooth.reporting.planner import ALPHA
-    from dreambooth.reporting.variance import least_effect
-
     variance = pilot.components.of_subject(design.num_seeds, design.num_images)
     return least_effect(variance, design.num_subjects, ALPHA / pilot.num_claims, power)
 

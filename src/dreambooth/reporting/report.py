@@ -10,10 +10,10 @@ from dreambooth.reporting.costs import costs_tables
 from dreambooth.reporting.export import write_markdown, write_tables
 from dreambooth.reporting.figures import write_figures
 from dreambooth.reporting.findings import findings
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.needed import with_needed_runs
 from dreambooth.reporting.page import write_page
 from dreambooth.reporting.study import Study, read_study
+from dreambooth.reporting.study_tables import tables_of
 from dreambooth.runs.files import write_atomically
 from dreambooth.runs.orphans import mark_orphans_failed
 

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dreambooth.reporting.planned import (
+from dreambooth.reporting.missing_runs import (
     PlacedRun,
     axis_of,
     external_command,

@@ -101,8 +101,8 @@ def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
     """ValueError for 8-bit AdamW without its package."""
     if str(optimizer.get("_target_")).endswith(".adamw_8bit") and not find_spec("bitsandbytes"):
         raise ValueError(
-            "the 8-bit AdamW of trainer=gpu_16gb needs a package: pip install bitsandbytes, or "
-            "give another trainer"
+            "the 8-bit AdamW of trainer=gpu_16gb needs a package: pip install -e '.[memory]', "
+            "or give another trainer"
         )
 
 

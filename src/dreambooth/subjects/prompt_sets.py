@@ -210,8 +210,8 @@ _LIMITS = {
         *("a {} inside a washing machine", "a {} at the bottom of the ocean"),
     ),
 }
-# In the drawn world no context is rare, so that rare is what is asked for together with it: one
-# scene in 400 is in a certain context and style, and from behind.
+# In the drawn world no context is rare. These combinations are: one scene in 400 is in a certain
+# context and style, and from behind.
 MINI_RARE = (
     "a painting of a {} in the snow from behind",
     "a sketch of a {} on the beach from behind",

@@ -36,7 +36,7 @@ class Subject:
     # resolution_px -> [0, 1] (N, 1, R, R), 1 where the subject is in each photo.
     masks: Callable[[int], Tensor] | None = None
     truth: Any = None  # ground truth beyond the photos: the miniature's individual
-    # What prompts ask for (prompts.py); for those that it lacks, `application_of`.
+    # What prompts ask for (prompt_sets.py); for those that it lacks, `application_of`.
     families: Mapping[str, str] = field(default_factory=dict)
     unrelated: tuple[str, ...] = UNRELATED  # whole prompts that show how far a model has changed
 

@@ -15,11 +15,11 @@ from itertools import combinations, product
 
 from dreambooth.metrics.columns import image_set_of
 from dreambooth.reporting.claims import claims_in
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.notes import share_class_prompt
 from dreambooth.reporting.scores import ScoreReader
 from dreambooth.reporting.statistics import LEAST_PAIRS, paired
 from dreambooth.reporting.study import Study, Trial
+from dreambooth.reporting.study_tables import tables_of
 from dreambooth.reporting.variance import (
     Components,
     components,

@@ -7,9 +7,9 @@ from made_up import made_up_sweep
 from scipy import stats
 
 from dreambooth.reporting.findings import findings, p_in_words
-from dreambooth.reporting.measuring import tables_of
 from dreambooth.reporting.paper import PAPER_TABLES, claimed, paper_difference
 from dreambooth.reporting.study import read_study
+from dreambooth.reporting.study_tables import tables_of
 
 PUBLISHED = (
     "Custom Diffusion, SD 1.5",

@@ -11,8 +11,8 @@ from made_up import made_up_sweep
 from PIL import Image
 from scipy import stats
 
+from dreambooth.reporting.designs import Design, cheapest, count_claims, designs, pilot_of
 from dreambooth.reporting.plan import sweep_command
-from dreambooth.reporting.planner import Design, cheapest, count_claims, designs, pilot_of
 from dreambooth.reporting.statistics import difference, paired
 from dreambooth.reporting.study import read_study
 from dreambooth.reporting.variance import Components, components, least_effect, power
