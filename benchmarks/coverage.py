@@ -47,7 +47,7 @@ def shares(rng: np.random.Generator, subjects: int, share: float) -> NDArray[np.
 
 
 def as_scores(means: NDArray[np.float64]) -> StudyScores:
-    """As the report reads them; a run's mean stands for its pictures."""
+    """As the report reads them; a run's mean stands for its images."""
     return {(f"s{s}", str(k)): {("", 0): float(m)} for (s, k), m in np.ndenumerate(means)}
 
 
@@ -102,7 +102,7 @@ def of_differences(pair: tuple[float, float], subjects: int, num_studies: int) -
 
 
 def of_one_run(num_prompts: int, within: float, num_studies: int, share: float | None) -> str:
-    """Coverage of one run's mean over prompts of 4 pictures, with a correlation within a prompt."""
+    """Coverage of one run's mean over prompts of 4 images, with a correlation within a prompt."""
     rng = np.random.default_rng([num_prompts, round(100 * within)])
     covered = []
     for _ in range(num_studies):

@@ -34,9 +34,9 @@ def false_alarms(study: Study, metrics: list[str]) -> dict[str, float]:
         for cell in study.cells:
             first, second = halves(reader.scores(cell.finished, metric))
             for _ in range(NUM_CHOICES):
-                swapped = {subject for subject, _ in first if rng.random() < 0.5}
-                a = {key: (second if key[0] in swapped else first)[key] for key in first}
-                b = {key: (first if key[0] in swapped else second)[key] for key in first}
+                swapped = {key for key in first if rng.random() < 0.5}
+                a = {key: (second if key in swapped else first)[key] for key in first}
+                b = {key: (first if key in swapped else second)[key] for key in first}
                 result = difference(a, b)
                 if result is not None and not math.isnan(result.p):
                     found.append(result.p < 0.05)

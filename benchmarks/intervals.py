@@ -20,7 +20,7 @@ DIMENSIONS = 16
 
 
 def distances(rng: np.random.Generator, num_images: int, spread: float) -> np.ndarray:
-    """Return the pairwise distances of a set of pictures, (num_images, num_images)."""
+    """Return the pairwise distances of a set of images, (num_images, num_images)."""
     scale = spread * rng.lognormal(sigma=0.7, size=(num_images, 1))
     features = DIMENSIONS**-0.5 + scale * rng.standard_normal((num_images, DIMENSIONS))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
@@ -28,7 +28,7 @@ def distances(rng: np.random.Generator, num_images: int, spread: float) -> np.nd
 
 
 def prompt(rng: np.random.Generator) -> list[float]:
-    """Return the distances of all pairs of a prompt's pictures."""
+    """Return the distances of all pairs of a prompt's images."""
     square = distances(rng, NUM_IMAGES, 0.1 * rng.lognormal(sigma=0.5))
     return square[np.triu_indices(NUM_IMAGES, 1)].tolist()
 

@@ -87,7 +87,7 @@ def phase(folder: Path) -> str:
     if (folder / "images" / "restored").exists():
         return "scores"
     if (folder / "weights").exists():
-        return "pictures"
+        return "images"
     if (folder / "checkpoints" / "sr-trained.pt").exists():
         return "weights"
     if (folder / "checkpoints" / "base-trained.pt").exists():

@@ -38,7 +38,7 @@ _LINE = 30  # characters in a line of a caption
 
 @dataclass(frozen=True)
 class Label:
-    """What a person saw in a picture."""
+    """What a person saw in an image."""
 
     prompt: str
     class_right: bool
@@ -48,12 +48,12 @@ class Label:
 def write_sheets(pixels: np.ndarray, prompts: Sequence[str], name: Path) -> None:
     """Write the sheets and the table without labels.
 
-    Raises ValueError if a picture has no prompt or a prompt has no class noun.
+    Raises ValueError if an image has no prompt or a prompt has no class noun.
     """
     if len(pixels) != len(prompts):
         raise ValueError(
-            f"there are {len(pixels)} pictures and {len(prompts)} prompts: "
-            "give one prompt for each picture"
+            f"there are {len(pixels)} images and {len(prompts)} prompts: "
+            "give one prompt for each image"
         )
     for prompt in prompts:
         if "class" not in prompted_values(prompt):
@@ -79,7 +79,7 @@ def read_labels(path: Path) -> list[Label]:
         for column in ("class_right", "clean"):
             if row[column] not in ("0", "1"):
                 raise ValueError(
-                    f"{path}, picture {number}: {column} is {row[column]!r}: fill in 0 or 1"
+                    f"{path}, image {number}: {column} is {row[column]!r}: fill in 0 or 1"
                 )
         if int(row["index"]) != number:
             raise ValueError(
@@ -90,7 +90,7 @@ def read_labels(path: Path) -> list[Label]:
 
 
 def read_pictures(path: Path, count: int) -> np.ndarray:
-    """Return the pictures on the sheets beside a table NAME.csv, uint8 (count, 64, 64, 3)."""
+    """Return the images on the sheets beside a table NAME.csv, uint8 (count, 64, 64, 3)."""
     pictures = []
     for number in range(-(-count // PER_SHEET)):
         file = path.with_name(f"{path.stem}-{number}.png")
@@ -107,9 +107,9 @@ def read_pictures(path: Path, count: int) -> np.ndarray:
 
 
 def agreement(labels: Sequence[Label], reading: Reading) -> dict[str, tuple[float, list[int]]]:
-    """Return the share of pictures on which label and oracle agree, and the numbers of the others.
+    """Return the share of images on which label and oracle agree, and the numbers of the others.
 
-    Two results: `clean`, and `class`, where a class is right only if the picture is clean too.
+    Two results: `clean`, and `class`, where a class is right only if the image is clean too.
     """
     clean = [bool(p >= 0.5) for p in reading.clean]
     nouns = [prompted_values(label.prompt)["class"] for label in labels]
@@ -145,12 +145,12 @@ def _sheet(pixels: np.ndarray, prompts: Sequence[str], first: int) -> np.ndarray
 
 
 def _cell() -> tuple[int, int]:
-    """Return the height and width of a picture with its caption and gap."""
+    """Return the height and width of an image with its caption and gap."""
     return _PICTURE_PX + _CAPTION_PX + _GAP_PX, _PICTURE_PX + _GAP_PX
 
 
 def _corner(place: int) -> tuple[int, int]:
-    """Return (y, x) of the top left corner of a picture on its sheet."""
+    """Return (y, x) of the top left corner of an image on its sheet."""
     height, width = _cell()
     return _GAP_PX + place // COLUMNS * height, _GAP_PX + place % COLUMNS * width
 

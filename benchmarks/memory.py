@@ -4,8 +4,8 @@
 
 Computed, not measured, from the published configurations of the models, with tensors that have no
 data: it needs neither weights nor a GPU. Prints a row for each model, in GB: the peak of a training
-step of the model's own batch size, then that of drawing; in brackets where the larger one and
-CUDA's own 0.6 GB do not fit into the named GPU.
+step of the model's own batch size, then that of generating images; in brackets where the larger one
+and CUDA's own 0.6 GB do not fit into the named GPU.
 """
 
 import runpy

@@ -33,7 +33,7 @@ def print_identity(oracle: Oracle, num_cases: int) -> None:
     bins = oracle_quality.reliability(result.probability, result.is_same)
     error = oracle_quality.calibration_error(bins)
     print(f"\nidentity: AUC {result.auc:.4f}, expected calibration error {error:.4f}")
-    print("mean probability | share of the same individual | pictures")
+    print("mean probability | share of the same individual | images")
     for b in bins:
         print(f"{b.probability:16.3f} | {b.share:28.3f} | {b.count:8d}")
     for relation in RELATIONS:

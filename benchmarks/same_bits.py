@@ -52,7 +52,7 @@ RUNS = {
     "subject.kind=live subject.prompts=minibench metrics=miniature ~metrics.oracle "
     "method.max_steps=8 prior.num_images=4 model.sampling.prior.base.num_steps=20 "
     "drawing.images_per_prompt=2 drawing.num_class_images=4 " + EVERY_RUN,
-    # Enough pictures that both ranks draw some.
+    # Enough images that both ranks draw some.
     "ranks": "{train} experiment=smoke trainer.devices=2 method.batch_size=4 prior.num_images=20 "
     "drawing.images_per_prompt=3 sr=off " + EVERY_RUN,
     "resumed": "{train} experiment=smoke method.max_steps=12 sr=off " + EVERY_RUN,

@@ -47,7 +47,7 @@ def main() -> None:
     drawing = PICTURES * PICTURE_SECONDS
     seconds = START_SECONDS + TRAIN_SECONDS + drawing + SCORE_SECONDS
     prior_hours = CLASSES * PRIOR_IMAGES * PRIOR_PICTURE_SECONDS / 3600
-    print(f"{RUNS} runs, {RUNS * PICTURES:,} pictures")
+    print(f"{RUNS} runs, {RUNS * PICTURES:,} images")
     print(
         f"a run: {seconds / 60:.0f} min (training {TRAIN_SECONDS / 60:.0f}, drawing "
         f"{drawing / 60:.0f}, start and scores {(START_SECONDS + SCORE_SECONDS) / 60:.0f})"

@@ -1,4 +1,4 @@
-"""Draw images from a finished run.
+"""Generate images with the model of a finished run.
 
     python src/generate.py run=DIR 'prompts=["a {} on the beach", "a {} wearing a hat"]'
     python src/generate.py run=DIR prompts_file=prompts.txt num_steps=50 guidance_scale=5 seed=1

@@ -1,4 +1,4 @@
-"""Fine-tune a text-to-image model on a subject, draw the subject, and score the images.
+"""Fine-tune a text-to-image model on a subject, generate images of it, and score them.
 
 python src/train.py                                                  one run on the miniature
 python src/train.py -m prior.lambda=0,1 class=none,wrong,correct     six runs and their table

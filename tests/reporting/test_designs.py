@@ -48,7 +48,7 @@ def test_the_components_are_those_of_the_simulation():
     found = [components(paired(*simulated(rng, 12, 3, 4, 0.1, 0.3, 0.2, 0.5))) for _ in range(150)]
     assert np.mean([c.subject for c in found]) == pytest.approx(0.09, rel=0.1)
     assert np.mean([c.seed for c in found]) == pytest.approx(0.04, rel=0.1)
-    assert np.mean([c.picture for c in found]) == pytest.approx(0.25 / PROMPTS, rel=0.05)
+    assert np.mean([c.image for c in found]) == pytest.approx(0.25 / PROMPTS, rel=0.05)
 
 
 def test_what_a_pilot_cannot_tell_apart_is_left_in_the_level_above():
@@ -57,7 +57,7 @@ def test_what_a_pilot_cannot_tell_apart_is_left_in_the_level_above():
     assert one_seed.seed is None
     assert one_seed.subject == pytest.approx(0.09 + 0.04, rel=0.2)
     one_picture = components(paired(*simulated(rng, 400, 2, 1, 0, 0.3, 0.2, 0.5)))
-    assert one_picture.picture is None
+    assert one_picture.image is None
     assert one_picture.seed == pytest.approx(0.04 + 0.25 / PROMPTS, rel=0.2)
     assert components(paired(*simulated(rng, 1, 5, 4, 0, 0.3, 0.2, 0.5))) is None
 

@@ -74,6 +74,11 @@ def _set_scale(stage: Stage, scale: float) -> None:
         forget_prompts(stage)
 
 
+def is_lora(adapter: Any) -> bool:
+    """Whether a model of peft has a LoRA or a DoRA."""
+    return bool(adapter.peft_config["default"].peft_type == "LORA")
+
+
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     """The adapter's tensors, by the names of peft's files."""
     from peft import get_peft_model_state_dict

@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
+from dreambooth.backbones.adapters import (
+    is_lora,
+    peft_model,
+    read_adapter,
+    save_adapter,
+    scaled_adapter,
+)
 from dreambooth.backbones.deepfloyd_loading import (
     INDEX,
     if_sources,
@@ -307,7 +313,7 @@ text = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_
         if not (weights / name / INDEX).exists():  # less than a whole model was saved
             model = stage.pipeline.name_or_path
         if adapter is not None and (weights / name).is_dir():
-            if not _is_lora(adapter):
+            if not is_lora(adapter):
                 return ""
             load = f"\n{name}.load_lora_weights({str(weights / name)!r})"
         scheduler, settings = SCHEDULERS[sampler.name]
@@ -343,7 +349,7 @@ text = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_
             adapter = peft_model(stage.denoiser)
             if adapter is None:
                 continue
-            if _is_lora(adapter):
+            if is_lora(adapter):
                 save_lora(stage.pipeline, {"unet": stage.denoiser}, folder / name, save_format)
             else:
                 save_adapter(stage.denoiser, folder / name)
@@ -372,7 +378,3 @@ def with_sampler(pipeline: Any, sampler: Sampler) -> Any:
     other = type(pipeline)(**parts, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     return other
-
-
-def _is_lora(adapter: Any) -> bool:
-    return bool(adapter.peft_config["default"].peft_type == "LORA")

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth.backbones import distilled
-from dreambooth.backbones.adapters import peft_model, read_adapter, save_adapter, scaled_adapter
+from dreambooth.backbones.adapters import (
+    is_lora,
+    peft_model,
+    read_adapter,
+    save_adapter,
+    scaled_adapter,
+)
 from dreambooth.backbones.latent_stage import LatentStage, scale_of
 from dreambooth.backbones.lora_files import read_lora, save_lora
 from dreambooth.backbones.new_word import new_word_of
@@ -204,7 +210,7 @@ class LatentBackbone:
         model, adapter, load = weights, peft_model(stage.denoiser), ""
         if not (weights / "model_index.json").exists():  # less than a whole model was saved
             model = self._pipeline.name_or_path
-        no_lora = adapter is not None and not _is_lora(adapter)
+        no_lora = adapter is not None and not is_lora(adapter)
         if no_lora or Path(model).is_file():  # a file's configs are elsewhere
             return ""
         if adapter is not None:
@@ -243,7 +249,7 @@ image = pipeline(
     def save_adapters(self, folder: Path, save_format: str) -> None:
         """A LoRA as the pipeline's `load_lora_weights` reads it; else as peft saves it."""
         adapted = {n: m for n, m in self._adaptable().items() if peft_model(m) is not None}
-        if _is_lora(peft_model(self._stage.denoiser)):
+        if is_lora(peft_model(self._stage.denoiser)):
             save_lora(self._pipeline, adapted, folder, save_format)
             return
         for name, module in adapted.items():
@@ -261,10 +267,6 @@ image = pipeline(
         text_encoder = self._stage.text_encoder
         of_text = {} if text_encoder is None else {"text_encoder": text_encoder}
         return {self._stage.denoiser_name: self._stage.denoiser, **of_text}
-
-
-def _is_lora(adapter: Any) -> bool:
-    return bool(adapter.peft_config["default"].peft_type == "LORA")
 
 
 def _as_code(arguments: Mapping[str, Any]) -> str:

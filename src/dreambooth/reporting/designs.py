@@ -136,7 +136,7 @@ def designs(pilot: Pilot, effect: float) -> list[Design]:
     """
     parts = pilot.components
     seeds = range(1, MOST_SEEDS + 1) if parts.seed is not None else (pilot.num_seeds,)
-    images = IMAGES if parts.picture is not None else (max(1, round(pilot.num_images)),)
+    images = IMAGES if parts.image is not None else (max(1, round(pilot.num_images)),)
     found = []
     for n, k, m in product(range(2, MOST_SUBJECTS + 1), seeds, images):
         if n * k < LEAST_PAIRS:

@@ -127,8 +127,7 @@ def _on_entries(table: Table) -> list[Finding]:
     for row in table.rows:
         for entry in row.entries.values():
             if entry.finding and (e := entry.estimate):
-                value = f"{e.mean:+.3f}" if "above" in entry.finding else f"{e.mean:.3f}"
-                text = f"{row.label} {value} ({e.low:.3f} to {e.high:.3f})"
+                text = f"{row.label} {e.mean:.3f} ({e.low:.3f} to {e.high:.3f})"
                 groups.setdefault((entry.finding, over(e), table.part), []).append(text)
     return [
         Finding(

@@ -20,7 +20,8 @@ POWER = 0.8
 
 
 def with_needed_runs(study: Study, tables: Sequence[Table]) -> list[Table]:
-    """Add to what cannot be judged how many more runs would settle it, and to its table how."""
+    """Add to each comparison that cannot be judged how many more runs would settle it, and to its
+    table a note with the command."""
     reader, num_claims = ScoreReader(), max(1, claims_in(tables))
     cells = {cell.key: cell for cell in study.cells}
     advised = []

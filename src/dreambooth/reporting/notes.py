@@ -15,7 +15,7 @@ from dreambooth.reporting.statistics import Estimate
 from dreambooth.reporting.study import Cell, Study
 from dreambooth.reporting.tables import Column, Entry, TableRow
 
-_SHARES = ("class_accuracy", "context_accuracy", *OUTCOMES, "copied")
+_SHARES = ("clean", "class_accuracy", "context_accuracy", *OUTCOMES, "copied")
 _FEW = 20  # units below which a strong skew costs coverage (benchmarks/coverage.py)
 
 

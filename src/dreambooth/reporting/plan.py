@@ -212,13 +212,13 @@ def _of_pilot(study: Study, pilot: Pilot) -> str:
     spread = [f"between subjects {math.sqrt(parts.subject):.3g}"]
     if parts.seed is not None:
         spread.append(f"between trainings of one subject {math.sqrt(parts.seed):.3g}")
-    if parts.picture is not None:
-        spread.append(f"of one image of each prompt {math.sqrt(parts.picture):.3g}")
+    if parts.image is not None:
+        spread.append(f"of one image of each prompt {math.sqrt(parts.image):.3g}")
     unknown = [
         f"what more {name} would gain is not known ({why})"
         for part, name, why in (
             (parts.seed, "seeds", "the pilot has one seed of each subject"),
-            (parts.picture, "images", "the pilot has one image of each prompt"),
+            (parts.image, "images", "the pilot has one image of each prompt"),
         )
         if part is None
     ]

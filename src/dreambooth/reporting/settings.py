@@ -102,8 +102,10 @@ def words(value: Any) -> str | None:
     """Format a value as people write it: 1e-5 for 0.00001, 0.5, and 0 for 0.0."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, float):
+        return str(value)
     if 0 < abs(value) < 0.01 or abs(value) >= 1e6:
         mantissa, exponent = f"{value:.6e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

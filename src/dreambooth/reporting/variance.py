@@ -10,7 +10,7 @@ of a prompt the mean difference has the variance
 
     V / n,   V = subject + seed / k + image / (k m)
 
-`subject`: between subjects; `seed`: between trainings of one subject; `picture`: of a run's mean at
+`subject`: between subjects; `seed`: between trainings of one subject; `image`: of a run's mean at
 one image for each prompt. They are estimated as in an analysis of variance, from the spread of
 images within a prompt, of runs within a subject and of subjects; negative estimates are 0.
 The test is the report's own: Student's t over subjects (statistics.py).
@@ -32,38 +32,38 @@ from dreambooth.reporting.statistics import PictureKey, StudyScores
 
 @dataclass(frozen=True)
 class Components:
-    """Variances of a paired difference; None where the runs cannot tell them apart from another.
+    """Variances of a paired difference; None for those that the runs cannot separate.
 
     Without two seeds of any subject `seed` is None, and is part of `subject`; without two images
-    of any prompt `picture` is None, and is part of the others.
+    of any prompt `image` is None, and is part of the others.
     """
 
     subject: float
     seed: float | None
-    picture: float | None
+    image: float | None
 
     def of_subject(self, num_seeds: int, num_images: float) -> float:
         """V: the variance of a subject's mean. `num_images`: images of each prompt."""
-        seed, picture = self.seed or 0.0, self.picture or 0.0
-        return self.subject + seed / num_seeds + picture / (num_seeds * num_images)
+        seed, image = self.seed or 0.0, self.image or 0.0
+        return self.subject + seed / num_seeds + image / (num_seeds * num_images)
 
 
 def components(differences: StudyScores) -> Components | None:
     """Of one comparison; None for fewer than two subjects."""
-    runs = {run: pictures for run, pictures in differences.items() if pictures}
+    runs = {run: scores for run, scores in differences.items() if scores}
     of_subject: dict[str, list[float]] = defaultdict(list)
     within: list[tuple[float, int]] = []  # variance of a prompt's images, degrees of freedom
     shares: list[float] = []  # of the image variance, in the mean of a run
-    for (subject, _), pictures in runs.items():
-        by_prompt = _by_prompt(pictures)
+    for (subject, _), scores in runs.items():
+        by_prompt = _by_prompt(scores)
         within += [(float(np.var(v, ddof=1)), len(v) - 1) for v in by_prompt if len(v) > 1]
         of_subject[subject].append(float(np.mean([np.mean(values) for values in by_prompt])))
         shares.append(sum(1 / len(values) for values in by_prompt) / len(by_prompt) ** 2)
     if len(of_subject) < 2:
         return None
-    one_picture = _by_freedom(within)
+    one_image = _by_freedom(within)
     share = float(np.mean(shares))
-    noise = 0.0 if one_picture is None else one_picture * share
+    noise = 0.0 if one_image is None else one_image * share
     runs_of = [means for means in of_subject.values() if len(means) > 1]
     between_runs = _by_freedom(
         [(float(np.var(means, ddof=1)), len(means) - 1) for means in runs_of]
@@ -72,11 +72,11 @@ def components(differences: StudyScores) -> Components | None:
     per_subject = float(np.mean([1 / len(values) for values in of_subject.values()]))
     total = float(np.var(means, ddof=1))
     own = noise if between_runs is None else max(between_runs, noise)
-    prompts = float(np.mean([len(_by_prompt(pictures)) for pictures in runs.values()]))
+    prompts = float(np.mean([len(_by_prompt(scores)) for scores in runs.values()]))
     return Components(
         subject=max(0.0, total - own * per_subject),
         seed=None if between_runs is None else max(0.0, between_runs - noise),
-        picture=None if one_picture is None else one_picture / prompts,
+        image=None if one_image is None else one_image / prompts,
     )
 
 
@@ -90,7 +90,7 @@ def mean_components(several: Sequence[Components]) -> Components:
     subject = mean([one.subject for one in several])
     assert subject is not None, "no comparison"
     return Components(
-        subject, mean([one.seed for one in several]), mean([one.picture for one in several])
+        subject, mean([one.seed for one in several]), mean([one.image for one in several])
     )
 
 
@@ -139,9 +139,9 @@ def _spreads(df: int) -> NDArray[np.float64]:
     return np.sqrt(stats.chi2.ppf(u, df) / df)
 
 
-def _by_prompt(pictures: Mapping[PictureKey, float]) -> list[list[float]]:
+def _by_prompt(scores: Mapping[PictureKey, float]) -> list[list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
-    for (template, _), value in pictures.items():
+    for (template, _), value in scores.items():
         found[template].append(value)
     return list(found.values())
 

@@ -32,7 +32,7 @@ class ImageSets:
     def save(self, image_set: str, pictures: Sequence[Picture]) -> list[Path]:
         """Write images as images/SET/<words of the prompt>-<index>.png; return their paths.
 
-        Different prompts have different file names, even where the file system ignores case. A
+        Different prompts have different file names, even where the file system ignores case. An
         image of the same set, prompt and index is replaced.
         """
         self._folder_of(image_set).mkdir(parents=True, exist_ok=True)
