@@ -75,7 +75,7 @@ def test_the_file_of_another_model_is_one_sentence(stable_diffusion, tmp_path, s
         smaller.load(lambda: loaded(stable_diffusion), tmp_path)
     thicker = adapter_method("lora", "adapter.config.r=2")
     with pytest.raises(
-        ValueError, match=r"of another model: .*\(8, 16\), and this model's \(2, 16"
+        ValueError, match=r"of another model: .*\(8, 16\), and this model's is \(2, 16"
     ):
         thicker.load(lambda: loaded(stable_diffusion), tmp_path)
     with pytest.raises(ValueError, match="is of another model"):

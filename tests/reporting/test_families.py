@@ -48,7 +48,7 @@ def test_applications_and_limitations_are_of_the_cells_that_are_as_in_the_paper(
     assert excess == pytest.approx(copied - null)
     (told,) = [f for f in findings([limits]) if "resemble a training photo" in f.sentence]
     assert told.verdict == ""
-    assert f"correct class noun {excess:+.3f}" in told.sentence
+    assert f"correct class noun {excess:.3f}" in told.sentence
 
 
 def test_an_application_succeeds_where_it_is_shown_and_the_subject_is_kept():

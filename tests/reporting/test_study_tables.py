@@ -364,7 +364,7 @@ def test_other_prior_terms_are_compared_with_the_papers_and_are_no_claim_of_it(t
     kinds = {"prior.kind": ("output", "blank")}
     sweeps.append(made_up_sweep(tmp_path / "b", FIVE, axes=kinds))
     table = tables_by_key(*sweeps)["prior"]
-    labels = ["lambda 0", "lambda 1", "lambda 1, blank", "lambda 1, output"]
+    labels = ["lambda 0", "lambda 1", "lambda 1 (blank)", "lambda 1 (output)"]
     assert [row.label for row in table.rows[:4]] == labels
     papers = [row.entries["pres"].paper for row in table.rows[:4]]
     assert papers == [0.664, 0.493, None, None]

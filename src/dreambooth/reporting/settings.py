@@ -187,9 +187,9 @@ def _class(choice: Mapping[str, Any], subject: Mapping[str, Any]) -> str | None:
 
 
 def _prior(prior: Mapping[str, Any]) -> str | None:
-    """Return lambda, and what keeps the class if it is not prior images: "1, output"."""
+    """Return lambda, and what keeps the class if it is not prior images: "1 (output)"."""
     weight, kind = words(prior.get("lambda")), prior.get("kind", "images")
-    return weight if weight in (None, "0") or kind == "images" else f"{weight}, {kind}"
+    return weight if weight in (None, "0") or kind == "images" else f"{weight} ({kind})"
 
 
 def _super_resolution(sr: Mapping[str, Any], stage: Any) -> str | None:
