@@ -202,7 +202,7 @@ def test_an_unknown_kind_of_subject_is_refused(tiny, tmp_path, from_folder):
 
 def test_a_metric_of_the_drawn_world_is_refused_for_photos(tiny, tmp_path, from_folder):
     sentence = refused(tiny, tmp_path / "run", *from_folder, "metrics=miniature")
-    assert "metrics=miniature knows drawn subjects only" in sentence
+    assert "metrics=miniature scores subjects of the drawn world only" in sentence
 
 
 def test_the_model_of_the_drawn_world_is_refused_for_photos(tiny, tmp_path, photos):

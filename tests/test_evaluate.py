@@ -290,7 +290,7 @@ def test_the_oracle_refuses_photos_and_images_of_other_sizes(external, encoders,
         save(photos / f"{i}.png", np.full((50, 40, 3), 40 * i, np.uint8))
     own = ("subject=folder", f"photos={photos}", "class_noun=dog", f"into={tmp_path / 'rows'}")
     said = command("evaluate", f"images={external}", *own).sentence
-    assert "metrics=miniature knows drawn subjects only" in said
+    assert "metrics=miniature scores subjects of the drawn world only" in said
     alexnet = tiny_encoders.lpips_backbone(tmp_path / "alexnet.pth")
     vit, clip = (Path(encoders[1].partition("=")[2]) / part for part in ("dino", "clip"))
     tiny_paper = (

@@ -190,7 +190,7 @@ def assemble(run: Run) -> Experiment:
         prior_sampling=Sampling(parts.samplers),
         fine_tuning=fine_tuning,
         drawing=Drawing(run, backbone, parts.sampling, device, precision),
-        num_images=settings.drawing,
+        drawing_settings=settings.drawing,
         loggers=loggers,
         scorers=scorers,
         seed=settings.seed,

@@ -52,7 +52,7 @@ class Experiment:
     prior_sampling: Sampling
     fine_tuning: FineTuning
     drawing: Drawing
-    num_images: DrawingSettings
+    drawing_settings: DrawingSettings
     loggers: Sequence[Logger]
     scorers: Sequence[Scorer]
     seed: int
@@ -83,7 +83,7 @@ class Experiment:
         # The prior images of all stages, before training changes the model.
         with timed(self.run, "prior_images"):
             prior = {name: self.encode_prior(name) for name in untrained}
-        num_before = min(_NUM_BEFORE_TRAINING, self.num_images.num_class_images)
+        num_before = min(_NUM_BEFORE_TRAINING, self.drawing_settings.num_class_images)
         self.drawing.draw(self._class_jobs("before", num_before))
         if self.base_state is not None:
             self.method.load_state(self.backbone.stages["base"], self.base_state)
@@ -175,9 +175,9 @@ class Experiment:
         jobs = [
             Job("prompts", template, template.format(self.names.subject), i)
             for template in self.subject.prompts
-            for i in range(self.num_images.images_per_prompt)
+            for i in range(self.drawing_settings.images_per_prompt)
         ]
-        jobs += self._class_jobs("class", self.num_images.num_class_images)
+        jobs += self._class_jobs("class", self.drawing_settings.num_class_images)
         self.drawing.draw(jobs)
         if "sr" in self.backbone.stages:
             stop_if_requested()

@@ -164,6 +164,6 @@ def test_a_subject_that_is_not_drawn_is_refused_before_any_work(scorer):
     photos = Subject(
         "mine", "dog", "cat", "live", lambda r: torch.zeros(1, 3, r, r), list, ("a {}",)
     )
-    with pytest.raises(ValueError, match="knows drawn subjects only, and mine is none"):
+    with pytest.raises(ValueError, match="of the drawn world only, and mine is not one"):
         scorer.check(photos)
     scorer.check(SUBJECT)

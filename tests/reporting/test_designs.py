@@ -105,6 +105,10 @@ def test_the_power_grows_with_subjects_seeds_and_pictures_and_one_subject_has_no
     assert power(9.0, 0.1, 1, 0.05) == 0
 
 
+def test_a_power_below_the_level_needs_no_effect():
+    assert least_effect(0.3, 7, 0.05, 0.01) == 0
+
+
 @pytest.fixture(scope="module")
 def pilot(tmp_path_factory):
     """Five subjects and two seeds under two values of lambda."""

@@ -47,7 +47,7 @@ def adapted_parts(stage: Stage) -> list[nn.Module]:
 
     A text encoder that cannot train has none. It is not asked for, since T5 would be loaded.
     """
-    parts = [stage.denoiser, *([stage.text_encoder] if stage.trains_text_encoder else [])]
+    parts = [stage.denoiser, *([stage.text_encoder] if stage.can_train_text_encoder else [])]
     return [part for part in parts if peft_model(part) is not None]
 
 

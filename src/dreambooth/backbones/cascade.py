@@ -100,7 +100,7 @@ class CascadeStage:
         return self.prompt_encoder.tokenizer
 
     @property
-    def trains_text_encoder(self) -> bool:
+    def can_train_text_encoder(self) -> bool:
         return True
 
     @property

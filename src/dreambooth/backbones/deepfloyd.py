@@ -87,7 +87,7 @@ class DeepFloydStage:
         return self.text.tokenizer
 
     @property
-    def trains_text_encoder(self) -> bool:
+    def can_train_text_encoder(self) -> bool:
         return False  # T5 is not saved with the model
 
     @property

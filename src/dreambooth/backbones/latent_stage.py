@@ -59,7 +59,7 @@ class LatentStage:
         return self._pipeline.tokenizer
 
     @property
-    def trains_text_encoder(self) -> bool:
+    def can_train_text_encoder(self) -> bool:
         return self.text_encoder is not None
 
     @property

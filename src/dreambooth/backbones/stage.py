@@ -60,7 +60,7 @@ class Stage(Protocol):
     resolution_px: int  # of the images that `encode` takes
 
     @property
-    def trains_text_encoder(self) -> bool:
+    def can_train_text_encoder(self) -> bool:
         """Whether the text encoder can train beside the denoiser, and is saved with it."""
 
     @property

@@ -8,7 +8,7 @@ from dreambooth.methods.method import Trained
 
 def check_text_encoder(train_text_encoder: bool, backbone: Backbone) -> None:
     """ValueError if the text encoder is to train and cannot."""
-    if train_text_encoder and not backbone.stages["base"].trains_text_encoder:
+    if train_text_encoder and not backbone.stages["base"].can_train_text_encoder:
         raise ValueError(
             f"method.train_text_encoder=true is not available for {backbone.name}, which does not "
             "have exactly one text encoder that is saved with it: leave out train_text_encoder"

@@ -3,8 +3,8 @@
 All intervals are over independent units: subjects or trainings (reporting/statistics.py), and
 within one run its prompts, or its images where they share one prompt. A unit enters with its mean,
 which already contains the spread of what is below it. The interval is Student's t; that of a share
-(a mean of scores of 0 and 1) is Wilson's. benchmarks/coverage.py measures how often they hold the
-truth.
+(a mean of scores of 0 and 1) is Wilson's. benchmarks/coverage.py measures how often they
+contain the true value.
 """
 
 import math

@@ -49,8 +49,8 @@ class OracleScorer:
     def check(self, subject: Subject) -> None:
         if not isinstance(subject.truth, Individual):
             raise ValueError(
-                f"metrics=miniature knows drawn subjects only, and {subject.name} is none: "
-                "choose metrics=paper, or metrics=none to draw images without scores"
+                f"metrics=miniature scores subjects of the drawn world only, and {subject.name} "
+                "is not one: choose metrics=paper, or metrics=none to generate unscored images"
             )
 
     def score(self, sets: PictureSets) -> Scores:

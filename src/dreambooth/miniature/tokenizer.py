@@ -10,7 +10,7 @@ from dreambooth.miniature import world
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MAX_TOKENS = 24  # the longest caption has 20, and an identifier up to 3
+MAX_TOKENS = 24  # the longest caption has 20, a rare identifier up to 3; more are cut off
 RARE_IDS = (200, 456)  # ids of the rare tokens: the first, and one past the last
 VOCABULARY_SIZE = RARE_IDS[1]
 

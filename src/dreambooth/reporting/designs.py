@@ -69,10 +69,12 @@ def pilot_of(study: Study, metric: str, num_claims: int) -> Pilot:
     """
     finished = [trial for trial in study.trials if trial.status.state == "finished"]
     known = sorted({name for trial in finished for name in trial.metrics})
+    if not known:
+        raise ValueError(f"{study.name} has no scores: give a sweep whose runs are scored")
     if metric not in known:
         raise ValueError(
             f"metric={metric} is not among the scores of {study.name}: give one of "
-            f"{', '.join(known) or 'a study with scores'}"
+            f"{', '.join(known)}"
         )
     measured = ScoreReader()
     cells = [cell for cell in study.cells if cell.finished]

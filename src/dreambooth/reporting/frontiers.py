@@ -1,7 +1,7 @@
 """The frontiers of a study's runs: what fidelity costs at each strength of the training.
 
-A run's frontier (frontier.csv, by experiment=frontier) has the means of its scores at the strengths
-g of W0 + g (W1 - W0). Between two strengths they are taken as linear. Two numbers follow:
+A run's frontier (frontier.csv, by experiment=frontier) has each image's scores at the strengths g
+of W0 + g (W1 - W0). Between two strengths their means are taken as linear. Two numbers follow:
 
 - scores at equal fidelity: at the least strength at which the fidelity reaches a value that every
   run of the table reaches;
@@ -208,8 +208,8 @@ def frontier_table(part: Part) -> Table | None:
     notes = [
         f"{HEADINGS[frontiers.fidelity].text} {frontiers.level:.2f} is the highest that every run "
         "here reaches at some strength of its training (python src/evaluate.py "
-        "experiment=frontier). Of a single training, intervals are by a bootstrap of its prompts "
-        "and images.",
+        "run=DIR experiment=frontier). Of a single training, intervals are by a bootstrap of its "
+        "prompts and images.",
         *units_in_words(cells, rows),
         *filter(None, [part.note]),
     ]

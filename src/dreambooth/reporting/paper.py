@@ -154,7 +154,7 @@ PRIOR = PaperTable(
             1,
             "clip_t",
             {},
-            "the prior term keeps the images at least as faithful to the prompt",
+            "the prior term makes the images more faithful to the prompt",
         ),
     ),
     note="The paper's values are for Imagen, over 15 subjects.",

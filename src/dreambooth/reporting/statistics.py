@@ -13,7 +13,7 @@ The means of the units contain the spread of all levels below, so Student's t ov
 for a balanced study it is the exact test of the mixed model with random subjects and seeds, without
 its assumption that all variances were estimated well. A bootstrap of few units is too narrow, and a
 bootstrap of all levels counts the lower ones twice. benchmarks/coverage.py measures how often the
-intervals hold the truth; docs/statistics.md has its table.
+intervals contain the true value; docs/statistics.md has its table.
 
 Differences are paired: the same subject, seed, prompt and index, and so the same noise.
 """

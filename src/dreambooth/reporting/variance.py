@@ -119,7 +119,7 @@ def least_effect(variance: float, num_subjects: int, alpha: float, wanted: float
 
     if num_subjects < 2:
         return math.inf
-    if variance <= 0:
+    if variance <= 0 or wanted <= alpha:  # without an effect the power is alpha
         return 0.0
     one = math.sqrt(variance)
     high = one
