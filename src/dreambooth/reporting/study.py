@@ -328,10 +328,10 @@ def _axes(trials: Sequence[Trial], notes: list[str]) -> tuple[str, ...]:
     for axis in (axis for axis in varying if axis not in KNOWN):
         if all(len(of_system) == 1 for of_system in by_system[axis].values()):
             each = "; ".join(
-                f"{next(iter(value))} with {' and '.join(filter(None, system))}"
+                f"{next(iter(value))} with {', '.join(filter(None, system))}"
                 for system, value in by_system[axis].items()
             )
-            notes.append(f"{axis} depends on method, model or adapter: {each}")
+            notes.append(f"{axis} depends on method, model and adapter: {each}")
         else:
             axes.append(axis)
     return tuple(sorted(axes, key=lambda axis: KNOWN.index(axis) if axis in KNOWN else len(KNOWN)))
