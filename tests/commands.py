@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
@@ -50,13 +51,19 @@ def command(script: str, *overrides: object) -> Ended:
 
 def typed(script: str, *overrides: object, folder: Path = ROOT) -> Ended:
     """`python src/SCRIPT.py OVERRIDES` in this process and in `folder`, with these words."""
+    return here(f"src/{script}.py", *overrides, folder=folder)
+
+
+def here(path: str, *words: object, folder: Path = ROOT) -> Ended:
+    """`python PATH WORDS` in this process, which has imported all, and in `folder`."""
     out, code = io.StringIO(), 0
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        path = f"src/{script}.py" if folder == ROOT else str(ROOT / f"src/{script}.py")
-        patch.setattr(sys, "argv", [path, *map(str, overrides)])
+        path = path if folder == ROOT else str(ROOT / path)
+        patch.setattr(sys, "argv", [path, *map(str, words)])
+        patch.setattr(sys, "path", [str((ROOT / path).parent), *sys.path])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
                 runpy.run_path(path, run_name="__main__")
@@ -88,6 +95,14 @@ def process(*arguments: object) -> Ended:
         check=False,
     )
     return Ended(ended.returncode, ended.stdout)
+
+
+def in_turn_by_two(*runs: tuple[int, Iterable[object]]) -> Ended:
+    """Runs of `python src/train.py` by the same two processes, each (its exit code, OVERRIDES)."""
+    given = json.dumps([(code, last_of_each(words)) for code, words in runs])
+    ended = process("tests/distributed/turns.py", given)
+    assert ended.code == 0, ended.output
+    return ended
 
 
 def smoke(tiny: Path, prior: Path) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def make_up_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str
             raise RevisionNotFoundError(revision, response=httpx.Response(404, request=asked))
         files = REPOSITORIES[repository].items()
         siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
-        return SimpleNamespace(siblings=siblings)
+        return SimpleNamespace(siblings=siblings, gated=False)
 
     def snapshot_download(repository, revision, allow_patterns):
         assert revision in (None, "v1")

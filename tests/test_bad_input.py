@@ -375,6 +375,7 @@ def test_generating_from_truncated_weights_is_refused(finished, tmp_path):
         ("image_set=../up", "cannot name a set of images"),
         ("image_set=prompts", "image_set=prompts is a set that the run itself writes: give anothe"),
         ("image_set=Class", "image_set=Class is a set that the run itself writes"),
+        ("image_set=frontier-0.5", "image_set=frontier-0.5: names that begin with frontier are"),
     ],
 )
 def test_generating_with_invalid_settings_is_refused(finished, tmp_path, override, said):

@@ -1,6 +1,8 @@
 """What holds for every noise schedule, method and scorer. A new one is added to the list here;
 docs/extending.md names these tests."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from adapters_of_conf import NAMES, adapter_method
@@ -79,6 +81,12 @@ class TestEverySchedule:
         torch.testing.assert_close(z, x, rtol=0, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def loaded(tiny):
+    """Only to be read, or copied: that takes half of the time of loading."""
+    return CascadeBackbone.load(tiny)
+
+
 def weights_of(stage):
     """The weights of the denoiser, and the text of a prompt with a new word."""
     weights = {name: value.clone() for name, value in stage.denoiser.state_dict().items()}
@@ -88,9 +96,9 @@ def weights_of(stage):
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 class TestEveryMethod:
     @pytest.fixture
-    def trained(self, method, tiny):
+    def trained(self, method, loaded):
         """A backbone whose stages are prepared, and trained by a large random step."""
-        backbone = CascadeBackbone.load(tiny)
+        backbone = deepcopy(loaded)
         for stage in backbone.stages.values():
             method.prepare(stage)
             with torch.no_grad():
@@ -98,8 +106,8 @@ class TestEveryMethod:
                     parameter.add_(noise(*parameter.shape))
         return backbone
 
-    def test_preparing_changes_no_prediction(self, method, tiny):
-        for stage in CascadeBackbone.load(tiny).stages.values():
+    def test_preparing_changes_no_prediction(self, method, loaded):
+        for stage in deepcopy(loaded).stages.values():
             x, t = noise(2, *stage.x_shape), torch.tensor([100, 900])
             added = stage.added_condition(x[0], torch.Generator().manual_seed(0), None)
             condition = {k: v.expand(2, *v.shape) for k, v in added.items()}
@@ -121,8 +129,8 @@ class TestEveryMethod:
             assert own <= {id(p) for p in every if p.requires_grad}
             assert stage.denoiser.training
 
-    def test_the_state_turns_a_pretrained_stage_into_the_trained_one(self, method, trained, tiny):
-        stages = CascadeBackbone.load(tiny).stages
+    def test_the_state_turns_a_pretrained_stage_into_the_trained_one(self, method, trained, loaded):
+        stages = deepcopy(loaded).stages
         pretrained = {name: weights_of(stage) for name, stage in stages.items()}
         for name, stage in stages.items():
             before = pretrained[name]
@@ -133,15 +141,20 @@ class TestEveryMethod:
                 not torch.equal(after[key], before[key]) for key in before
             )
 
-    def test_a_saved_method_loads_to_the_trained_model(self, method, trained, tiny, tmp_path):
+    def test_a_saved_method_loads_to_the_trained_model(self, method, trained, loaded, tmp_path):
+        def load(folder=None):
+            return CascadeBackbone.load(folder) if folder else deepcopy(loaded)
+
         method.save(trained, tmp_path)
-        found = method.load(lambda folder=tiny: CascadeBackbone.load(folder), tmp_path)
+        found = method.load(load, tmp_path)
         for name, stage in trained.stages.items():
             after, expected = weights_of(found.stages[name]), weights_of(stage)
             assert all(torch.equal(after[key], expected[key]) for key in expected)
 
-    def test_a_dropped_caption_is_the_second_prompt_of_the_prior_if_it_has_one(self, method, tiny):
-        backbone = CascadeBackbone.load(tiny)
+    def test_a_dropped_caption_is_the_second_prompt_of_the_prior_if_it_has_one(
+        self, method, loaded
+    ):
+        backbone = deepcopy(loaded)
         names = method.names(PromptNames("kzn", "dog", "dog"), SUBJECT, backbone)
         prompts = method.prompts(names, backbone)
         assert prompts.subject[0]

@@ -89,8 +89,11 @@ def test_every_command_composes(command):
     assert (ROOT / script).is_file()
     cells = cells_of(words)
     assert cells
-    for overrides in cells:
-        composed(Path(script).stem, tuple(overrides))
+    seen: set[str] = set()
+    for overrides in cells:  # those that have a word that none before had
+        if not cells[0] or not seen.issuperset(overrides):
+            composed(Path(script).stem, tuple(overrides))
+            seen |= {*overrides}
 
 
 def test_the_commands_of_every_entry_point_are_among_them():

@@ -6,7 +6,6 @@ it in a sentence.
 """
 
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from commands import ROOT, Ended, last_of_each, typed
+from commands import ROOT, Ended, here, last_of_each, typed
 from docs_commands import COMMANDS, Command, commands_of
 from made_up import made_up_sweep
 from made_up_hub import make_up_hub
@@ -115,7 +114,7 @@ def run(world, tmp_path, monkeypatch, tiny, stable_diffusion, stable_diffusion_x
             own = small(script, words[1:], world, models)
             return typed(script, *last_of_each(own), folder=world)
         if tool == "python" and words[0].startswith("benchmarks/"):
-            return benchmark(words, world, monkeypatch)
+            return benchmark(words, world)
         if tool == "bash":
             sweep, *given = words
             for of_python in commands_of_sweep(Path(sweep).stem, tmp_path, *given):
@@ -145,19 +144,11 @@ def ended_process(folder: Path, *words: str) -> Ended:
     return Ended(ended.returncode, ended.stdout + ended.stderr)
 
 
-def benchmark(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+def benchmark(words: list[str], folder: Path) -> Ended:
     words = [STANDS_FOR.get(word, word) for word in words]
-    path = ROOT / words[0]
     if len(words) == 1 and words[0] in ALONE:
         words.append(ALONE[words[0]])
-    monkeypatch.syspath_prepend(path.parent)
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", words)
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as ended:
-        return Ended(ended.code or 0, f"{ended}")
-    return Ended(0, "")
+    return here(*words, folder=folder)
 
 
 def first_and_last(words: list[str]) -> list[str]:

@@ -1,9 +1,12 @@
 """src/fetch.py, with a hub and a server of its own in place of the network."""
 
+import zipfile
+
 import pytest
 from commands import command
 from made_up_hub import SDXL, make_up_hub
 
+from dreambooth.launch import fetching
 from dreambooth.metrics import sources
 
 
@@ -71,6 +74,22 @@ def test_dreambench_is_its_folder_dataset(network, tmp_path):
     assert (
         "exists and is not empty: give a new" in command("fetch", f"dreambench={folder}").sentence
     )
+
+
+def test_an_interrupted_download_of_dreambench_starts_again(network, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "bench"
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetching.fetch({"model": None, "metrics": None, "dreambench": folder})
+    assert not folder.exists()
+    assert not list(tmp_path.glob(".dreambench-*"))
+    folder.mkdir()
+    assert command("fetch", f"dreambench={folder}").code == 0
+    assert (folder / "dog6/00.jpg").read_text() == "a photo"
 
 
 def test_a_repository_without_the_encoders_files_is_one_sentence(network):

@@ -32,6 +32,7 @@ def rows(prompts, clean=1, right=1):
     ]
 
 
+@pytest.mark.slow
 def test_the_pictures_are_read_from_the_sheets_bit_by_bit(labels, pixels, tmp_path):
     name = tmp_path / "new" / "base"
     labels.write_sheets(pixels, PROMPTS, name)

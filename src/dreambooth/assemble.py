@@ -39,6 +39,7 @@ from dreambooth.subjects.identifiers import check_identifier, random_identifier,
 from dreambooth.subjects.photos import warn_of_photos
 from dreambooth.subjects.prompts import PromptNames
 from dreambooth.subjects.subject import Subject
+from dreambooth.training.compiling import check_compiler
 from dreambooth.training.fsdp import Sharded
 from dreambooth.training.loggers import History
 from dreambooth.training.presets import smaller_presets
@@ -86,6 +87,8 @@ def _parts(config: Mapping[str, Any], make: Callable[..., Any]) -> Parts:
     quieten_libraries()
     settings = check_config(config)
     device = device_of(config["trainer"]["accelerator"])
+    if settings.method.module.compile:
+        check_compiler(device)
     method: Method = make(config["method"]["tuning"], "method.tuning")
     subject: Subject = make(config["subject"], "subject")
     noun = _class_noun(config["class"], subject)
@@ -143,13 +146,7 @@ def assemble(run: Run) -> Experiment:
         release(backbone)  # training goes on
         return pictures
 
-    callback_arguments = {
-        "run": run,
-        "subject": subject,
-        "names": names,
-        "scorers": scorers,
-        "draw": draw,
-    }
+    given = {"run": run, "subject": subject, "names": names, "scorers": scorers, "draw": draw}
     loggers = loggers_of(config, run)
     fine_tuning = FineTuning(
         run=run,
@@ -164,7 +161,7 @@ def assemble(run: Run) -> Experiment:
         ema_decay=settings.method.ema_decay,
         make_trainer=_trainer(config),
         callbacks=lambda stage: [
-            callback_of(callback, callback_arguments | {"stage": stage})
+            callback_of(callback, given | {"stage": stage})
             for callback in config["callbacks"].values()
         ],
         loggers=loggers,

@@ -99,6 +99,7 @@ def test_plain_diffusers_draws_the_same_pictures_from_the_same_noise(backbone, f
     assert min(difference(ours[0], ours[1]), difference(ours[1], ours[2])) > 50, "no flat images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_an_image_depends_on_its_prompt_and_key_only(backbone, sampler):
     settings = sampling(sampler)
@@ -147,6 +148,7 @@ def step(stage, method):
     stage.denoiser.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "dora"])
 @pytest.mark.parametrize("trained", [["base"], STAGES])
 def test_the_recipe_draws_the_same_picture_in_plain_diffusers(
@@ -226,6 +228,7 @@ def test_the_default_targets_are_the_projections_of_the_attention(backbone):
         assert found == projections - without
 
 
+@pytest.mark.slow
 def test_an_adapter_in_any_projection_changes_the_prediction(folder):
     for name in STAGES:
         for target in ("to_q", "to_out.0", "add_k_proj", "add_v_proj"):

@@ -2,6 +2,7 @@
 in tests/plain_models.py; docs/extending.md names these tests."""
 
 import shutil
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -69,9 +70,16 @@ def load(model):
     return model[1]
 
 
-@pytest.fixture
-def backbone(load, folder):
+@pytest.fixture(scope="module")
+def loaded(model):
+    """Only to be copied: that takes half of the time of loading."""
+    folder, load, _ = model
     return load(folder)
+
+
+@pytest.fixture
+def backbone(loaded):
+    return deepcopy(loaded)
 
 
 @pytest.fixture

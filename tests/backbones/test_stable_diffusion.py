@@ -205,6 +205,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ancestral", "ddim", "dpm"])
 def test_a_trained_and_saved_model_draws_the_same_images_in_plain_diffusers(folder, tmp_path, name):
     sampling = Sampling({"base": Sampler(name, num_steps=10, guidance_scale=5.0)})

@@ -199,6 +199,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("negative_prompt", ["", "a toy"])
 def test_a_saved_model_draws_the_same_images_in_plain_diffusers(

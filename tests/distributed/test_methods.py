@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, command, process, same_files, smoke
+from commands import ROOT, command, in_turn_by_two, same_files, smoke
 from safetensors.torch import load_file
 
 from dreambooth.runs.run import Run
@@ -19,25 +19,32 @@ WORDS = {
 SMALL = ("logger=csv", "metrics=none", "method.max_steps=6", "sr.max_steps=2")
 
 
-@pytest.fixture(scope="module", params=WORDS.values(), ids=WORDS)
-def runs(request, tmp_path_factory, tiny):
+@pytest.fixture(scope="module")
+def runs_of_all(tmp_path_factory, tiny):
     """The same run by one process, by two, and by two that are asked to stop at a step."""
-    folder = tmp_path_factory.mktemp("methods")
-    told = f"+callbacks.told={{_target_: unlucky.Told, step: 3, once: {folder / 'told'}}}"
+    root = tmp_path_factory.mktemp("methods")
+    runs = []
+    for method, words in WORDS.items():
+        folder = root / method
+        # The prior images are drawn once: by how many makes no difference.
+        own = (*smoke(tiny, root / "prior"), *SMALL, *words)
+        told = f"+callbacks.told={{_target_: unlucky.Told, step: 3, once: {root / method}-told}}"
+        ended = command("train", *own, f"hydra.run.dir={folder / '1'}")
+        assert ended.code == 0, ended.output
+        two = (*own, "trainer.devices=2")
+        runs += [(0, (*two, f"hydra.run.dir={folder / '2'}"))]
+        runs += [(1, (*two, told, f"hydra.run.dir={folder / 'stopped'}"))]
+        runs += [(0, (f"run={folder / 'stopped'}",))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{Path(__file__).parent}")
-        for name, words in {"1": [], "2": [], "stopped": [told]}.items():
-            prior = folder / "prior"  # drawn once: by how many makes no difference
-            own = (*smoke(tiny, prior), *SMALL, *request.param, f"hydra.run.dir={folder / name}")
-            if name == "1":  # in this process, which has imported all
-                ended = command("train", *own)
-            else:
-                ended = process("src/train.py", *own, "trainer.devices=2", *words)
-            assert ended.code == (0 if name != "stopped" else 1), ended.output
-        ended = process("src/train.py", f"run={folder / 'stopped'}")
-        assert ended.code == 0, ended.output
-        assert "resuming from" in ended.output
-    return folder
+        ended = in_turn_by_two(*runs)
+    assert ended.output.count("resuming from") == len(WORDS)
+    return root
+
+
+@pytest.fixture(params=WORDS)
+def runs(request, runs_of_all):
+    return runs_of_all / request.param
 
 
 def losses(run):

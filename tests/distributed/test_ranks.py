@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, last_of_each, process, same_files, smoke
+from commands import ROOT, command, last_of_each, process, same_files, smoke
 
 from dreambooth.distributed import ranks
 from dreambooth.runs.run import Run
@@ -69,12 +69,9 @@ def runs(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("ranks")
     for number in (1, 2):
         own = (*smoke(tiny, folder / f"prior{number}"), *SMALL, "drawing.images_per_prompt=4")
-        ended = process(
-            "src/train.py",
-            *own,
-            f"trainer.devices={number}",
-            f"hydra.run.dir={folder / str(number)}",
-        )
+        words = (*own, f"trainer.devices={number}", f"hydra.run.dir={folder / str(number)}")
+        # By one: in this process, which has imported all.
+        ended = command("train", *words) if number == 1 else process("src/train.py", *words)
         assert ended.code == 0, ended.output
     return folder
 
@@ -137,11 +134,13 @@ def test_a_rank_that_fails_ends_the_run_at_once_with_its_own_error(tmp_path, tin
 
 @pytest.fixture(scope="module")
 def slow_run(tmp_path_factory, tiny):
-    """The words of a run of two processes, and its folder."""
+    """The words of a base stage by two processes, and its folder."""
     folder = tmp_path_factory.mktemp("slow")
     slow = "+callbacks.slow={_target_: unlucky.Slow}"
     own = (*smoke(tiny, folder / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
-    words = last_of_each((*own, "method.max_steps=30", "method.checkpoint_every=1000", slow))
+    words = last_of_each(
+        (*own, "stage=base", "method.max_steps=30", "method.checkpoint_every=1000", slow)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{HERE}")
         ended = process("src/train.py", *words, f"hydra.run.dir={folder / 'whole'}")
@@ -149,29 +148,38 @@ def slow_run(tmp_path_factory, tiny):
     return words, folder / "whole"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
-    tmp_path, slow_run, signum
-):
-    words, whole = slow_run
+def tell(run, words, signum):
+    """Start a command; once the run has trained further, send it a signal. Return its output."""
+    before = run.status().progress
     started = subprocess.Popen(
-        [sys.executable, "src/train.py", *words, f"hydra.run.dir={tmp_path / 'told'}"],
+        [sys.executable, "src/train.py", *words],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    run = Run(tmp_path / "told", {})
-    wait_until(lambda: run.status().progress > 0)
+    wait_until(lambda: run.status().progress > before)
     started.send_signal(signum)
     output, _ = started.communicate(timeout=300)
     assert started.returncode == 128 + signum
-    assert "Traceback" not in output
-    assert output.strip().endswith(f"to go on: python src/train.py run={run.folder}")
     wait_until(lambda: run.status().state != "running")
-    assert run.status().state == "preempted"
-    ended = process("src/train.py", f"run={run.folder}")
+    return output
+
+
+def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(tmp_path, slow_run):
+    words, whole = slow_run
+    run = Run(tmp_path / "told", {})
+    resume = [f"run={run.folder}"]
+    for signum, given in (
+        (signal.SIGTERM, [*words, f"hydra.run.dir={run.folder}"]),
+        (signal.SIGINT, resume),
+    ):
+        output = tell(run, given, signum)
+        assert "Traceback" not in output
+        assert output.strip().endswith(f"to go on: python src/train.py run={run.folder}")
+        assert run.status().state == "preempted"
+    ended = process("src/train.py", *resume)
     assert ended.code == 0, ended.output
     assert "resuming from" in ended.output
     assert same_files(run.weights, whole / "weights", "*.safetensors")
@@ -184,11 +192,8 @@ def wait_until(condition):
         time.sleep(0.1)
 
 
-def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path, tiny):
-    own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "metrics=none", "trainer.devices=2")
-    base = process("src/train.py", *own, "stage=base", f"hydra.run.dir={tmp_path / 'base'}")
-    assert base.code == 0, base.output
-    more = ("stage=sr", f"run={tmp_path / 'base'}", "sr=noise_1e-3")
+def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path, slow_run):
+    more = ("stage=sr", f"run={slow_run[1]}", "sr=noise_1e-3", "metrics=none")
     ended = process("src/train.py", *more, f"hydra.run.dir={tmp_path / 'sr'}")
     assert ended.code == 0, ended.output
     assert "2 processes, one for each device" in ended.output
@@ -210,7 +215,7 @@ def test_the_sr_stage_of_a_run_of_several_devices_is_trained_by_as_many(tmp_path
 )
 def test_what_cannot_be_split_is_said(tmp_path, tiny, overrides, sentence):
     own = smoke(tiny, tmp_path / "prior")
-    ended = process("src/train.py", *own, *overrides, f"hydra.run.dir={tmp_path / 'run'}")
+    ended = command("train", *own, *overrides, f"hydra.run.dir={tmp_path / 'run'}")
     assert sentence in ended.sentence
 
 

@@ -25,6 +25,7 @@ def loaded(stable_diffusion):
     return StableDiffusionBackbone.load(stable_diffusion[1].partition("=")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_plain_diffusers_draws_the_same_picture_and_the_run_reads_it_again(
     stable_diffusion, tmp_path, words

@@ -70,6 +70,7 @@ def allocated(step, before, path):
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("model", ["stable_diffusion", "flux"])
 def test_the_computed_peak_of_drawing_is_the_measured_one(
@@ -96,6 +97,7 @@ def test_the_computed_peak_of_drawing_is_the_measured_one(
     assert 0.8 * measured < computed.peak < measured
 
 
+@pytest.mark.slow
 def test_what_drawing_takes_follows_from_batch_guidance_precision_and_tiles(stable_diffusion):
     folder = stable_diffusion[1].partition("=")[2]
 
@@ -108,9 +110,9 @@ def test_what_drawing_takes_follows_from_batch_guidance_precision_and_tiles(stab
     assert peak(batch_size=20).peak < plain.peak
     assert peak(guidance=1.0, batch_size=40).peak < plain.peak
     assert peak(batch_size=40, precision="bf16-mixed").weights < plain.weights
-    large = peak(resolution_px=1024, batch_size=1)
+    large = peak(resolution_px=256, batch_size=1)
     assert "VAE" in large.where
-    tiled = peak(resolution_px=1024, batch_size=1, vae_tiling=True)
+    tiled = peak(resolution_px=256, batch_size=1, vae_tiling=True)
     assert tiled.peak - tiled.weights < 0.6 * (large.peak - large.weights)
 
 
@@ -132,6 +134,7 @@ def test_the_computed_peak_is_the_measured_one(stage, adapter, precision, checkp
     assert computed.peak == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.slow
 def test_computing_it_changes_nothing(stage):
     module = module_of(stage, DreamBooth(train_text_encoder=True))
     before = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}

@@ -55,6 +55,7 @@ def test_lpips_is_a_distance_of_each_pair_alone(alexnet):
     assert lpips.pairs([], []).shape == (0,)
 
 
+@pytest.mark.slow
 def test_lpips_loads_every_backbone_with_its_own_weights(tmp_path):
     a, b = pictures((64, 64)), pictures((64, 64), seed=1)
     found = []

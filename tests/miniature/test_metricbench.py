@@ -37,6 +37,7 @@ class Truth:
         return Scores(rows, {})
 
 
+@pytest.mark.slow
 def test_a_metric_that_knows_the_truth_is_perfect_and_a_constant_metric_is_at_chance():
     results = bench([Truth()], num_subjects=3, num_images=2)
     assert set(results) == set(SERIES)

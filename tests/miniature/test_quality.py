@@ -110,6 +110,7 @@ def test_captions_are_true_and_the_reference_has_other_scenes():
     assert prompted_scenes(10) == (scenes[:10], captions[:10])
 
 
+@pytest.mark.slow
 def test_a_perfect_model_reaches_the_floor():
     images = drawings(prompted_scenes(60)[0])
     assert images.dtype == torch.uint8

@@ -33,6 +33,7 @@ def test_references_depend_on_the_individual_and_the_prompted_attributes_only():
     assert not torch.equal(images, references(individual("dog", 8), "a {} in the snow"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("who", "kind"), [(DOG, "live"), (CAR, "object")])
 def test_references_have_every_attribute_that_a_minibench_prompt_states(who, kind, scenes):
     for template in MINIBENCH[kind]:

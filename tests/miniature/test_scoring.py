@@ -47,7 +47,7 @@ class FixedOracle:
 
 @pytest.fixture
 def scorer(monkeypatch):
-    monkeypatch.setattr(scoring.Oracle, "load", lambda _: FixedOracle())
+    monkeypatch.setattr(scoring, "_shipped", lambda: (FixedOracle(), {}))
     return OracleScorer()
 
 
@@ -120,6 +120,14 @@ def test_the_references_of_each_prompt_are_drawn_once(scorer):
     assert scorer.oracle.num_references == 3 * 16
     scorer.score(PictureSets(SUBJECT, "kzn", prompts, []))
     assert scorer.oracle.num_references == 3 * 16
+
+
+def test_the_cells_of_a_sweep_share_the_oracle_and_what_it_has_read():
+    first, second = OracleScorer(), OracleScorer()
+    first.score(PictureSets(SUBJECT, "kzn", [picture("a red {}")], []))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "references", None)  # not drawn again
+        second.score(PictureSets(SUBJECT, "kzn", [picture("a red {}")], []))
 
 
 def test_the_class_is_scored_against_the_true_one_not_the_prompted_one(scorer):

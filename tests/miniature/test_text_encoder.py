@@ -105,6 +105,7 @@ def test_a_batch_depends_on_seed_and_step_only():
     assert not torch.equal(a["tokens"], batches(model, seed=2)[3]["tokens"])
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_both_losses_on_new_captions():
     torch.manual_seed(0)
     model = new_text_encoder()

@@ -113,6 +113,7 @@ def test_five_seeds_of_one_subject_have_a_verdict_about_it(tmp_path):
     assert not [note for note in tables[0].notes if "cannot be judged" in note]
 
 
+@pytest.mark.slow
 def test_ten_subjects_of_two_seeds_give_each_claim_exactly_one_verdict(ten):
     tables, found = report_of(ten)
     verdicts = [c for table in tables for c in table.comparisons if c.verdict]
@@ -141,6 +142,7 @@ def runs_means(sweep, lam, noun, image_set, column):
     return means
 
 
+@pytest.mark.slow
 def test_the_verdicts_are_what_scipy_and_statsmodels_make_of_the_scores(ten):
     """To 1e-9: means, intervals, p and Holm's correction over all claims of the report."""
     tables, _ = report_of(ten)

@@ -2,7 +2,10 @@
 
 import socket
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
+import huggingface_hub
 import pytest
 from commands import ROOT, process
 from hydra.utils import get_object
@@ -56,6 +59,37 @@ def test_what_is_no_name_of_a_model_is_not_looked_for():
     absence = hub.absence_of("a/b/c", "config.json")
     assert absence.startswith("there is no model 'a/b/c': no folder ")
     assert absence.endswith("the Hub has no such model, or none that you may read")
+
+
+class Gated(BaseHTTPRequestHandler):
+    """A Hub that describes some/gated to everyone, and refuses its files and some/refused."""
+
+    def do_GET(self):
+        described = self.path.endswith("some/gated")
+        self.send_response(200 if described else 403)
+        if self.path.endswith("auth-check"):
+            self.send_header("X-Error-Code", "GatedRepo")
+        self.end_headers()
+        self.wfile.write(b'{"id": "some/gated", "gated": "auto"}' if described else b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("model", ["some/gated", "some/refused"])
+def test_a_model_for_some_accounts_is_refused_with_what_to_do(monkeypatch, model):
+    with HTTPServer(("127.0.0.1", 0), Gated) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub, "_silent_since", {})
+        problem = hub.problem_of(model)
+        server.shutdown()
+    assert problem == (
+        "the Hub gives it only to accounts that may read it: accept its licence on "
+        f"https://huggingface.co/{model}, and log in by `hf auth login`"
+    )
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth.runs.configs import with_batch_size
+from dreambooth.runs.configs import CHANGE_NO_RESULT, with_batch_size
 from dreambooth.runs.files import claimed
 from dreambooth.runs.run import FinishedRunError, Run, delete_unless_begun
 
@@ -46,6 +46,22 @@ def test_inputs_that_changed_are_named(tmp_path):
         Run.create(tmp_path, CONFIG, inputs=now)
     (tmp_path / "inputs.json").unlink()  # as in older folders
     assert run.resume(inputs=now) == run
+
+
+@pytest.mark.parametrize("key", CHANGE_NO_RESULT)
+def test_a_run_goes_on_with_other_settings_that_change_no_result(tmp_path, key):
+    group, _, name = key.rpartition(".")
+
+    def config(value, seed=0):
+        settings = {name: value, "seed": seed}
+        for part in reversed(group.split(".")):
+            settings = {part: settings}
+        return CONFIG | settings
+
+    Run.create(tmp_path, config(4)).write_names({})
+    assert Run.create(tmp_path, config(1)).config == config(1)
+    with pytest.raises(ValueError, match=rf"{group}\.seed is 0 there and 1 here"):
+        Run.create(tmp_path, config(1, seed=1))
 
 
 def test_a_run_goes_on_with_another_number_of_images_drawn_at_once(tmp_path):

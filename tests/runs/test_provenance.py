@@ -18,6 +18,7 @@ def run(tmp_path):
     return Run.create(tmp_path / "0", {"overrides": []})
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_made_it(finished):
     kept = Run.load_finished(finished).read_provenance()
     assert kept["command"].startswith("python src/train.py experiment=smoke")
@@ -103,6 +104,7 @@ def test_where_the_peak_is_not_told_it_is_the_processs(run, monkeypatch, told):
     assert run.read_provenance()["peak_memory_bytes"] > 1e8
 
 
+@pytest.mark.slow
 def test_the_history_of_a_run_that_fails_is_written(tiny, tmp_path):
     ended = train(tiny, tmp_path / "run", "method.module.learning_rate=1e30", "prior=off")
     assert ended.code == 1

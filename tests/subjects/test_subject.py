@@ -62,6 +62,9 @@ def test_an_empty_class_noun_is_refused(folder, noun):
 def test_the_true_class_is_no_wrong_class(folder):
     with pytest.raises(ValueError, match="'dog' is the subject's true class"):
         subject_from_folder(str(folder), "dog", wrong_class_noun="dog")
+    with pytest.raises(ValueError, match="'dog' is the subject's true class"):
+        subject_from_folder(str(folder), "Dog", wrong_class_noun="dog")
+    assert other_class("Dog", [*["dog"] * 99, "cat"]) == "cat"
     with pytest.raises(ValueError, match="'cat' is the subject's true class"):
         drawn_subject("cat", 0, wrong_class_noun="cat")
 

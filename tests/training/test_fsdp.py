@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, command, process, same_files, smoke
+from commands import ROOT, command, in_turn_by_two, process, same_files, smoke
 from safetensors.torch import load_file
 
 from dreambooth.runs.run import Run
@@ -17,35 +17,42 @@ BOTH_STAGES = ("sr=noise_1e-3", "prior.num_images=8")
 SPLIT = ("trainer.devices=2", "trainer.strategy=fsdp")
 
 
-def trained(*words):
-    """The command of a run; that of one process in this one, which has imported all."""
-    return process("src/train.py", *words) if SPLIT[0] in words else command("train", *words)
-
-
 @pytest.fixture(scope="module")
-def train(tmp_path_factory, tiny):
+def runs(tmp_path_factory, tiny, stable_diffusion):
+    """Name -> run: by one process, and by two with half of the model each."""
     folder = tmp_path_factory.mktemp("sharding")
+    both = (*smoke(tiny, folder / "prior"), *SMALL, *BOTH_STAGES)
+    mixed = ("trainer.precision=bf16-mixed", "sr.noise_level=1e-5")
+    of_sd = ("experiment=smoke", "trainer=cpu", *stable_diffusion, "sr=off", *SMALL)
+    of_sd += (f"prior.cache={folder / 'prior'}",)
+    settings = {"whole": both, "bf16": (*both, *mixed), "sd": of_sd}
+    for name, words in settings.items():
+        ended = command("train", *words, f"hydra.run.dir={folder / name}")
+        assert ended.code == 0, ended.output
 
-    def train(name, *overrides, code=0):
-        own = (*smoke(tiny, folder / "prior"), *SMALL, *BOTH_STAGES)
-        ended = trained(*own, *overrides, f"hydra.run.dir={folder / name}")
-        assert ended.code == code, ended.output
-        return Run.load(folder / name)
+    def callback(name, of_class, settings):
+        return f"+callbacks.{name}={{_target_: unlucky.{of_class}, {settings}}}"
 
+    split = (*both, *SPLIT)
+    watched = (
+        callback("parts", "Parts", f"file: {folder / 'parts'}"),
+        callback("held", "Held", f"file: {folder / 'held'}"),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT / 'tests/distributed'}")
-        yield train
-
-
-@pytest.fixture(scope="module")
-def whole(train):
-    return train("whole")
-
-
-@pytest.fixture(scope="module")
-def split(train, tmp_path_factory):
-    file = tmp_path_factory.mktemp("parts") / "rank"
-    return train("split", *SPLIT, f"+callbacks.parts={{_target_: unlucky.Parts, file: {file}}}")
+        once = f"rank: 1, kill: true, step: 4, once: {folder / 'once'}"
+        killed = (*split, callback("unlucky", "Unlucky", once))
+        ended = process("src/train.py", *killed, f"hydra.run.dir={folder / 'killed'}")
+        assert ended.code == 1, ended.output
+        assert list((folder / "killed/checkpoints").glob("base-*.ckpt"))
+        ended = in_turn_by_two(
+            (0, (*split, *watched, f"hydra.run.dir={folder / 'whole split'}")),
+            (0, (f"run={folder / 'killed'}",)),
+            (0, (*split, *mixed, f"hydra.run.dir={folder / 'bf16 split'}")),
+            (0, (*of_sd, *SPLIT, f"hydra.run.dir={folder / 'sd split'}")),
+        )
+    assert "resuming from" in ended.output
+    return {file.parent.name: Run.load(file.parent) for file in folder.glob("*/config.yaml")}
 
 
 def losses(run):
@@ -65,7 +72,8 @@ def weights(run):
     return {(file.parent.name, k): v for file in files for k, v in load_file(file).items()}
 
 
-def test_the_losses_and_weights_are_those_of_one_process(whole, split):
+def test_the_losses_and_weights_are_those_of_one_process(runs):
+    whole, split = runs["whole"], runs["whole split"]
     assert losses(whole).shape == (8, 2)
     torch.testing.assert_close(losses(split), losses(whole), rtol=0, atol=1e-5)
     assert weights(split).keys() == weights(whole).keys()
@@ -74,55 +82,42 @@ def test_the_losses_and_weights_are_those_of_one_process(whole, split):
         torch.testing.assert_close(weights(split)[name], weight, rtol=0, atol=1e-4, msg=str(name))
 
 
-def test_each_process_has_half_of_the_weights_and_of_the_optimizer(split):
-    file = split.config["callbacks"]["parts"]["file"]
-    parts = [json.loads(Path(f"{file}-{rank}").read_text()) for rank in range(2)]
+def said(run, callback):
+    """What each process wrote by a callback."""
+    file = run.config["callbacks"][callback]["file"]
+    return [json.loads(Path(f"{file}-{rank}").read_text()) for rank in range(2)]
+
+
+def test_each_process_has_half_of_the_weights_and_of_the_optimizer(runs):
+    parts = said(runs["whole split"], "parts")
     for weights_here, averages_here, total in parts:
         assert 0.4 * total < weights_here < 0.6 * total
         assert averages_here == weights_here
     assert sum(part[0] for part in parts) == parts[0][2]
 
 
-def test_nothing_of_the_previous_stage_stays_in_memory(train, tmp_path):
-    file = tmp_path / "rank"
-    train("held", *SPLIT, f"+callbacks.held={{_target_: unlucky.Held, file: {file}}}")
-    for rank in range(2):
-        parts, others = json.loads(Path(f"{file}-{rank}").read_text())
+def test_nothing_of_the_previous_stage_stays_in_memory(runs):
+    for parts, others in said(runs["whole split"], "held"):
         assert parts > 50
         assert others == 0
 
 
-def test_a_killed_run_resumes_to_the_same_bits(train, split, tmp_path):
-    once = f"rank: 1, kill: true, step: 4, once: {tmp_path / 'killed'}"
-    unlucky = f"+callbacks.unlucky={{_target_: unlucky.Unlucky, {once}}}"
-    run = train("killed", *SPLIT, unlucky, code=1)
-    assert list(run.checkpoints.glob("base-*.ckpt"))
-    ended = process("src/train.py", f"run={run.folder}")
-    assert ended.code == 0, ended.output
-    assert "resuming from" in ended.output
-    assert same_files(run.weights, split.weights, "*.safetensors")
+def test_a_killed_run_resumes_to_the_same_bits(runs):
+    assert same_files(runs["killed"].weights, runs["whole split"].weights, "*.safetensors")
 
 
-def test_bfloat16_gives_the_results_of_one_process(train, whole):
-    mixed = ("trainer.precision=bf16-mixed", "sr.noise_level=1e-5")
-    alone, run = train("bf16", *mixed), train("bf16 split", *SPLIT, *mixed)
-    assert (losses(alone) - losses(whole))[:6].abs().max() > 1e-5
+def test_bfloat16_gives_the_results_of_one_process(runs):
+    alone, run = runs["bf16"], runs["bf16 split"]
+    assert (losses(alone) - losses(runs["whole"]))[:6].abs().max() > 1e-5
     # Each bfloat16 is exact to one part in 2^8, and FSDP computes more of the model in it.
     torch.testing.assert_close(losses(run), losses(alone), rtol=2**-8, atol=1e-3)
     assert {weight.dtype for weight in weights(run).values()} == {torch.float32}
 
 
-def test_stable_diffusion_is_sharded_too(stable_diffusion, tmp_path):
-    own = ("experiment=smoke", "trainer=cpu", *stable_diffusion, "sr=off", *SMALL)
-    losses_of = []
-    for name, more in (("whole", ()), ("split", SPLIT)):
-        words = (*own, *more, f"prior.cache={tmp_path / 'prior'}")
-        ended = trained(*words, f"hydra.run.dir={tmp_path / name}")
-        assert ended.code == 0, ended.output
-        rows = Run.load(tmp_path / name).read_history()
-        losses_of.append([[row[f"loss/{term}"] for term in ("subject", "prior")] for row in rows])
-    assert len(losses_of[0]) == 6
-    torch.testing.assert_close(*map(torch.tensor, losses_of), rtol=0, atol=1e-5)
+def test_stable_diffusion_is_sharded_too(runs):
+    whole, split = losses(runs["sd"]), losses(runs["sd split"])
+    assert whole.shape == (6, 2)
+    torch.testing.assert_close(split, whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -135,5 +130,5 @@ def test_stable_diffusion_is_sharded_too(stable_diffusion, tmp_path):
 )
 def test_unsupported_settings_are_refused(tiny, tmp_path, override, sentence):
     own = (*smoke(tiny, tmp_path / "prior"), "trainer.strategy=fsdp", override)
-    ended = trained(*own, f"hydra.run.dir={tmp_path / 'run'}")
+    ended = command("train", *own, f"hydra.run.dir={tmp_path / 'run'}")
     assert sentence in ended.sentence

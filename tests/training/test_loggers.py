@@ -48,6 +48,7 @@ def test_rows_of_repeated_steps_replace_the_earlier_rows(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_wandb_run_keeps_its_id(tmp_path):
     import wandb
 

@@ -90,6 +90,7 @@ def test_8_bit_adamw_without_its_package_is_refused_before_anything_is_loaded(ti
     )
 
 
+@pytest.mark.slow
 def test_8_bit_states_take_a_quarter(tiny):
     stage = CascadeBackbone.load(tiny).stages["base"]
     plain = memory_of(module_of(stage), 1)
@@ -177,6 +178,7 @@ def test_what_to_try_where_drawing_does_not_fit(stable_diffusion):
     assert "resolution_px" in advice_for()
 
 
+@pytest.mark.slow
 def test_a_training_out_of_memory_ends_with_one_sentence(tiny, tmp_path, monkeypatch):
     def training_step(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")

@@ -144,17 +144,20 @@ def _dreambench(folder: Path) -> Download:
         )
 
     def get() -> Path:
-        with tempfile.TemporaryDirectory() as temporary:
-            archive = Path(temporary, "dreambench.zip")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder, which is there only once it is complete.
+        with tempfile.TemporaryDirectory(prefix=".dreambench-", dir=folder.parent) as temporary:
+            archive, dataset = Path(temporary, "dreambench.zip"), Path(temporary, "dataset")
             _save(DREAMBENCH_URL, archive)
             with zipfile.ZipFile(archive) as opened:
                 for entry in opened.infolist():
                     _, _, inside = entry.filename.partition("/dataset/")
-                    target = (folder / inside).resolve()
-                    if entry.is_dir() or folder.resolve() not in target.parents:
+                    target = (dataset / inside).resolve()
+                    if entry.is_dir() or dataset.resolve() not in target.parents:
                         continue
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(opened.read(entry))
+            dataset.rename(folder)
         return folder
 
     return Download("DreamBench", _length(DREAMBENCH_URL, "github.com"), get)

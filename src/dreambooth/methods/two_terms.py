@@ -12,6 +12,7 @@ from dreambooth.backbones.stage import Condition, Stage, concatenate, select_row
 from dreambooth.loss import Losses, loss_weights, two_term_loss, weighted_mse
 from dreambooth.methods.method import Method, TermPrompts
 from dreambooth.methods.prior import FrozenStage
+from dreambooth.training.compiling import compiled_forward, with_forward
 from dreambooth.training.draws import Draw
 from dreambooth.training.fsdp import Sharded
 
@@ -31,6 +32,7 @@ class TwoTermModule(L.LightningModule):
     of the run's steps that earlier stages take. `fraction_here`: the fraction of this stage.
     `gradient_checkpointing`: the denoiser's activations are computed again in the backward pass
     instead of being kept, which takes less memory and more time.
+    `compile`: training steps call the denoiser compiled by `torch.compile`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TwoTermModule(L.LightningModule):
         fraction_here: float = 1.0,
         prior_kind: str = "images",
         gradient_checkpointing: bool = False,
+        compile: bool = False,
     ):
         super().__init__()
         self.stage, self.method, self.prior_weight = stage, method, prior_weight
@@ -71,6 +74,7 @@ class TwoTermModule(L.LightningModule):
         if prior_weight:
             self.prompts["prior"] = prompts.prior
         self.halved: HalvedWeights | None = None
+        self.forward_in_steps = compiled_forward(stage.denoiser) if compile else None
         has_frozen = bool(prior_weight) and prior_kind != "images"
         self.frozen = FrozenStage(stage) if has_frozen else None
         # By term. If training changes the encoding, these are the frozen model's, for its targets.
@@ -118,7 +122,8 @@ class TwoTermModule(L.LightningModule):
         self.trained_modules = nn.ModuleDict(self.trained.modules)
 
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
-        losses = self.calc_loss(batch["subject"], batch.get("prior"), batch.get("mask"))
+        with with_forward(self.stage.denoiser, self.forward_in_steps):
+            losses = self.calc_loss(batch["subject"], batch.get("prior"), batch.get("mask"))
         if not torch.isfinite(losses.total):
             key = "method.module" if self.stage.name == "base" else self.stage.name
             raise DivergedError(

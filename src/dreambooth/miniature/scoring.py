@@ -1,6 +1,7 @@
 """The oracle's scores of a run: do its images show the subject, as the prompts ask for it?"""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,6 +30,15 @@ _REFERENCES = f"against {NUM_REFERENCES} drawings of it as the prompt asks ({SIZ
 _IF_CLEAN = f"P(clean) >= {_CLEAN}, oracle"
 
 
+@cache
+def _shipped() -> tuple[Oracle, dict[tuple[object, ...], Tensor]]:
+    """The oracle, and (individual, attributes) -> embeddings of the references that were read.
+
+    The cells of a sweep share both.
+    """
+    return Oracle.load(WEIGHTS), {}
+
+
 class OracleScorer:
     """Scores whether an image shows the true individual, is undamaged, and follows its prompt.
 
@@ -42,9 +52,7 @@ class OracleScorer:
     """
 
     def __init__(self) -> None:
-        self.oracle = Oracle.load(WEIGHTS)
-        # Individual and attributes -> embeddings of the references.
-        self._references: dict[tuple[object, ...], Tensor] = {}
+        self.oracle, self._references = _shipped()
 
     def check(self, subject: Subject) -> None:
         if not isinstance(subject.truth, Individual):

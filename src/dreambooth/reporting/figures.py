@@ -164,7 +164,10 @@ def trade_offs(study: Study, styles: Looks) -> Iterator[Plot]:
 
 
 def pareto(study: Study, styles: Looks) -> Iterator[Plot]:
-    """Draw identity against drift, in points that grow with the trained parameters."""
+    """Draw fidelity (DINO, else identity) against forgetting (PRES, else drift).
+
+    The points grow with the number of trained parameters.
+    """
     parameters = trained_parameters(study)
     fidelity, forgotten = ("dino", "pres") if _estimates(study, "dino") else ("identity", "drift")
     x, y = (_estimates(study, name) for name in (forgotten, fidelity))

@@ -72,6 +72,10 @@ def check_config(config: Mapping[str, Any]) -> Settings:
     """Check the plain config of a run. ValueError for the first mistake."""
     settings = read(Settings, config)
     _check_trainer(config["trainer"])
+    if settings.method.module.compile and settings.trainer.devices * settings.trainer.num_nodes > 1:
+        raise ValueError(
+            "method.module.compile=true is for one device: give trainer.devices=1, or false"
+        )
     _check_adapter(config)
     _check_optimizer(config["method"]["module"].get("optimizer", {}))
     if settings.prior.weight and "prior=off" in config["overrides"]:
@@ -164,7 +168,7 @@ def _check_nouns(config: Mapping[str, Any]) -> None:
         check_identifier_differs(text, (noun, true))
     if choice == "none" and noun is not None:
         raise ValueError(f"class=none has no noun: leave out class.noun={noun}, or class=none")
-    if choice == "wrong" and noun is not None and noun == true:
+    if choice == "wrong" and noun and true and noun.casefold() == true.casefold():
         raise ValueError(
             f"class.noun={noun} is the subject's true class noun, and class=wrong needs another"
         )

@@ -10,6 +10,9 @@ from dreambooth.runs.records import damaged
 from dreambooth.runs.settings import read
 from dreambooth.runs.values import Count
 
+CHANGE_NO_RESULT = ("prior.cache", "method.checkpoint_every", "model.backbone.batch_size")
+"""The keys in which a run that is resumed may differ from what it began with."""
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the config.yaml of a run folder. ValueError if it is missing or damaged."""
@@ -69,9 +72,9 @@ def changed_inputs(there: Mapping[str, str], here: Mapping[str, str]) -> list[st
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of each leaf. Leaves out `overrides`, which the other keys reflect,
-    `report`, which old configs have, and how many images are drawn at once."""
+    `report`, which old configs have, and what changes no result."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" not in ("overrides", "report", "model.backbone.batch_size"):
+        elif f"{prefix}{key}" not in ("overrides", "report", *CHANGE_NO_RESULT):
             yield f"{prefix}{key}", value

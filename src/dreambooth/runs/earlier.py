@@ -3,14 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from dreambooth.runs.configs import CHANGE_NO_RESULT
 from dreambooth.runs.overrides import assignment
 
 _GROUPS = ("subject", "class", "identifier", "model", "method", "prior", "seed")
 # `seed` itself is in `_GROUPS`; the identifier that was drawn is in names.json.
-_CHANGE_NO_WEIGHT = (
-    *("prior.cache", "method.checkpoint_every", "method.tuning.seed", "identifier.seed"),
-    "model.backbone.batch_size",
-)
+_CHANGE_NO_WEIGHT = (*CHANGE_NO_RESULT, "method.tuning.seed", "identifier.seed")
 _RENAMED = {"dreambooth.methods.dreambooth.DreamBooth": "dreambooth.methods.adapters.dreambooth"}
 
 

@@ -109,21 +109,36 @@ def problem_of(repository: str, revision: str | None = None) -> str:
     """Why the Hub cannot deliver a model, at a revision; "" if it can. Known within seconds."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    refusal = (
+        "the Hub gives it only to accounts that may read it: accept its licence on "
+        f"https://huggingface.co/{repository}, and log in by `hf auth login`"
+    )
+
     def ask() -> str:
         try:
-            HfApi().model_info(repository, revision=revision, timeout=_timeout_s())
+            model = HfApi().model_info(repository, revision=revision, timeout=_timeout_s())
+            if model.gated:  # all accounts may read what it is, and only some its files
+                HfApi().auth_check(repository)
+        except GatedRepoError:
+            return refusal
         except RevisionNotFoundError:
             return f"the Hub has no revision {revision} of it"
         except (HFValidationError, RepositoryNotFoundError):
             return "the Hub has no such model, or none that you may read"
         except OfflineModeIsEnabled:
             return "the Hub is not asked (HF_HUB_OFFLINE is set)"
+        except HfHubHTTPError as error:
+            if error.response.status_code == 403:
+                return refusal
+            raise
         return ""
 
     answer = answer_of("the Hub", ask)

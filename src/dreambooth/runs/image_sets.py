@@ -14,8 +14,14 @@ from dreambooth.runs.pictures import Picture, picture_name, png_of, read_png
 
 
 def check_new_set(image_set: str) -> None:
-    """ValueError if a name cannot be that of an image set, or is that of a set of the run's own."""
+    """ValueError if a name cannot be that of an image set, or is that of a set of the run's own, or
+    of its frontier's."""
     _check_name(image_set)
+    if image_set.lower().startswith("frontier"):
+        raise ValueError(
+            f"image_set={image_set}: names that begin with frontier are for the images of "
+            "experiment=frontier, give another name"
+        )
     if image_set.lower() in RUN_SETS:
         raise ValueError(
             f"image_set={image_set} is a set that the run itself writes: give another name than "

@@ -33,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from dreambooth.runs.configs import changed_inputs, differences_of, read_config, with_batch_size
+from dreambooth.runs.configs import changed_inputs, differences_of, read_config
 from dreambooth.runs.files import Score, atomic_folder, csv_of, if_free, write_atomically
 from dreambooth.runs.image_sets import ImageSets
 from dreambooth.runs.ownership import (
@@ -90,7 +90,7 @@ class Run:
         """Start a run in a new folder, or resume the unfinished run that the folder holds.
 
         The folder must be new, empty or that of a run (`check_folder`). Two configs belong to the
-        same run if they differ only in `overrides` and in how many images are drawn at once.
+        same run if they differ only in `overrides` and in `CHANGE_NO_RESULT`.
         `inputs`: the hashes of the user's files.
 
         FinishedRunError if the same run is finished. ValueError if the folder holds the results of
@@ -111,8 +111,7 @@ class Run:
                         "give another folder, or force=true to replace that run"
                     )
                 run.resume(state, inputs)
-                batch_size = config.get("model", {}).get("backbone", {}).get("batch_size")
-                return cls(folder, with_batch_size(run.config, batch_size))
+                return cls(folder, {**config, "overrides": run.config.get("overrides", [])})
             except ValueError as error:
                 worth_keeping = _has_results(folder) or isinstance(error, FinishedRunError)
                 if worth_keeping and not force:

@@ -110,6 +110,7 @@ class ModuleSettings:
     weighting: Annotated[Literal["uniform", "min_snr"], allowed("uniform or min_snr")]
     cooldown_fraction: Fraction
     gradient_checkpointing: Switch = False
+    compile: Switch = False
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         resolve_kind(self.kind, self.class_noun)
-        if self.class_noun == self.wrong_class_noun:
+        if self.class_noun.casefold() == self.wrong_class_noun.casefold():
             raise ValueError(
                 f"the wrong class noun {self.wrong_class_noun!r} is the subject's true class: "
                 "set subject.wrong_class_noun to another class"
@@ -116,5 +116,6 @@ def _asked(prompts: str | Sequence[str], kind: str) -> Families:
 
 def other_class(class_noun: str, classes: Sequence[str]) -> str:
     """Another of `classes`, drawn at random with the class noun as the seed (paper, table 4)."""
-    others = [noun for noun in classes if noun != class_noun]
-    return others[int(torch.randint(len(others), (), generator=generator("wrong", class_noun)))]
+    true = class_noun.casefold()
+    others = [noun for noun in classes if noun.casefold() != true]
+    return others[int(torch.randint(len(others), (), generator=generator("wrong", true)))]
