@@ -192,7 +192,7 @@ class Experiment:
         sr_sets = ("restored", "originals") if "sr" in self.backbone.stages else ()
         pictures = [self.run.images.read(name) for name in ("prompts", "class", *sr_sets)]
         names = self.names
-        sets = PictureSets(self.subject, names.identifier, *pictures, text_noun=names.text_noun)
+        sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
         scores = evaluate(self.scorers, sets, self.seed)
 
         def write_and_publish() -> None:

@@ -18,7 +18,7 @@ NAMES = PromptNames("kzn", "dog", "dog")
 def test_the_description_stands_in_the_prompts(tiny):
     names = PromptOnly().names(NAMES, SUBJECT, CascadeBackbone.load(tiny))
     assert f"a {names.subject} in the snow" == f"a {SUBJECT.description} in the snow"
-    assert (names.class_prompt, names.text_noun) == ("a dog", "dog")
+    assert (names.class_prompt, names.in_text) == ("a dog", "dog")
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def test_plain_diffusers_draws_the_same_pictures_with_the_saved_word(
 def test_the_templates_are_the_papers_where_the_model_knows_their_words(tiny, stable_diffusion):
     assert len(set(TEMPLATES)) == 27
     names = method().names(NAMES, SUBJECT, CascadeBackbone.load(tiny))
-    assert (names.subject, names.class_prompt, names.text_noun) == (
+    assert (names.subject, names.class_prompt, names.in_text) == (
         "<subject>",
         "a dog",
         "dog",

@@ -75,9 +75,7 @@ class Applications:
         images.save(application, pictures)
         summary: dict[str, Score] = {"application": application}
         if self.scorers:
-            sets = PictureSets(
-                self.subject, names.identifier, pictures, (), text_noun=names.text_noun
-            )
+            sets = PictureSets(self.subject, names.identifier, pictures, (), in_text=names.in_text)
             scored = evaluate(self.scorers, sets, self.run.config["seed"]).rows
             rows = [{**row, **outcome_of(row)} for row in scored]
             images.save_rows(application, rows)

@@ -70,7 +70,7 @@ def draw_frontier(config: Mapping[str, Any]) -> None:
             drawn[g] = {name: model.draw(of_set, model.sampling) for name, of_set in jobs.items()}
             run.images.save(f"frontier-{g:g}", [p for of_set in drawn[g].values() for p in of_set])
             pictures = (drawn[g]["prompts"], drawn[g]["class"])
-            sets = PictureSets(subject, names.identifier, *pictures, text_noun=names.text_noun)
+            sets = PictureSets(subject, names.identifier, *pictures, in_text=names.in_text)
             scored = evaluate(scorers, sets, seed).rows
             scored += _changes(scorers, drawn[g]["unrelated"], drawn[0]["unrelated"], seed)
             rows += [{"strength": g, **row} for row in scored]

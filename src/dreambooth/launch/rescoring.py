@@ -40,7 +40,7 @@ def score_again(config: Mapping[str, Any]) -> None:
     pairs = ("restored", "originals") if run.images.has("restored") else ()
     pictures = [run.images.read(name) for name in ("prompts", "class", *pairs)]
     names = PromptNames(**run.read_names())
-    sets = PictureSets(subject, names.identifier, *pictures, text_noun=names.text_noun)
+    sets = PictureSets(subject, names.identifier, *pictures, in_text=names.in_text)
     with claimed(run.folder):
         scores = evaluate(scorers, sets, run.config["seed"])
         run.write_scores(merge_rows(run.read_scores(), scores.rows))

@@ -34,7 +34,7 @@ class PromptOnly:
             backbone.check_prompt(f"a {description}")
         except ValueError as error:
             raise ValueError(f"subject.description={description}: {error}") from error
-        return PromptNames(description, None, names.prior_noun, text_noun=subject.class_noun)
+        return PromptNames(description, None, names.prior_noun, in_text=subject.class_noun)
 
     def prepare(self, stage: Stage) -> None:
         """Nothing is added."""

@@ -77,7 +77,7 @@ class TextualInversion:
                 f"method.num_vectors={self.num_vectors}: the subject's longest prompt has room for "
                 f"{room}, give at most that many"
             )
-        return PromptNames(self.token, None, names.prior_noun, text_noun=subject.class_noun)
+        return PromptNames(self.token, None, names.prior_noun, in_text=subject.class_noun)
 
     def prepare(self, stage: Stage) -> None:
         stage.denoiser.train().requires_grad_(False)

@@ -102,7 +102,7 @@ class DetailScorer:
 def enlarged_photos(subject: Subject) -> str:
     """Describe the photos behind `sr_` scores, in the same words for every `sr` setting."""
     whose = "photos that no training saw" if subject.held_out else "the training's own photos"
-    return f"{whose}, shrunk by area and enlarged as the run's images are (sr=off: bicubic)"
+    return f"{whose}, shrunk by area and enlarged as the run's pictures are (sr=off: bicubic)"
 
 
 def unit_range(pictures: Sequence[Picture]) -> Tensor:

@@ -25,7 +25,7 @@ class PictureSets:
     restored: Sequence[Picture] = ()  # photos that were shrunk and enlarged again
     originals: Sequence[Picture] = ()  # the original of each restored photo
     # What replaces the identifier in the text of CLIP-T; "": nothing, it is left out.
-    text_noun: str = field(default="", kw_only=True)
+    in_text: str = field(default="", kw_only=True)
 
     @property
     def scored(self) -> list[Picture]:

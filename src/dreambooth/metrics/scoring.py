@@ -82,7 +82,7 @@ class FidelityScorer:
         by_dino = self.dino.images(p.pixels for p in prompts)  # reads one batch at a time
         by_clip = self.clip.images(p.pixels for p in prompts)
         removed = "" if self.keep_identifier else sets.identifier
-        texts = [without_identifier(name, removed, sets.text_noun) for name in names]
+        texts = [without_identifier(name, removed, sets.in_text) for name in names]
         # Every rank has the features of all images (encoders.py), so there is nothing to gather.
         dino = DinoSimilarity(sync_on_compute=False)
         clip_i = ClipImageSimilarity(sync_on_compute=False)

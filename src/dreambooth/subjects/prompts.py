@@ -77,7 +77,7 @@ class PromptNames:
     identifier: str
     class_noun: str | None  # in the subject prompt; None for "a [V]"
     prior_noun: str  # in the class prompt; the true class if the subject prompt has no noun
-    text_noun: str = ""  # what stands for the identifier in the text of CLIP-T: nothing, or a noun
+    in_text: str = ""  # what stands for the identifier in the text of CLIP-T: nothing, or a noun
 
     @property
     def subject(self) -> str:

@@ -93,7 +93,7 @@ class ScoreCurves(L.Callback):
         with isolate_rng(), averaged(trainer, pl_module), full_precision(pl_module):
             pictures = self.draw(self.jobs), self.draw(self.class_jobs)
             names = self.names
-            sets = PictureSets(self.subject, names.identifier, *pictures, text_noun=names.text_noun)
+            sets = PictureSets(self.subject, names.identifier, *pictures, in_text=names.in_text)
             metrics = evaluate(self.scorers, sets).metrics
         seconds = time.monotonic() - started
         self.seconds += seconds
