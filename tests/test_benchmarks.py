@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, here
+from commands import ROOT, process
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
@@ -51,7 +51,7 @@ def main(arguments):
 
 @pytest.mark.parametrize("model", ["miniature", "sdxl"])
 def test_the_script_cannot_train_other_models(tmp_path, model):
-    ended = here("benchmarks/step.py", "--script", tmp_path / "script.py", f"model={model}")
+    ended = process("benchmarks/step.py", "--script", tmp_path / "script.py", f"model={model}")
     assert ended.code == 2
     assert "--script trains Stable Diffusion only: add --random PX or model=sd15" in ended.output
 
@@ -60,7 +60,7 @@ def test_the_script_cannot_train_other_models(tmp_path, model):
 @pytest.mark.parametrize("model", ["stable_diffusion_xl", "deepfloyd", "flux"])
 def test_a_step_of_another_model_takes_turns_with_the_bare_loop(request, model):
     settings = (*request.getfixturevalue(model), "subject=olive", "trainer=cpu")
-    ended = here("benchmarks/step.py", "--turns", 2, "--steps", 3, *settings)
+    ended = process("benchmarks/step.py", "--turns", 2, "--steps", 3, *settings)
     assert ended.code == 0, ended.output
     assert len(re.findall(r"^ours [\d.]+ ms, bare [\d.]+ ms$", ended.output, re.M)) == 2
 
@@ -70,7 +70,7 @@ def test_a_step_takes_turns_with_the_bare_loop_and_the_script(tmp_path, stable_d
     script.write_text(SCRIPT)
     settings = (*stable_diffusion, "subject=olive", "trainer=cpu", "method.batch_size=2")
     turns = ("--script", script, "--turns", 3, "--steps", 4)
-    ended = here("benchmarks/step.py", *turns, *settings)
+    ended = process("benchmarks/step.py", *turns, *settings)
     assert ended.code == 0, ended.output
     lines = re.findall(
         r"^ours ([\d.]+) ms, bare ([\d.]+) ms, script ([\d.]+) ms$", ended.output, re.M
@@ -92,7 +92,7 @@ def test_a_step_takes_turns_with_the_bare_loop_and_the_script(tmp_path, stable_d
 
 
 def test_the_coverage_of_intervals_is_printed():
-    ended = here("benchmarks/coverage.py", 20)
+    ended = process("benchmarks/coverage.py", 20)
     assert ended.code == 0, ended.output
     lines = [line for line in ended.output.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + 9 + 5 + 3 + 1 + 4
@@ -104,7 +104,7 @@ def test_the_coverage_of_intervals_is_printed():
 
 def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
     sheet = tmp_path / "samples.png"
-    ended = here("benchmarks/miniature_quality.py", 12, "--samples", sheet)
+    ended = process("benchmarks/miniature_quality.py", 12, "--samples", sheet)
     assert ended.code == 0, ended.output
     for name in ("Frechet distance", "... / variance", "... above floor", "precision", "recall"):
         rows = re.findall(rf"^{re.escape(name)} +(.*)$", ended.output, re.MULTILINE)
@@ -117,10 +117,10 @@ def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
 
 
 def test_the_quality_benchmark_refuses_invalid_arguments(tmp_path):
-    ended = here("benchmarks/miniature_quality.py", 9)
+    ended = process("benchmarks/miniature_quality.py", 9)
     assert ended.code == 2
     assert "num_prompts is 9: give at least 10" in ended.output
-    ended = here("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
+    ended = process("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
     assert ended.code == 1
     assert "is not a folder: give one that holds a DINO ViT" in ended.output
 
@@ -181,8 +181,8 @@ def test_comparing_records_prints_a_line_for_each_difference_and_fails(tmp_path)
     record["cell"]["a.png"] = "1" * 64
     (tmp_path / "b.json").write_text(json.dumps(record))
     words = ("benchmarks/same_bits.py", "compare", tmp_path / "a.json")
-    assert here(*words, tmp_path / "a.json").code == 0
-    ended = here(*words, tmp_path / "b.json")
+    assert process(*words, tmp_path / "a.json").code == 0
+    ended = process(*words, tmp_path / "b.json")
     assert ended.code == 1
     assert ended.output.splitlines() == [
         "cell: a.png: 000000000000 -> 111111111111",

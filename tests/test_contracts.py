@@ -7,6 +7,7 @@ import pytest
 import torch
 from adapters_of_conf import NAMES, adapter_method
 from diffusers import DDPMScheduler
+from kinds import each
 from test_seams import BiasesOnly, Colourfulness, Trigonometric
 from tiny_encoders import miniature_folder
 
@@ -32,6 +33,7 @@ METHODS = {
     "biases": BiasesOnly(),
     "textual_inversion": TextualInversion("<subject>", "dog", num_vectors=2),
 } | {name: adapter_method(name) for name in NAMES}
+QUICK = ("dreambooth", "cross_attention", "biases", "textual_inversion", "lora")
 SCORERS = {
     "oracle": lambda _: OracleScorer(),
     "fidelity": lambda tmp_path: fidelity_scorer(miniature_folder(tmp_path)),
@@ -93,7 +95,7 @@ def weights_of(stage):
     return weights | stage.encode_prompts(["a <subject>"])
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", each(METHODS, *QUICK))
 class TestEveryMethod:
     @pytest.fixture
     def trained(self, method, loaded):

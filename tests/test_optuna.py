@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 import yaml
-from commands import ROOT, command, process, smoke
+from commands import ROOT, command, smoke
 
 from dreambooth.runs.cells import find_runs
 
@@ -15,11 +15,11 @@ pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extr
 
 def test_optuna_searches_for_the_best_objective(tmp_path, tiny):
     script = (ROOT / "sweeps" / "optuna.sh").read_text()
-    command = script[script.index("src/train.py") : script.index('"$@"')].replace("\\\n", "")
-    words = [word for word in shlex.split(command) if not word.startswith("method.max_steps")]
+    typed = script[script.index("src/train.py") : script.index('"$@"')].replace("\\\n", "")
+    words = [word for word in shlex.split(typed)[1:] if not word.startswith("method.max_steps")]
     small = ("hydra.sweeper.n_trials=2", "method.max_steps=range(1, 4)", "metrics=oracle")
     own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    ended = process(*words, *own, *small)
+    ended = command("train", *words, *own, *small)
     assert ended.code == 0, ended.output
     runs = find_runs(tmp_path / "sweep")
     assert [run.status().state for run in runs] == ["finished"] * 2

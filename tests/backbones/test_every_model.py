@@ -2,7 +2,6 @@
 in tests/plain_models.py; docs/extending.md names these tests."""
 
 import shutil
-from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from adapters_of_conf import adapter_method
 from diffusers import FlowMatchEulerDiscreteScheduler
+from kinds import each
 from plain_models import (
     plain_cascade,
     plain_flux,
@@ -48,12 +48,13 @@ MODELS = {  # what makes a tiny folder of it, what loads that, and its stages in
         plain_flux2_klein,
     ),
 }
+QUICK = ("cascade", "sd15", "flux1")
 LATENT = {name: model for name, model in MODELS.items() if name != "cascade"}
 PROMPTS = ["a red dog", "a cat in the snow", "a toy"]
 KEYS = [("image", prompt, 0) for prompt in PROMPTS]
 
 
-@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+@pytest.fixture(scope="module", params=each(MODELS, *QUICK))
 def model(request, tmp_path_factory):
     """A tiny folder, only to be read, what loads one, and its stages in plain diffusers."""
     make, load, plain = request.param
@@ -70,16 +71,9 @@ def load(model):
     return model[1]
 
 
-@pytest.fixture(scope="module")
-def loaded(model):
-    """Only to be copied: that takes half of the time of loading."""
-    folder, load, _ = model
-    return load(folder)
-
-
 @pytest.fixture
-def backbone(loaded):
-    return deepcopy(loaded)
+def backbone(load, folder):
+    return load(folder)
 
 
 @pytest.fixture
@@ -208,7 +202,7 @@ class TestEveryModel:
             assert all(torch.equal(after[key], weight) for key, weight in before[name].items())
         assert torch.equal(draw(backbone), full)
 
-    @pytest.mark.parametrize("model", LATENT.values(), ids=LATENT, indirect=True)
+    @pytest.mark.parametrize("model", each(LATENT, *QUICK[1:]), indirect=True)
     def test_only_a_text_encoder_that_trains_is_where_the_denoiser_is(self, backbone):
         stage = backbone.stages["base"]
         stage.encode_prompts(["a dog"])

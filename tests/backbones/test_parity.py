@@ -1,6 +1,5 @@
 """Does training see what inference sees? Each known mistake is named by the check that fails."""
 
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from commands import command
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from kinds import each
 from tiny_flux import flux_folder
 from tiny_flux2 import flux2_klein_folder
 from tiny_models import stable_diffusion_folder, stable_diffusion_xl_folder
@@ -43,37 +43,31 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture(scope="module")
-def loaded(folders):
-    """Only to be copied: that takes half of the time of loading."""
-    return {name: kind[0].load(folders[name], resolution_px=64) for name, kind in KINDS.items()}
+@pytest.fixture
+def sdxl(folders) -> StableDiffusionXLBackbone:
+    return StableDiffusionXLBackbone.load(folders["sdxl"])
 
 
 @pytest.fixture
-def sdxl(loaded) -> StableDiffusionXLBackbone:
-    return deepcopy(loaded["sdxl"])
+def sd15(folders) -> StableDiffusionBackbone:
+    return StableDiffusionBackbone.load(folders["sd15"])
 
 
 @pytest.fixture
-def sd15(loaded) -> StableDiffusionBackbone:
-    return deepcopy(loaded["sd15"])
+def flux1(folders) -> FluxBackbone:
+    return FluxBackbone.load(folders["flux1"], resolution_px=64)
 
 
 @pytest.fixture
-def flux1(loaded) -> FluxBackbone:
-    return deepcopy(loaded["flux1"])
-
-
-@pytest.fixture
-def klein(loaded) -> Flux2KleinBackbone:
-    return deepcopy(loaded["flux2_klein"])
+def klein(folders) -> Flux2KleinBackbone:
+    return Flux2KleinBackbone.load(folders["flux2_klein"], resolution_px=64)
 
 
 def failed(backbone) -> list[str]:
     return [check.name for check in backbone.parity() if not check.passed]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each({name: name for name in KINDS}, "sd15", "flux1"))
 def test_a_faithful_model_passes_and_is_left_as_it_was(folders, kind):
     backbone = KINDS[kind][0].load(folders[kind], resolution_px=64)
     sampler = "euler" if kind.startswith("flux") else "ddim"
@@ -280,7 +274,7 @@ OF_KLEIN = OF_FLUX | {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.parametrize("model", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_mistake_is_named_by_the_check_that_fails(model, mistake, request, monkeypatch):
     assert_named(request.getfixturevalue(model), *MISTAKES[mistake], monkeypatch)
 
@@ -292,7 +286,10 @@ def test_a_mistake_with_two_text_encoders_is_named_too(sdxl, mistake, monkeypatc
 
 @pytest.mark.parametrize(
     ("model", "mistake"),
-    [*(("flux1", name) for name in OF_FLUX1), *(("klein", name) for name in OF_KLEIN)],
+    [
+        *(("flux1", name) for name in OF_FLUX1),
+        *(pytest.param("klein", name, marks=pytest.mark.slow) for name in OF_KLEIN),
+    ],
 )
 def test_a_mistake_in_flow_matching_is_named_too(model, mistake, request, monkeypatch):
     mistakes = {"flux1": OF_FLUX1, "klein": OF_KLEIN}[model]

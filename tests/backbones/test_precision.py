@@ -6,6 +6,7 @@ import pytest
 import torch
 from adapters_of_conf import NAMES, adapter_method
 from commands import train
+from kinds import each
 from safetensors.torch import load_file
 
 from dreambooth.backbones.cascade import CascadeBackbone
@@ -50,7 +51,7 @@ def moved(module):
     return module
 
 
-@pytest.mark.parametrize("adapter", NAMES)
+@pytest.mark.parametrize("adapter", each({name: name for name in NAMES}, "lora"))
 def test_a_step_with_halved_frozen_weights_is_the_same(stage, adapter):
     module = moved(module_of(stage, adapter_method(adapter)))
     expected = step(module, "bf16-mixed")

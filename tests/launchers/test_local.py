@@ -124,9 +124,10 @@ def test_threads_are_left_as_they_are_set(monkeypatch):
 def test_cells_in_processes_have_the_bits_of_cells_in_one(tmp_path, tiny):
     for jobs in (1, 2):
         own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "class=none,correct")
-        words = ("-m", *own, f"launcher.jobs={jobs}", f"hydra.sweep.dir={tmp_path / str(jobs)}")
-        # In one: in this one, which has imported all.
-        done = command("train", *words) if jobs == 1 else process("src/train.py", *words)
+        folder = tmp_path / str(jobs)
+        done = process(
+            "src/train.py", "-m", *own, f"launcher.jobs={jobs}", f"hydra.sweep.dir={folder}"
+        )
         assert done.code == 0, done.output
     one, two = tmp_path / "1", tmp_path / "2"
     assert [run.status().state for run in find_runs(two)] == ["finished"] * 2

@@ -110,9 +110,9 @@ def test_what_drawing_takes_follows_from_batch_guidance_precision_and_tiles(stab
     assert peak(batch_size=20).peak < plain.peak
     assert peak(guidance=1.0, batch_size=40).peak < plain.peak
     assert peak(batch_size=40, precision="bf16-mixed").weights < plain.weights
-    large = peak(resolution_px=256, batch_size=1)
+    large = peak(resolution_px=1024, batch_size=1)
     assert "VAE" in large.where
-    tiled = peak(resolution_px=256, batch_size=1, vae_tiling=True)
+    tiled = peak(resolution_px=1024, batch_size=1, vae_tiling=True)
     assert tiled.peak - tiled.weights < 0.6 * (large.peak - large.weights)
 
 

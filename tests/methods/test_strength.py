@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from adapters_of_conf import NAMES, adapter_method
+from kinds import each
 
 from dreambooth.backbones.adapters import add_adapter
 from dreambooth.backbones.cascade import CascadeBackbone
@@ -39,7 +40,9 @@ METHODS |= {"full": DreamBooth(), "cross_attention": DreamBooth(train="cross_att
 METHODS["textual_inversion"] = TextualInversion("<subject>", like="dog")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", each({name: name for name in METHODS}, "full", "textual_inversion", "lora")
+)
 def test_the_strengths_reach_from_the_pretrained_model_to_the_fine_tuned_one(tiny, name):
     method, tuned = METHODS[name], CascadeBackbone.load(tiny)
     prompt = "a <subject>" if name == "textual_inversion" else "a dog"

@@ -243,6 +243,14 @@ def test_a_stack_is_as_good_as_a_list_and_nothing_gives_an_empty_tensor(tiny_vit
     assert clip.images([]).shape == clip.texts([]).shape == (0, 24)
 
 
+@pytest.fixture(scope="module")
+def uses(tiny_vit, tiny_clip, alexnet):
+    """What each takes images for."""
+    distance = LpipsDistance(backbone=alexnet)
+    of_pairs = lambda images: distance.pairs(images, images)  # noqa: E731
+    return (tiny_dino(tiny_vit).images, ClipEncoder(tiny_clip).images, of_pairs)
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -253,14 +261,10 @@ def test_a_stack_is_as_good_as_a_list_and_nothing_gives_an_empty_tensor(tiny_vit
         torch.zeros(3, 64, 64),
     ],
 )
-def test_what_is_no_image_is_told_its_shape(image, tiny_vit, tiny_clip, alexnet):
-    for use in (
-        lambda: tiny_dino(tiny_vit).images([image]),
-        lambda: ClipEncoder(tiny_clip).images([image]),
-        lambda: LpipsDistance(backbone=alexnet).pairs([image], [image]),
-    ):
+def test_what_is_no_image_is_told_its_shape(image, uses):
+    for use in uses:
         with pytest.raises(ValueError, match=r"must be a uint8 tensor \(3, H, W\)") as error:
-            use()
+            use([image])
         told(error, f"{image.dtype} {tuple(image.shape)}".removeprefix("torch."))
 
 

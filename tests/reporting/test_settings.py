@@ -2,11 +2,12 @@
 
 import pytest
 from adapters_of_conf import NAMES, composed
+from kinds import each
 
 from dreambooth.reporting.settings import settings_of
 
 
-@pytest.mark.parametrize("name", ["none", *NAMES])
+@pytest.mark.parametrize("name", each({name: name for name in ("none", *NAMES)}, "none", "lora"))
 def test_an_adapter_has_the_name_of_its_file_and_the_seed_is_no_axis(name):
     one, other = (settings_of(composed(f"adapter={name}", f"seed={seed}")) for seed in (0, 1))
     assert one["adapter"] == name
