@@ -92,7 +92,7 @@ def test_each_cell_is_a_wandb_run_in_the_sweeps_group(sweep):
         for name, metric in run.read_metrics().items():
             if not math.isnan(metric.value):  # DIV, of one image a prompt
                 assert kept.history[f"score/{name}"] == [pytest.approx(metric.value)]
-        ((grid,),) = kept.history["pictures/filenames"]  # 5 x 5 images, 1 px between them
+        ((grid,),) = kept.history["images/filenames"]  # 5 x 5 images, 1 px between them
         ((captions,),) = kept.history["images/captions"]
         assert len(captions.split("; ")) == 25
         (path,) = run.folder.glob(f"wandb/offline-run-*/files/{grid}")
