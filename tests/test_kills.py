@@ -6,7 +6,7 @@ from commands import process, smoke
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("signum", "number"), [("SIGKILL", 3), ("SIGINT", 4)])
+@pytest.mark.parametrize(("signum", "number"), [("SIGKILL", 2), ("SIGINT", 3)])
 def test_kills_and_ctrl_c_at_random_moments_change_no_bit(tiny, tmp_path, signum, number):
     own = (
         *smoke(tiny, tmp_path / "prior"),

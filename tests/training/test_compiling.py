@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch._inductor.config
-from adapters_of_conf import NAMES, adapter_method
+from adapters_of_conf import adapter_method
 from commands import same_files, stopped_before_step, train
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
@@ -75,8 +75,8 @@ def test_losses_and_gradients_of_both_terms_are_those_without(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", NAMES)
-def test_every_adapter_trains_as_without(stable_diffusion, backend, adapter):
+@pytest.mark.parametrize("adapter", ["dora", "hra", "loha", "oft", "shira"])  # not one like another
+def test_an_adapter_trains_as_without(stable_diffusion, backend, adapter):
     expected = step(module_of(stable_diffusion, adapter))
     compiled = step(module_of(stable_diffusion, adapter, compile=True))
     torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-5)
