@@ -83,6 +83,7 @@ def test_an_adapter_trains_as_without(stable_diffusion, backend, adapter):
     assert backend.frame_count
 
 
+@pytest.mark.slow
 def test_a_step_in_mixed_precision_is_close(stable_diffusion, backend):
     expected = step(module_of(stable_diffusion), "bf16-mixed")[0]
     compiled = step(module_of(stable_diffusion, compile=True), "bf16-mixed")[0]
