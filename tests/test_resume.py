@@ -1,7 +1,7 @@
 """A run that was cut off goes on where it was, to the bits of one that was not."""
 
 import pytest
-from commands import command, same_files, train
+from commands import command, same_files, stopped_before_step, train
 
 from dreambooth.distributed import preemption
 from dreambooth.runs.run import Run
@@ -190,3 +190,13 @@ def test_a_run_that_was_asked_to_stop_reports_it_and_resumes(
 def test_what_cannot_be_resumed_is_refused(tmp_path, given, said):
     ended = command("train", *given, f"hydra.run.dir={tmp_path}")
     assert ended.sentence.startswith(said)
+
+
+@pytest.mark.slow
+def test_what_changes_no_result_may_change_before_a_run_goes_on(tiny, tmp_path):
+    with stopped_before_step(1):
+        assert train(tiny, tmp_path / "run", "method.checkpoint_every=2").code == 1
+    words = ("method.checkpoint_every=1", f"prior.cache={tmp_path / 'other'}")
+    ended = train(tiny, tmp_path / "run", *words)
+    assert ended.code == 0, ended.output
+    assert "resuming from" in ended.output

@@ -216,7 +216,7 @@ def test_a_metric_that_only_some_runs_have_hides_no_other(tmp_path):
     (dino,) = [line for line in lines if line.strip().startswith("dino")]
     (clip_i,) = [line for line in lines if line.strip().startswith("clip_i")]
     assert float(dino.split()[1]) > 0
-    assert clip_i.split(maxsplit=1)[1] == "not known: too few runs have it"
+    assert clip_i.split(maxsplit=1)[1] == "not known: no two settings can be compared in it"
     assert "cannot be a pilot for clip_i" in plan(f"sweep={sweep}", "metric=clip_i").sentence
 
 

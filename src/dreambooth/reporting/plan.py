@@ -85,9 +85,9 @@ def detectable_effects(study: Study, power: Any, metric: Any = None) -> str:
     for name in wanted:
         try:
             pilot = pilot_of(study, name, num_claims)
-        except ValueError as error:  # runs scored with other metrics than the rest
+        except ValueError as error:
             refusal = error
-            lines.append(f"    {name:18s}not known: too few runs have it")
+            lines.append(f"    {name:18s}not known: no two settings can be compared in it")
             continue
         least = detectable_effect(pilot, power)
         seen = f"{least:.3g}" if least else "not known: all pairs differ alike in this study"

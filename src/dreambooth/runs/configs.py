@@ -10,7 +10,10 @@ from dreambooth.runs.records import damaged
 from dreambooth.runs.settings import read
 from dreambooth.runs.values import Count
 
-CHANGE_NO_RESULT = ("prior.cache", "method.checkpoint_every", "model.backbone.batch_size")
+CHANGE_NO_RESULT = (
+    *("prior.cache", "method.checkpoint_every", "callbacks.checkpoints.every_n_steps"),
+    "model.backbone.batch_size",
+)
 """The keys in which a run that is resumed may differ from what it began with."""
 
 
