@@ -16,7 +16,7 @@ demo: install
 
 # tests/conftest.py orders the files: the slow ones first.
 test: install
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # A SLURM cluster of two nodes on this machine (as root, on Debian or Ubuntu), to try launcher=slurm; it is removed by
 # tests/slurm/cluster.sh stop

@@ -101,9 +101,12 @@ def finished(tmp_path_factory, tiny):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that all processes end at about the same time."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with slow tests come first, so that all processes end at about the same time, and
+    before them those on SLURM, which mostly wait."""
+    slow, slurm = (
+        {item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "slurm")
+    )
+    items.sort(key=lambda item: (item.path not in slurm, item.path not in slow))
 
 
 def pytest_collection_finish():

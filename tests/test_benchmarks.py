@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, process
+from commands import ROOT, here
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
@@ -51,7 +51,7 @@ def main(arguments):
 
 @pytest.mark.parametrize("model", ["miniature", "sdxl"])
 def test_the_script_cannot_train_other_models(tmp_path, model):
-    ended = process("benchmarks/step.py", "--script", tmp_path / "script.py", f"model={model}")
+    ended = here("benchmarks/step.py", "--script", tmp_path / "script.py", f"model={model}")
     assert ended.code == 2
     assert "--script trains Stable Diffusion only: add --random PX or model=sd15" in ended.output
 
@@ -60,7 +60,7 @@ def test_the_script_cannot_train_other_models(tmp_path, model):
 @pytest.mark.parametrize("model", ["stable_diffusion_xl", "deepfloyd", "flux"])
 def test_a_step_of_another_model_takes_turns_with_the_bare_loop(request, model):
     settings = (*request.getfixturevalue(model), "subject=olive", "trainer=cpu")
-    ended = process("benchmarks/step.py", "--turns", 2, "--steps", 3, *settings)
+    ended = here("benchmarks/step.py", "--turns", 2, "--steps", 3, *settings)
     assert ended.code == 0, ended.output
     assert len(re.findall(r"^ours [\d.]+ ms, bare [\d.]+ ms$", ended.output, re.M)) == 2
 
@@ -70,7 +70,7 @@ def test_a_step_takes_turns_with_the_bare_loop_and_the_script(tmp_path, stable_d
     script.write_text(SCRIPT)
     settings = (*stable_diffusion, "subject=olive", "trainer=cpu", "method.batch_size=2")
     turns = ("--script", script, "--turns", 3, "--steps", 4)
-    ended = process("benchmarks/step.py", *turns, *settings)
+    ended = here("benchmarks/step.py", *turns, *settings)
     assert ended.code == 0, ended.output
     lines = re.findall(
         r"^ours ([\d.]+) ms, bare ([\d.]+) ms, script ([\d.]+) ms$", ended.output, re.M
@@ -92,7 +92,7 @@ def test_a_step_takes_turns_with_the_bare_loop_and_the_script(tmp_path, stable_d
 
 
 def test_the_coverage_of_intervals_is_printed():
-    ended = process("benchmarks/coverage.py", 20)
+    ended = here("benchmarks/coverage.py", 20)
     assert ended.code == 0, ended.output
     lines = [line for line in ended.output.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + 9 + 5 + 3 + 1 + 4
@@ -104,7 +104,7 @@ def test_the_coverage_of_intervals_is_printed():
 
 def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
     sheet = tmp_path / "samples.png"
-    ended = process("benchmarks/miniature_quality.py", 12, "--samples", sheet)
+    ended = here("benchmarks/miniature_quality.py", 12, "--samples", sheet)
     assert ended.code == 0, ended.output
     for name in ("Frechet distance", "... / variance", "... above floor", "precision", "recall"):
         rows = re.findall(rf"^{re.escape(name)} +(.*)$", ended.output, re.MULTILINE)
@@ -117,15 +117,15 @@ def test_the_miniatures_quality_is_reported_beside_its_floor(tmp_path):
 
 
 def test_the_quality_benchmark_refuses_invalid_arguments(tmp_path):
-    ended = process("benchmarks/miniature_quality.py", 9)
+    ended = here("benchmarks/miniature_quality.py", 9)
     assert ended.code == 2
     assert "num_prompts is 9: give at least 10" in ended.output
-    ended = process("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
-    assert ended.code == 1
-    assert "is not a folder: give one that holds a DINO ViT" in ended.output
+    with pytest.raises(ValueError, match="is not a folder: give one that holds a DINO ViT"):
+        here("benchmarks/miniature_quality.py", 10, "--extractor", tmp_path / "none")
 
 
 SAME_BITS = runpy.run_path(str(ROOT / "benchmarks/same_bits.py"))
+MEMORY = runpy.run_path(str(ROOT / "benchmarks/memory.py"))  # computes what is asked twice once
 
 
 def recorded(folder, weight=0.5, pixel=7, score=0.25, protocol="mean cosine", time="1"):
@@ -181,8 +181,8 @@ def test_comparing_records_prints_a_line_for_each_difference_and_fails(tmp_path)
     record["cell"]["a.png"] = "1" * 64
     (tmp_path / "b.json").write_text(json.dumps(record))
     words = ("benchmarks/same_bits.py", "compare", tmp_path / "a.json")
-    assert process(*words, tmp_path / "a.json").code == 0
-    ended = process(*words, tmp_path / "b.json")
+    assert here(*words, tmp_path / "a.json").code == 0
+    ended = here(*words, tmp_path / "b.json")
     assert ended.code == 1
     assert ended.output.splitlines() == [
         "cell: a.png: 000000000000 -> 111111111111",
@@ -254,9 +254,8 @@ def test_a_lora_is_below_2_percent_of_the_model_in_checkpoint_and_weights(tmp_pa
 
 
 def test_a_model_of_true_size_has_the_memory_that_its_parameters_ask_for():
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/memory.py"))
     unet, vae = 859_520_964, 83_653_863  # parameters: tests/backbones/test_true_sizes.py
-    training, drawing = benchmark["memory_with"]("model=sd15", "trainer=gpu_16gb")
+    training, drawing = MEMORY["memory_with"]("model=sd15", "trainer=gpu_16gb")
     assert training.weights == training.gradients == 4 * unet
     assert training.optimizer == pytest.approx(2 * (1 + 4 / 256) * unet, rel=0.01)
     assert training.weights + training.gradients + training.optimizer < training.peak < 16e9
@@ -266,7 +265,7 @@ def test_a_model_of_true_size_has_the_memory_that_its_parameters_ask_for():
 
 @pytest.mark.slow
 def test_readme_has_the_memory_of_the_default_trainer():
-    training, _ = runpy.run_path(str(ROOT / "benchmarks/memory.py"))["memory_with"]("model=sd15")
+    training, _ = MEMORY["memory_with"]("model=sd15")
     readme = (ROOT / "README.md").read_text()
     assert f"takes {training.peak / 1e9:.1f} GB of GPU memory in float32" in readme
 
@@ -274,5 +273,5 @@ def test_readme_has_the_memory_of_the_default_trainer():
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["sd15", "sd15 adapter=lora", "flux2_klein adapter=lora"])
 def test_the_guide_has_the_memory_of_a_model_with_each_preset(words):
-    row = runpy.run_path(str(ROOT / "benchmarks/memory.py"))["row"]
+    row = MEMORY["row"]
     assert row(*words.split()) in (ROOT / "docs/getting-started.md").read_text()

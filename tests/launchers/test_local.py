@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, process, same_files, smoke, stopped_before_step
+from commands import ROOT, command, same_files, smoke, stopped_before_step
 from omegaconf import OmegaConf
 
 from dreambooth.launch.processes import Cell
@@ -125,9 +125,7 @@ def test_cells_in_processes_have_the_bits_of_cells_in_one(tmp_path, tiny):
     for jobs in (1, 2):
         own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "class=none,correct")
         folder = tmp_path / str(jobs)
-        done = process(
-            "src/train.py", "-m", *own, f"launcher.jobs={jobs}", f"hydra.sweep.dir={folder}"
-        )
+        done = command("train", "-m", *own, f"launcher.jobs={jobs}", f"hydra.sweep.dir={folder}")
         assert done.code == 0, done.output
     one, two = tmp_path / "1", tmp_path / "2"
     assert [run.status().state for run in find_runs(two)] == ["finished"] * 2

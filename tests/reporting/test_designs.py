@@ -207,6 +207,7 @@ def test_one_subject_is_no_pilot(tmp_path):
     assert "compared in it on two subjects; run at least two subjects, better five" in said
 
 
+@pytest.mark.slow
 def test_a_metric_that_only_some_runs_have_hides_no_other(tmp_path):
     sweep = made_up_sweep(tmp_path / "some", FIVE, axes={"prior.lambda": ("0", "1")})
     for run in find_runs(sweep)[1:]:

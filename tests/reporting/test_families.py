@@ -21,6 +21,7 @@ from dreambooth.subjects.prompt_sets import (
 FIVE = ("biscuit", "olive", "clover", "pepper", "coral")
 
 
+@pytest.mark.slow
 def test_applications_and_limitations_are_of_the_cells_that_are_as_in_the_paper(tmp_path):
     sweep = made_up_sweep(tmp_path / "thirty", FIVE)
     tables = {table.key: table for table in tables_of(read_study([sweep]))}

@@ -88,6 +88,7 @@ def test_a_strength_beyond_the_best_cannot_lower_the_area(tmp_path):
     assert frontier.area("identity", "drift") == pytest.approx(1 - 0.4, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_single_training_has_intervals_over_its_prompts_and_no_comparison(tmp_path):
     sweep = made_up_sweep(tmp_path / "two", axes=TWO)
     study = frontiers_in(
@@ -143,6 +144,7 @@ def test_the_report_has_the_table_and_the_figure_of_frontiers(tmp_path):
     assert "area of 1 - drift" in (tmp_path / "report/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_without_frontiers_has_neither(tmp_path):
     study = read_study([made_up_sweep(tmp_path / "two", axes=TWO)])
     assert frontier_table(Part(study)) is None

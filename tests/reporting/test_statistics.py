@@ -90,6 +90,7 @@ def test_a_setting_against_itself_under_other_seeds_is_found_different_in_5_perc
     assert 0.93 <= covered(found, 0) <= 0.97
 
 
+@pytest.mark.slow
 def test_a_family_of_ten_claims_without_differences_has_a_significant_one_in_5_percent():
     rng = np.random.default_rng(0)
     studies = rng.standard_normal((1000, 10, 8, 1, 1, 1))

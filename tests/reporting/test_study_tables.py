@@ -321,6 +321,7 @@ def test_noise_levels_are_compared_in_detail(tmp_path):
     assert error.difference.high < 0
 
 
+@pytest.mark.slow
 def test_of_many_noise_levels_the_lowest_is_compared_with_each_other(tmp_path):
     levels = {"sr": ("off", "frozen", *(f"noise_{level}" for level in ("1e-1", "1e-3", "1e-5")))}
     sweep = made_up_sweep(tmp_path / "s", FIVE, axes={"sr": levels["sr"]})

@@ -107,8 +107,7 @@ def start_a_sweep(folder, *overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("jobs", "signum"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
 def test_a_sweep_that_is_told_to_end_saves_what_runs_and_starts_no_more(
     tmp_path, tiny, jobs, signum
 ):

@@ -267,6 +267,7 @@ def logged(log: Path) -> list[tuple[int, int]]:
     return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
 
 
+@pytest.mark.slow
 def test_of_several_processes_at_once_one_makes_and_the_others_wait(tmp_path):
     log = tmp_path / "log"
     processes = [start(tmp_path / "cache", log) for _ in range(3)]
@@ -302,6 +303,7 @@ def test_a_dead_maker_leaves_its_finished_images_and_no_lock(tmp_path, how):
     assert [index for process, index in logged(log) if process == after.pid] == [4, 5]
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_goes_on_when_the_maker_is_killed(tmp_path):
     log = tmp_path / "log"
     maker = start(tmp_path / "cache", log, stop=2, how="wait")

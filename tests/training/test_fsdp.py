@@ -44,6 +44,8 @@ def runs(tmp_path_factory, tiny, stable_diffusion):
         killed = (*split, callback("unlucky", "Unlucky", once))
         ended = process("src/train.py", *killed, f"hydra.run.dir={folder / 'killed'}")
         assert ended.code == 1, ended.output
+        status = Run(folder / "killed", {}).status()
+        assert (status.state, status.reason[:25]) == ("failed", "rank 1 of 2 was killed by")
         assert list((folder / "killed/checkpoints").glob("base-*.ckpt"))
         ended = in_turn_by_two(
             (0, (*split, *watched, f"hydra.run.dir={folder / 'whole split'}")),

@@ -65,6 +65,7 @@ def test_a_resumed_wandb_run_keeps_its_id(tmp_path):
     assert (tmp_path / "other/wandb/id").read_text() != ids[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "group", "name", "expected"),
     [
