@@ -4,12 +4,23 @@ from dataclasses import replace
 from importlib.resources import files
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 from made_up import made_up_sweep
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dreambooth.reporting import figures as module
 from dreambooth.reporting.figures import write_figures
-from dreambooth.reporting.look import DASHES, PAPER, SERIES, in_short, join_words, looks, wrapped
+from dreambooth.reporting.look import (
+    DASHES,
+    PAPER,
+    SERIES,
+    STYLE,
+    in_short,
+    join_words,
+    looks,
+    wrapped,
+)
 from dreambooth.reporting.study import read_study
 from dreambooth.reporting.study_tables import tables_of
 
@@ -140,10 +151,39 @@ def test_the_pareto_figure_joins_the_cells_that_none_beats_in_both(tmp_path):
     points = [line for line in axes.lines if line.get_linestyle() == "None"]
     sizes = [line.get_markersize() for line in points]
     assert sizes == sorted(sizes, reverse=True)
-    assert [text.get_text() for text in axes.texts] == ["4.2 M", "36 k", "2.4 k"]
+    assert not axes.texts  # they would overlap where points are close
+    (legend,) = plot.canvas.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["no adapter: 4.2 M", "LoRA: 36 k", "IA3: 2.4 k"]
     (again,) = module.pareto(replace(study, cells=study.cells[:2]), looks(study))
-    assert len(again.canvas.axes[0].texts) == 2
+    assert len(again.canvas.legends[0].get_texts()) == 2
     assert not list(module.pareto(replace(study, cells=study.cells[:1]), looks(study)))
+
+
+def test_points_of_the_pareto_figure_are_seen_through_each_other_and_the_legend_fits(
+    tmp_path, monkeypatch
+):
+    ranks = tuple(map(str, range(30)))
+    axes = {"adapter": ("lora",), "adapter.config.r": ranks}
+    sweep = made_up_sweep(
+        tmp_path / "s", axes=axes, images_per_prompt=1, num_class_images=2, curves=False
+    )
+    study = read_study([sweep])
+    counts = {cell.key: 1000 + i for i, cell in enumerate(study.cells)}
+    monkeypatch.setattr(module, "trained_parameters", lambda _: counts)
+    with matplotlib.rc_context(STYLE):
+        (plot,) = module.pareto(study, looks(study))
+        FigureCanvasAgg(plot.canvas).draw()
+    (axes,), (legend,) = plot.canvas.axes, plot.canvas.legends
+    points = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(points) == len(legend.get_texts()) == 30
+    for point in points:
+        colour, opacity = point.get_markerfacecolor()
+        assert opacity < 0.5
+        assert point.get_markeredgecolor() == colour
+    whole, box = plot.canvas.bbox, legend.get_window_extent()
+    assert axes.get_tightbbox().x1 <= box.x0
+    assert whole.y0 <= box.y0 < box.y1 <= whole.y1
 
 
 def test_a_count_is_short():

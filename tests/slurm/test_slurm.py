@@ -27,10 +27,11 @@ HERE = Path(__file__).parent
 SHIPPED = f"model.backbone.pretrained={WEIGHTS}"
 CELLS = ("prior.lambda=0,1", "class=none,wrong,correct", SHIPPED)
 DISTURBED = ("metrics=none", "method.max_steps=80", "method.checkpoint_every=1000")
-LORA = "adapter=lora"
+LORA = ("adapter=lora", "trainer.devices=2")
 # A limit of two minutes; SLURM looks every half minute, and tells the job after 30 to 60 seconds.
 OUT_OF_TIME = ("launcher.time=2", "launcher.signal_delay_s=60")
 DDP = ("method.max_steps=6", "method.batch_size=4", "prior.num_images=20", "metrics=none")
+FSDP = ("trainer.devices=2", "trainer.strategy=fsdp")
 TWO_NODES = (*DDP, "method.max_steps=60", "method.checkpoint_every=1000")
 
 
@@ -126,14 +127,16 @@ def own(tmp_path_factory, tiny):
 def jobs(cluster, tmp_path_factory, own):
     """Everything is submitted here; the signals are sent to those that wait for them."""
     jobs = Submitted(tmp_path_factory.mktemp("jobs"), own)
-    held = {name: tmp_path_factory.mktemp(name) for name in ("stop", "lora", "once", "nodes")}
+    disturbed = ("stop", "lora", "once", "nodes", "fsdp")
+    held = {name: tmp_path_factory.mktemp(name) for name in disturbed}
     # SLURM would end it after 9 minutes: any signal is then taken for that end.
     once = ("launcher.max_num_timeout=0", "launcher.time=9")
     jobs.submit("limit", *DISTURBED, slow(0.7), *OUT_OF_TIME)
     jobs.submit("stop", *DISTURBED, slow(0.25, held["stop"]))
-    jobs.submit("lora", *DISTURBED, LORA, slow(0.25, held["lora"]))
+    jobs.submit("lora", *DISTURBED, *LORA, slow(0.25, held["lora"]))
     jobs.submit("once", *DISTURBED, slow(0.25, held["once"]), *once)
     jobs.submit("ddp", *DDP, "trainer.devices=2")
+    jobs.submit("fsdp", *DDP, *FSDP, slow(0.25, held["fsdp"]))
     jobs.submit("nodes", *TWO_NODES, slow(0.25, held["nodes"]), "trainer.num_nodes=2")
     jobs.told = jobs.submit("cells", *CELLS, "launcher.jobs=4")
     jobs.queued = [run.status() for run in find_runs(jobs.folder / "cells")]
@@ -195,14 +198,23 @@ def test_the_same_command_again_finds_them_finished(jobs):
     assert "with its output in" not in output
 
 
-def test_two_tasks_train_as_one_process_does(jobs, local):
-    (run,) = jobs.ended("ddp")
-    assert run.status().state == "finished", jobs.log("ddp")
-    (one,) = local("ddp", *DDP)
-    losses = [losses_of(run.folder), losses_of(one.folder)]
+@pytest.fixture(scope="module")
+def one_process(local):
+    (run,) = local("one", *DDP)
+    return run
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_tasks_train_as_one_process_does(jobs, one_process, name):
+    """With FSDP they are told to stop after the first step, queued again, and go on."""
+    (run,) = jobs.ended(name)
+    log = jobs.log(name)
+    assert run.status().state == "finished", log
+    losses = [losses_of(run.folder), losses_of(one_process.folder)]
     assert len(losses[0]) == 6
     torch.testing.assert_close(*(torch.tensor(rows) for rows in losses), rtol=0, atol=1e-5)
     assert len(list((run.folder.parent / ".submitit").glob("*/*_log.out"))) == 2  # a task each
+    assert ("stopped as asked, at step" in log and "resuming from" in log) == (name == "fsdp")
 
 
 def test_a_run_of_two_nodes_that_is_told_to_stop_goes_on_to_the_same_bits(jobs, local):
@@ -225,7 +237,8 @@ def losses_of(folder):
 @pytest.fixture(scope="module")
 def undisturbed(local):
     """The same runs without a signal, by name."""
-    runs = {"stop": local("full", *DISTURBED), "lora": local("adapter", *DISTURBED, LORA)}
+    adapter = local("adapter", *DISTURBED, *LORA, "launcher.jobs=2")
+    runs = {"stop": local("full", *DISTURBED), "lora": adapter}
     return {name: run for name, (run,) in {**runs, "limit": runs["stop"]}.items()}
 
 

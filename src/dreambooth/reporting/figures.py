@@ -171,30 +171,33 @@ def pareto(study: Study, styles: Looks) -> Iterator[Plot]:
     parameters = trained_parameters(study)
     fidelity, forgotten = ("dino", "pres") if _estimates(study, "dino") else ("identity", "drift")
     x, y = (_estimates(study, name) for name in (forgotten, fidelity))
-    keys = [cell.key for cell in study.cells if cell.key in parameters.keys() & x.keys() & y.keys()]
-    if len(keys) < 2:
+    drawn = parameters.keys() & x.keys() & y.keys()
+    labels = {
+        cell.key: f"{cell.label}: {in_short(parameters[cell.key])}"
+        for cell in study.cells
+        if cell.key in drawn
+    }
+    if len(labels) < 2:
         return
-    canvas, (axes,) = panels(1, study, styles, height=3.6)
-    fewest = min(math.log10(max(1, parameters[key])) for key in keys)
-    for key in sorted(keys, key=lambda key: -parameters[key]):  # small points on top
-        orders = math.log10(max(1, parameters[key])) - fewest
-        size = 5 + 4 * orders**0.5
+    styles = {key: replace(styles[key], opacity=0.35) for key in labels}  # points may coincide
+    height = max(3.6, 0.5 + 0.16 * len(labels))
+    canvas, (axes,) = panels(1, study, styles, height, labels=labels)
+    canvas.legends[0].set_title("trained parameters")
+    orders = {key: math.log10(max(1, parameters[key])) for key in labels}
+    for key in sorted(labels, key=lambda key: -orders[key]):  # small points on top
+        size = 5 + 4 * (orders[key] - min(orders.values())) ** 0.5
         _cross(axes, x[key], y[key], styles[key], size)
-        axes.annotate(
-            in_short(parameters[key]), (x[key].mean, y[key].mean), xytext=(4 + size / 2, 4),
-            textcoords="offset points", color=MUTED, fontsize=6.5,
-        )  # fmt: skip
     best = [
-        (x[key].mean, y[key].mean) for key in keys
-        if not any(_dominates((x[k], y[k]), (x[key], y[key])) for k in keys)
+        (x[key].mean, y[key].mean) for key in labels
+        if not any(_dominates((x[k], y[k]), (x[key], y[key])) for k in labels)
     ]  # fmt: skip
     axes.plot(*zip(*sorted(best), strict=True), color=MUTED, lw=0.8, dashes=(4, 3), zorder=1)
     axes.set(xlabel=f"{heading(forgotten)} (lower is better)", ylabel=heading(fidelity))
     caption = (
         f"{heading(fidelity)} against {heading(forgotten)}: means of the cells with 95 % intervals"
         f"{_OVER}. Up and to the left is better; the broken line joins the cells that no other "
-        "cell beats in both. Beside each point is the number of its trained parameters; its size "
-        "grows with it."
+        "cell beats in both. A point grows with the number of its trained parameters, which the "
+        "legend gives."
     )
     yield Plot("pareto", "What each setting trains, and what it keeps", caption, canvas)
 

@@ -66,12 +66,13 @@ class Look:
     colour: str
     marker: str
     dash: Any
-    filled: bool = True
+    filled: bool = True  # with its colour; otherwise with that of the paper
+    opacity: float = 1  # of the filling
 
     @property
     def point(self) -> dict[str, Any]:
-        """The arguments of `Axes.plot` for a marker. A marker without filling is opaque."""
-        face = self.colour if self.filled else PAPER
+        """The arguments of `Axes.plot` for a marker."""
+        face = (self.colour if self.filled else PAPER, self.opacity)
         marker = {"marker": self.marker, "markeredgecolor": self.colour, "markerfacecolor": face}
         return marker | {"linestyle": ""}
 
@@ -110,12 +111,18 @@ def looks(study: Study) -> Looks:
 
 
 def panels(
-    number: int, study: Study, styles: Looks, height: float, lines: bool = False
+    number: int,
+    study: Study,
+    styles: Looks,
+    height: float,
+    lines: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[Canvas, list[Axes]]:
     """Create panels of `height` inches, at most three in a row, and a legend of the cells.
 
     The legend is below rows of three panels, otherwise to the right. It shows lines if `lines` is
-    set, and markers otherwise.
+    set, and markers otherwise. `labels` are its cells and their labels; by default, all cells that
+    have results.
     """
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
@@ -130,12 +137,17 @@ def panels(
     all_axes = [axes for line in grid for axes in line]
     for axes in all_axes[number:]:
         axes.remove()
+    if labels is None:
+        labels = {
+            c.key: c.label
+            for c in study.cells
+            if c.finished or (lines and any(t.history for t in c.trials))
+        }
     handles = [
-        Line2D([], [], label=c.label, ms=4.5, **styles[c.key].line)
+        Line2D([], [], label=label, ms=4.5, **styles[key].line)
         if lines
-        else Line2D([], [], label=c.label, ms=6, **styles[c.key].point)
-        for c in study.cells
-        if c.finished or (lines and any(t.history for t in c.trials))
+        else Line2D([], [], label=label, ms=6, **styles[key].point)
+        for key, label in labels.items()
     ]
     length = 3.4 if lines else 1
     if below:

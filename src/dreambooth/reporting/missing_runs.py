@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from dreambooth.reporting.settings import KNOWN
-from dreambooth.runs.cells import read_cells
+from dreambooth.reporting.settings import KNOWN, settings_of
+from dreambooth.reporting.subjects import subject_of
+from dreambooth.runs.cells import read_cells, result_settings
 from dreambooth.runs.overrides import assignment
 
 _SPELLINGS = {  # axis -> the override keys that set it
@@ -71,6 +77,54 @@ def unresolved_value(override: str) -> str:
     value = assignment(override).value
     value = {"prior=off": "0", "prior=on": "1"}.get(override, value.removeprefix("noise_"))
     return value if axis_of(override) in KNOWN else value or "none"
+
+
+def place_of(overrides: Sequence[str], runs: Sequence[PlacedRun]) -> dict[str, str]:
+    """Return the place of a missing run by its overrides and the runs that exist.
+
+    Its settings are those of a run that differs in subject and seed only. Without such a run they
+    are those that its overrides compose. If Hydra cannot compose them, they are those of the run
+    with which it shares the most overrides, with the values of its own overrides and without the
+    settings that may depend on these, such as the learning rate of an adapter.
+    """
+    same = [run for run in runs if _of_cell(*run.overrides) == _of_cell(*overrides)]
+    if not same and (config := _composed(overrides)):
+        return {**settings_of(config), "subject": subject_of(config), "seed": str(config["seed"])}
+    nearest = max(same or runs, key=lambda run: len(set(run.overrides) & set(overrides)))
+    axes = dict.fromkeys(map(axis_of, overrides))
+    certain = nearest.place if same else (*KNOWN, "subject", "seed", *axes)
+    place = {axis: value for axis, value in nearest.place.items() if axis in certain}
+    for axis in axes:
+        of_axis = [o for o in overrides if axis_of(o) == axis]
+        same_overrides = (
+            run.place for run in runs if [o for o in run.overrides if axis_of(o) == axis] == of_axis
+        )
+        donor = next(same_overrides, None)
+        if donor is not None and axis in donor:
+            place[axis] = donor[axis]
+        elif axis in place:
+            place[axis] = unresolved_value(of_axis[-1])
+    return place
+
+
+@cache
+def _of_cell(*overrides: str) -> frozenset[tuple[str, str]]:
+    """The overrides that the runs of a cell share, in any order."""
+    own = [o for o in overrides if axis_of(o) not in ("subject", "seed")]
+    return frozenset(result_settings(own).items())
+
+
+def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Return the config of a new run; None outside of Hydra's commands, or if conf/ has changed."""
+    on_a_run = any(assignment(o).key == "run" for o in overrides)  # it has that run's settings, too
+    if on_a_run or not GlobalHydra.instance().is_initialized():
+        return None
+    try:
+        config = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException):
+        return None
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
 
 
 def recombine_overrides(wanted: Mapping[str, str], runs: Sequence[PlacedRun]) -> list[str]:

@@ -12,12 +12,11 @@ from typing import Any
 
 from dreambooth.reporting.missing_runs import (
     PlacedRun,
-    axis_of,
     external_command,
+    place_of,
     planned,
     recombine_overrides,
     train_command,
-    unresolved_value,
 )
 from dreambooth.reporting.settings import (
     ABSENT,
@@ -152,7 +151,7 @@ def _trials_of(folder: Path, notes: list[str]) -> list[Trial]:
         for name, overrides in plan.items():
             if name not in names:
                 run = without_config.pop(name, Run(folder / name, {}))
-                trials.append(_planned_gap(run, overrides, placed))
+                trials.append(_gap(run, place_of(overrides, placed), overrides))
     if not plan and placed:
         gaps = _product_gaps(folder, placed, without_config)
         trials += [gap for gap in gaps if gap.run.folder.name not in names]
@@ -204,28 +203,6 @@ def _trial(run: Run, config: Mapping[str, Any], notes: list[str]) -> Trial:
 def _placed(trial: Trial) -> PlacedRun:
     place = {**trial.settings, "subject": trial.subject, "seed": trial.seed}
     return PlacedRun(place, trial.run.config.get("overrides", []))
-
-
-def _planned_gap(run: Run, overrides: Sequence[str], placed: Sequence[PlacedRun]) -> Trial:
-    """Return the trial of a planned run that has no readable config.
-
-    On each axis that it overrides, it takes the value of a run with the same overrides of that
-    axis. All other values are those of the run with which it shares the most overrides.
-    """
-    place = dict(max(placed, key=lambda other: len(set(other.overrides) & set(overrides))).place)
-    for axis in dict.fromkeys(map(axis_of, overrides)):
-        of_axis = [o for o in overrides if axis_of(o) == axis]
-        same_overrides = (
-            other.place
-            for other in placed
-            if [o for o in other.overrides if axis_of(o) == axis] == of_axis
-        )
-        donor = next(same_overrides, None)
-        if donor is not None and axis in donor:
-            place[axis] = donor[axis]
-        elif axis in place:
-            place[axis] = unresolved_value(of_axis[-1])
-    return _gap(run, place, overrides)
 
 
 def _product_gaps(

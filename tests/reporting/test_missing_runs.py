@@ -1,0 +1,61 @@
+"""The settings of a run that a sweep planned and that does not exist."""
+
+import pytest
+import yaml
+from commands import ROOT
+from hydra import compose, initialize_config_dir
+from made_up import made_up_sweep
+
+from dreambooth.reporting.settings import words
+from dreambooth.reporting.study import read_study
+
+
+def hydra():
+    """Hydra is ready, as in the commands."""
+    return initialize_config_dir(str(ROOT / "conf"), version_base="1.3")
+
+
+@pytest.fixture
+def rates():
+    """Adapter -> its learning rate in conf/."""
+    with hydra():
+        configs = {name: compose("train", [f"adapter={name}"]) for name in ("none", "lora", "hra")}
+    rates = {name: config.method.module.learning_rate for name, config in configs.items()}
+    assert len(set(rates.values())) == 3
+    return rates
+
+
+def adapters_sweep(folder, rates, missing):
+    subjects = ("biscuit", "comet")
+    sweep = made_up_sweep(folder, subjects, axes={"adapter": tuple(rates)}, missing=missing)
+    for number in set(range(6)) - set(missing):
+        file = sweep / f"{number}/config.yaml"
+        config = yaml.safe_load(file.read_text())
+        config["method"]["module"]["learning_rate"] = list(rates.values())[number // 2]
+        file.write_text(yaml.safe_dump(config))
+    return sweep
+
+
+def rate_note(rates):
+    each = [f"{words(rate)} with dreambooth, miniature, {name}" for name, rate in rates.items()]
+    note = "method.module.learning_rate depends on method, model and adapter: "
+    return note + "; ".join(each)
+
+
+@pytest.mark.parametrize("missing", [[5], [1, 4], [4, 5]])
+def test_a_missing_run_of_an_adapter_has_the_learning_rate_of_its_adapter(tmp_path, rates, missing):
+    sweep = adapters_sweep(tmp_path / "s", rates, missing)
+    with hydra():
+        study = read_study([sweep])
+    assert study.axes == ("adapter",)
+    assert [len(cell.trials) for cell in study.cells] == [2, 2, 2]
+    assert [cell.settings["adapter"] for cell in study.cells] == ["none", "lora", "hra"]
+    assert {trial.subject for trial in study.cells[2].trials} == {"biscuit", "comet"}
+    assert sorted(note for note in study.notes if "rate" in note) == [rate_note(rates)]
+
+
+def test_outside_of_hydra_a_setting_that_may_depend_on_the_adapter_is_left_out(tmp_path, rates):
+    study = read_study([adapters_sweep(tmp_path / "s", rates, [4, 5])])
+    assert [len(cell.trials) for cell in study.cells] == [2, 2, 2]
+    rates.pop("hra")
+    assert [note for note in study.notes if "rate" in note] == [rate_note(rates)]
