@@ -39,6 +39,7 @@ TO_RUN = sorted(
 )
 STANDS_FOR = {"benchmarks/NAME.py": "benchmarks/scale.py", "4000": "2", "1000": "2"}
 ALONE = {"benchmarks/memory.py": "sd15"}  # what a benchmark of everything is told to do alone
+SMALLER = {"benchmarks/textual_inversion.py": ["method.max_steps=2", "prior.num_images=2"]}
 STANDS_FOR |= {"../before": "."}  # which the command before it makes
 AT_MOST = {"method.max_steps": 2, "num_steps": 2}
 PAPER = ["metrics.fidelity.dino.pretrained=vit", "metrics.fidelity.clip.model=clip"]
@@ -148,6 +149,8 @@ def benchmark(words: list[str], folder: Path) -> Ended:
     words = [STANDS_FOR.get(word, word) for word in words]
     if len(words) == 1 and words[0] in ALONE:
         words.append(ALONE[words[0]])
+    if smaller := SMALLER.get(words[0], []):
+        words += [*smaller, "model.backbone.pretrained=cache/pretraining/weights"]
     return here(*words, folder=folder)
 
 
