@@ -8,16 +8,16 @@ minutes on one core, and has a row for each of:
 description   "a purple spotted dog"; nothing is trained
 one vector    Textual Inversion
 all vectors   Textual Inversion with as many vectors as fit into the prompt "a <subject>"
-free states   all 24 outputs of the text encoder for this prompt are trained themselves, from those
-              of the description: no text can say more to the denoiser
+free outputs  all 24 outputs of the text encoder for this prompt are trained themselves, from those
+              of the description: they can express all that a text can
 DreamBooth    the denoiser is trained
 
 `loss` is the subject term of the objective, without guidance, on the subject's photos and on 16
 unseen photos; all rows have the same timesteps and noises. The scores are of 16 images of the
 prompt "a [V]", on the same noise.
 
-At the end it checks that states can be trained at all: 16 images that the pretrained model makes
-of a caption replace the first subject's photos. The states start from those of "a [class noun]",
+At the end it checks that outputs can be trained at all: 16 images that the pretrained model makes
+of a caption replace the first subject's photos. The outputs start from those of "a [class noun]",
 and should reach the loss of the caption.
 """
 
@@ -58,18 +58,18 @@ WORD = "<subject>"
 SCORES = ("identity", "dino", "clean", "copied")
 TEXTUAL = ["method=textual_inversion"]
 # The learning rate is the best of 0.01, 0.03 and 0.1 by the loss, on biscuit and comet.
-STATES = [*TEXTUAL, "method.module.learning_rate=0.1", "method.module.cooldown_fraction=1"]
+OUTPUTS = [*TEXTUAL, "method.module.learning_rate=0.1", "method.module.cooldown_fraction=1"]
 ROWS = {
     "description": ["method=prompt_only"],
     "one vector": TEXTUAL,
     "all vectors": TEXTUAL,
-    "free states": STATES,
+    "free outputs": OUTPUTS,
     "DreamBooth": ["method=dreambooth"],
 }
 
 
-class States(nn.Module):
-    """A prompt encoder in which one prompt has trainable states (24, width), first those of `like`.
+class Outputs(nn.Module):
+    """A prompt encoder in which one prompt has trainable outputs (24, width), first `like`'s.
 
     It takes the place of a stage's `PromptEncoder`.
     """
@@ -78,25 +78,25 @@ class States(nn.Module):
         super().__init__()
         self.encoder, self.prompt = encoder, prompt
         self.tokenizer, self.model = encoder.tokenizer, encoder.model
-        self.states = nn.Parameter(encoder([like])[0].clone())
+        self.outputs = nn.Parameter(encoder([like])[0].clone())
 
     def forward(self, prompts: Sequence[str], with_gradient: bool = False) -> Tensor:
-        states = self.states if with_gradient else self.states.detach()
-        return torch.stack([states if p == self.prompt else self.encoder([p])[0] for p in prompts])
+        outputs = self.outputs if with_gradient else self.outputs.detach()
+        return torch.stack([outputs if p == self.prompt else self.encoder([p])[0] for p in prompts])
 
 
 @dataclass(frozen=True)
-class FreeStates(TextualInversion):
-    """A Method that trains the states of the prompt "a `token`", from those of "a `like`"."""
+class FreeOutputs(TextualInversion):
+    """A Method that trains the outputs of the prompt "a `token`", from those of "a `like`"."""
 
     def prepare(self, stage: Any) -> None:
         stage.denoiser.train().requires_grad_(False)
         stage.text_encoder.requires_grad_(False)
-        stage.prompt_encoder = States(stage.prompt_encoder, f"a {self.token}", f"a {self.like}")
+        stage.prompt_encoder = Outputs(stage.prompt_encoder, f"a {self.token}", f"a {self.like}")
 
     def trained(self, stage: Any) -> Trained:
-        modules = {"denoiser": stage.denoiser, "states": stage.prompt_encoder}
-        return Trained(modules, [{"params": [stage.prompt_encoder.states]}], changes_prompts=True)
+        modules = {"denoiser": stage.denoiser, "outputs": stage.prompt_encoder}
+        return Trained(modules, [{"params": [stage.prompt_encoder.outputs]}], changes_prompts=True)
 
 
 def method_of(row: str, experiment: Experiment) -> Method:
@@ -105,12 +105,12 @@ def method_of(row: str, experiment: Experiment) -> Method:
         used = len(experiment.backbone.tokenizer("a").input_ids)
         room = experiment.backbone.tokenizer.model_max_length - used
         return TextualInversion(WORD, subject.class_noun, room)
-    return FreeStates(WORD, subject.description) if row == "free states" else experiment.method
+    return FreeOutputs(WORD, subject.description) if row == "free outputs" else experiment.method
 
 
 def train(experiment: Experiment, method: Method) -> None:
     tuning = replace(experiment.fine_tuning, method=method, subject=experiment.subject)
-    if isinstance(method, FreeStates):  # super-resolution reads the text that the states start from
+    if isinstance(method, FreeOutputs):  # super-resolution reads what they start from
         method.prepare(experiment.backbone.stages["sr"])
     if tuning.stages:
         prior = experiment.encode_prior("base")
@@ -145,16 +145,16 @@ def measure(experiment: Experiment) -> list[float]:
     return [*losses, *(metrics[name].value for name in SCORES)]
 
 
-def check_states(experiment: Experiment) -> str:
-    """The losses on images of a caption: of the caption, of "a [class noun]", of trained states."""
+def check_outputs(experiment: Experiment) -> str:
+    """The losses on images of a caption: of it, of "a [class noun]" and of trained outputs."""
     caption = f"a {experiment.subject.description} in the snow"
     images = from_uint8(torch.stack([p.pixels for p in pictures(experiment, caption)]))
     photos = lambda size_px: F.adaptive_avg_pool2d(images, size_px)  # noqa: E731
     experiment = replace(experiment, subject=replace(experiment.subject, photos=photos))
     noun = experiment.subject.class_noun
     before = {text: loss(experiment, photos, text) for text in (caption, f"a {noun}")}
-    train(experiment, FreeStates(WORD, noun))
-    losses = before | {"trained states": loss(experiment, photos, f"a {WORD}")}
+    train(experiment, FreeOutputs(WORD, noun))
+    losses = before | {"trained outputs": loss(experiment, photos, f"a {WORD}")}
     told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
     return f"loss on {len(images)} images of a caption: {told}"
 
@@ -171,7 +171,7 @@ def main(*settings: str) -> None:
     jobs = BasicSweeper.split_arguments(parsed, None)[0]
     own = ["logger=csv", "method.checkpoint_every=1000000"]
     plan = [(name, [*own, *of_row, *job]) for job in jobs for name, of_row in ROWS.items()]
-    plan.append(("check", [*own, *STATES, *jobs[0]]))
+    plan.append(("check", [*own, *OUTPUTS, *jobs[0]]))
     check, configs = config_checker(), [plain_config(compose("train", w), w) for _, w in plan]
     for config in configs:
         check(config)
@@ -181,7 +181,7 @@ def main(*settings: str) -> None:
         for i, ((name, _), config) in enumerate(zip(plan, configs, strict=True)):
             experiment = assemble(Run.create(Path(folder) / str(i), config))
             if name == "check":
-                last = check_states(experiment)
+                last = check_outputs(experiment)
                 continue
             train(experiment, method_of(name, experiment))
             found.setdefault(name, []).append(measure(experiment))

@@ -277,35 +277,37 @@ def test_the_guide_has_the_memory_of_a_model_with_each_preset(words):
     assert row(*words.split()) in (ROOT / "docs/getting-started.md").read_text()
 
 
-def test_free_states_learn_what_the_description_does_not_say(tiny, tmp_path):
+def test_free_outputs_learn_what_the_description_does_not_say(tiny, tmp_path):
     small = ("method.max_steps=30", "prior.num_images=2", f"prior.cache={tmp_path / 'prior'}")
     small = (*small, f"model.backbone.pretrained={tiny}", "subject=comet")
     ended = here("benchmarks/textual_inversion.py", *small)
     assert ended.code == 0, ended.output
     rows = re.findall(r"^comet (.*?) +([\d.]+) .* [\d.]+$", ended.output, re.M)
     names, losses = zip(*rows, strict=True)
-    assert names == ("description", "one vector", "all vectors", "free states", "DreamBooth")
+    assert names == ("description", "one vector", "all vectors", "free outputs", "DreamBooth")
     assert len(set(losses)) == 5
     assert float(losses[3]) < float(losses[0])
-    line = re.search(r"snow ([\d.]+), a car ([\d.]+), trained states ([\d.]+)$", ended.output, re.M)
-    caption, noun, states = map(float, line.groups())
+    line = re.search(
+        r"snow ([\d.]+), a car ([\d.]+), trained outputs ([\d.]+)$", ended.output, re.M
+    )
+    caption, noun, outputs = map(float, line.groups())
     assert caption != noun
-    assert states < noun
+    assert outputs < noun
 
 
-def test_free_states_change_the_one_prompt_and_start_as_another(tiny):
+def test_free_outputs_change_the_one_prompt_and_start_as_another(tiny):
     benchmark = runpy.run_path(str(ROOT / "benchmarks/textual_inversion.py"))
     stage = load_backbone(str(tiny)).stages["base"]
     before = stage.encode_prompts(["a dog", "a red dog"])["text"]
-    method = benchmark["FreeStates"]("<subject>", "red dog")
+    method = benchmark["FreeOutputs"]("<subject>", "red dog")
     method.prepare(stage)
-    (states,) = method.trained(stage).parameters
+    (outputs,) = method.trained(stage).parameters
     assert [p for p in stage.denoiser.parameters() if p.requires_grad] == []
     prompts = ["a dog", "a <subject>"]
     assert torch.equal(stage.encode_prompts(prompts)["text"], before)
     stage.encode_prompts(prompts, with_gradient=True)["text"].sum().backward()
-    assert torch.equal(states.grad, torch.ones_like(states))
-    states.data += 1
+    assert torch.equal(outputs.grad, torch.ones_like(outputs))
+    outputs.data += 1
     before[1] += 1
     assert torch.equal(stage.encode_prompts(prompts)["text"], before)
 
@@ -319,7 +321,7 @@ def test_free_states_change_the_one_prompt_and_start_as_another(tiny):
         (["subject=miniature", "subject.seed=-1"], "subject.seed=-1 is not the number of an"),
     ],
 )
-def test_comparing_conditions_refuses_wrong_settings_at_once(words, sentence):
+def test_what_text_can_say_refuses_wrong_settings_at_once(words, sentence):
     ended = here("benchmarks/textual_inversion.py", *words)
     assert ended.code == 1
     assert ended.output.startswith(sentence)

@@ -166,10 +166,10 @@ def tell(run, words, signum):
 
 
 def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(tmp_path, slow_run):
-    """By Ctrl-C; by SIGTERM, as SLURM does it: tests/slurm."""
+    """By SIGTERM; by Ctrl-C: tests/runs/test_orphans.py."""
     words, whole = slow_run
     run = Run(tmp_path / "told", {})
-    output = tell(run, [*words, f"hydra.run.dir={run.folder}"], signal.SIGINT)
+    output = tell(run, [*words, f"hydra.run.dir={run.folder}"], signal.SIGTERM)
     assert "Traceback" not in output
     assert output.strip().endswith(f"to go on: python src/train.py run={run.folder}")
     assert run.status().state == "preempted"

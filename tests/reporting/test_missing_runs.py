@@ -6,6 +6,7 @@ from commands import ROOT
 from hydra import compose, initialize_config_dir
 from made_up import made_up_sweep
 
+from dreambooth.reporting.missing_runs import PlacedRun, place_of
 from dreambooth.reporting.settings import words
 from dreambooth.reporting.study import read_study
 
@@ -59,3 +60,16 @@ def test_outside_of_hydra_a_setting_that_may_depend_on_the_adapter_is_left_out(t
     assert [len(cell.trials) for cell in study.cells] == [2, 2, 2]
     rates.pop("hra")
     assert [note for note in study.notes if "rate" in note] == [rate_note(rates)]
+
+
+def test_a_subject_without_runs_has_the_same_name_in_all_cells():
+    def overrides(adapter, noun):
+        return (f"adapter={adapter}", "subject=miniature", "subject.seed=701", noun)
+
+    dog = overrides("none", "subject.class_noun=dog")
+    with hydra():
+        runs = [PlacedRun(place_of(dog, []), list(dog))]
+        cats = [place_of(overrides(a, "subject.class_noun=cat"), runs) for a in ("none", "lora")]
+    assert [place["subject"] for place in cats] == ["cat 701", "cat 701"]
+    assert [place["adapter"] for place in cats] == ["none", "lora"]
+    assert runs[0].place["subject"] == "dog 701"

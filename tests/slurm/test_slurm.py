@@ -127,7 +127,7 @@ def own(tmp_path_factory, tiny):
 def jobs(cluster, tmp_path_factory, own):
     """Everything is submitted here; the signals are sent to those that wait for them."""
     jobs = Submitted(tmp_path_factory.mktemp("jobs"), own)
-    disturbed = ("stop", "lora", "once", "nodes", "fsdp")
+    disturbed = ("stop", "lora", "once", "nodes", "fsdp")  # held at once: all 8 CPUs there are
     held = {name: tmp_path_factory.mktemp(name) for name in disturbed}
     # SLURM would end it after 9 minutes: any signal is then taken for that end.
     once = ("launcher.max_num_timeout=0", "launcher.time=9")
@@ -136,7 +136,7 @@ def jobs(cluster, tmp_path_factory, own):
     jobs.submit("lora", *DISTURBED, *LORA, slow(0.25, held["lora"]))
     jobs.submit("once", *DISTURBED, slow(0.25, held["once"]), *once)
     jobs.submit("ddp", *DDP, "trainer.devices=2")
-    jobs.submit("fsdp", *DDP, *FSDP, slow(0.25, held["fsdp"]))
+    jobs.submit("fsdp", *DDP, *FSDP, slow(1, held["fsdp"]))
     jobs.submit("nodes", *TWO_NODES, slow(0.25, held["nodes"]), "trainer.num_nodes=2")
     jobs.told = jobs.submit("cells", *CELLS, "launcher.jobs=4")
     jobs.queued = [run.status() for run in find_runs(jobs.folder / "cells")]
@@ -206,7 +206,7 @@ def one_process(local):
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_two_tasks_train_as_one_process_does(jobs, one_process, name):
-    """With FSDP they are told to stop after the first step, queued again, and go on."""
+    """With FSDP they are told to stop during training, queued again, and go on."""
     (run,) = jobs.ended(name)
     log = jobs.log(name)
     assert run.status().state == "finished", log

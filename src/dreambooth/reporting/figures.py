@@ -196,8 +196,8 @@ def pareto(study: Study, styles: Looks) -> Iterator[Plot]:
     caption = (
         f"{heading(fidelity)} against {heading(forgotten)}: means of the cells with 95 % intervals"
         f"{_OVER}. Up and to the left is better; the broken line joins the cells that no other "
-        "cell beats in both. A point grows with the number of its trained parameters, which the "
-        "legend gives."
+        "cell beats in both. A larger point has more trained parameters; the legend gives their "
+        "number."
     )
     yield Plot("pareto", "What each setting trains, and what it keeps", caption, canvas)
 

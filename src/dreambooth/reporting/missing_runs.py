@@ -83,13 +83,18 @@ def place_of(overrides: Sequence[str], runs: Sequence[PlacedRun]) -> dict[str, s
     """Return the place of a missing run by its overrides and the runs that exist.
 
     Its settings are those of a run that differs in subject and seed only. Without such a run they
-    are those that its overrides compose. If Hydra cannot compose them, they are those of the run
-    with which it shares the most overrides, with the values of its own overrides and without the
-    settings that may depend on these, such as the learning rate of an adapter.
+    are those that its overrides compose today, as its command will. If Hydra cannot compose them,
+    they are those of the run with which it shares the most overrides, with the values of its own
+    overrides and without the settings that may depend on these, such as the learning rate of an
+    adapter.
     """
     same = [run for run in runs if _of_cell(*run.overrides) == _of_cell(*overrides)]
-    if not same and (config := _composed(overrides)):
-        return {**settings_of(config), "subject": subject_of(config), "seed": str(config["seed"])}
+    subjects = [_of_subject(*run.overrides) for run in runs]
+    composed = None
+    if not same or _of_subject(*overrides) not in subjects:
+        composed = _composed(*overrides)
+    if composed and not same:
+        return composed
     nearest = max(same or runs, key=lambda run: len(set(run.overrides) & set(overrides)))
     axes = dict.fromkeys(map(axis_of, overrides))
     certain = nearest.place if same else (*KNOWN, "subject", "seed", *axes)
@@ -102,6 +107,8 @@ def place_of(overrides: Sequence[str], runs: Sequence[PlacedRun]) -> dict[str, s
         donor = next(same_overrides, None)
         if donor is not None and axis in donor:
             place[axis] = donor[axis]
+        elif composed and axis == "subject":
+            place[axis] = composed[axis]
         elif axis in place:
             place[axis] = unresolved_value(of_axis[-1])
     return place
@@ -114,8 +121,12 @@ def _of_cell(*overrides: str) -> frozenset[tuple[str, str]]:
     return frozenset(result_settings(own).items())
 
 
-def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
-    """Return the config of a new run; None outside of Hydra's commands, or if conf/ has changed."""
+def _of_subject(*overrides: str) -> list[str]:
+    return [override for override in overrides if axis_of(override) == "subject"]
+
+
+def _composed(*overrides: str) -> dict[str, str] | None:
+    """Return the place of a new run; None outside of Hydra's commands, or if it cannot compose."""
     on_a_run = any(assignment(o).key == "run" for o in overrides)  # it has that run's settings, too
     if on_a_run or not GlobalHydra.instance().is_initialized():
         return None
@@ -124,7 +135,8 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
     except (HydraException, OmegaConfBaseException):
         return None
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    found = {str(key): value for key, value in config.items()}
+    return {**settings_of(found), "subject": subject_of(found), "seed": str(found["seed"])}
 
 
 def recombine_overrides(wanted: Mapping[str, str], runs: Sequence[PlacedRun]) -> list[str]:
