@@ -43,9 +43,17 @@ def rate_note(rates):
     return note + "; ".join(each)
 
 
-@pytest.mark.parametrize("missing", [[5], [1, 4], [4, 5]])
-def test_a_missing_run_of_an_adapter_has_the_learning_rate_of_its_adapter(tmp_path, rates, missing):
+# Without a plan, an adapter that has no run at all is not known.
+@pytest.mark.parametrize(
+    ("missing", "has_plan"),
+    [([5], True), ([1, 4], True), ([4, 5], True), ([5], False), ([1, 4], False)],
+)
+def test_a_missing_run_of_an_adapter_has_the_learning_rate_of_its_adapter(
+    tmp_path, rates, missing, has_plan
+):
     sweep = adapters_sweep(tmp_path / "s", rates, missing)
+    if not has_plan:
+        (sweep / "multirun.yaml").unlink()
     with hydra():
         study = read_study([sweep])
     assert study.axes == ("adapter",)

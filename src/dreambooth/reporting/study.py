@@ -12,6 +12,7 @@ from typing import Any
 
 from dreambooth.reporting.missing_runs import (
     PlacedRun,
+    axis_of,
     external_command,
     place_of,
     planned,
@@ -208,16 +209,19 @@ def _placed(trial: Trial) -> PlacedRun:
 def _product_gaps(
     folder: Path, placed: Sequence[PlacedRun], without_config: dict[str, Run]
 ) -> list[Trial]:
-    """Return a trial for each gap in the full product of the values that vary in a folder.
+    """Return a trial for each gap in the full product of the overrides' values in a folder.
 
-    Its run folder has the name that a sweep would give it. A run of that name is taken out of
+    What varies beside them, such as the learning rate of an adapter, follows from them. The run
+    folder of a gap has the name that a sweep would give it. A run of that name is taken out of
     `without_config`.
     """
     values: dict[str, dict[str, None]] = {}  # ordered sets
     for run in placed:
         for axis, value in run.place.items():
             values.setdefault(axis, {})[value] = None
+    named = {axis_of(override) for run in placed for override in run.overrides}
     varying = {axis: of_axis for axis, of_axis in values.items() if len(of_axis) > 1}
+    varying = {axis: of_axis for axis, of_axis in varying.items() if axis in named}
     if any(axis not in run.place for run in placed for axis in varying):
         return []  # the runs do not form one product
     if math.prod(map(len, varying.values())) > 4 * len(placed):
@@ -231,7 +235,7 @@ def _product_gaps(
             overrides = recombine_overrides(wanted, placed)
             name = cell_name(overrides, dict(shared))
             missing = without_config.pop(name, Run(folder / name, {}))
-            gaps.append(_gap(missing, {**placed[0].place, **wanted}, overrides))
+            gaps.append(_gap(missing, {**place_of(overrides, placed), **wanted}, overrides))
     return gaps
 
 
