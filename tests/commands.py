@@ -87,7 +87,7 @@ def process(*arguments: object) -> Ended:
     ended = subprocess.run(
         [sys.executable, *last_of_each(arguments)],
         cwd=ROOT,
-        env={"OMP_NUM_THREADS": "1"} | environment,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

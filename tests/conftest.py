@@ -4,13 +4,14 @@ import gc
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
 
 import pytest
 import torch
 from quick_hydra import speed_up
 
 speed_up()
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def test_the_agents_command_is_a_run_under_the_agents_id(monkeypatch, tmp_path, 
         command[command.index(f"method.max_steps={values['method.max_steps']}")] = (
             "method.max_steps=3"
         )
-    env = {**env, "OMP_NUM_THREADS": "1", "WANDB_SWEEP_ID": "sweep1", "WANDB_MODE": "offline"}
+    env = {**env, "WANDB_SWEEP_ID": "sweep1", "WANDB_MODE": "offline"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # `python` is this one
     ended = subprocess.run(
         [*command, *small], cwd=ROOT, env=env, capture_output=True, text=True, check=False

@@ -1,7 +1,6 @@
 """Several processes of one run: what they share, and that together they do what one does."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -152,7 +151,6 @@ def tell(run, words, signum):
     started = subprocess.Popen(
         [sys.executable, "src/train.py", *words],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

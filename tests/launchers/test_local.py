@@ -121,8 +121,7 @@ def test_threads_are_left_as_they_are_set(monkeypatch):
     assert _slots(2, [cell_of(1, "cpu")]) == [{"OMP_NUM_THREADS": "7"}] * 2
 
 
-def test_cells_in_processes_have_the_bits_of_cells_in_one(tmp_path, tiny, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process
+def test_cells_in_processes_have_the_bits_of_cells_in_one(tmp_path, tiny):
     for jobs in (1, 2):
         own = (*smoke(tiny, tmp_path / "prior"), "logger=csv", "class=none,correct")
         folder = tmp_path / str(jobs)
