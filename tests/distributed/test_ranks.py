@@ -136,7 +136,7 @@ def slow_run(tmp_path_factory, tiny):
     slow = "+callbacks.slow={_target_: unlucky.Slow}"
     own = (*smoke(tiny, folder / "prior"), *SMALL, "metrics=none", "trainer.devices=2")
     words = last_of_each(
-        (*own, "stage=base", "method.max_steps=30", "method.checkpoint_every=1000", slow)
+        (*own, "stage=base", "method.max_steps=50", "method.checkpoint_every=1000", slow)
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{HERE}")
@@ -164,14 +164,18 @@ def tell(run, words, signum):
 
 
 def test_a_run_of_ranks_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(tmp_path, slow_run):
-    """By SIGTERM; by Ctrl-C: tests/runs/test_orphans.py."""
     words, whole = slow_run
     run = Run(tmp_path / "told", {})
-    output = tell(run, [*words, f"hydra.run.dir={run.folder}"], signal.SIGTERM)
-    assert "Traceback" not in output
-    assert output.strip().endswith(f"to go on: python src/train.py run={run.folder}")
-    assert run.status().state == "preempted"
-    ended = process("src/train.py", f"run={run.folder}")
+    resume = [f"run={run.folder}"]
+    for signum, given in (
+        (signal.SIGTERM, [*words, f"hydra.run.dir={run.folder}"]),
+        (signal.SIGINT, resume),
+    ):
+        output = tell(run, given, signum)
+        assert "Traceback" not in output
+        assert output.strip().endswith(f"to go on: python src/train.py run={run.folder}")
+        assert run.status().state == "preempted"
+    ended = process("src/train.py", *resume)
     assert ended.code == 0, ended.output
     assert "resuming from" in ended.output
     assert same_files(run.weights, whole / "weights", "*.safetensors")
